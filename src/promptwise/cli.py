@@ -1,0 +1,301 @@
+"""The command line: parse, call, print. Everything heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import Field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from promptwise import __version__
+from promptwise.config import (
+    DTYPES,
+    TrainConfig,
+    choices_of,
+    config_from_mapping,
+    default_of,
+    flag_name,
+    value_type,
+)
+from promptwise.errors import ConfigError, PromptwiseError, UnknownNameError
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class _Name(click.ParamType):
+    """One of some names; unknown ones are answered with near matches. Nothing is imported to know them."""
+
+    name = "NAME"
+
+    def __init__(self, kind: str, known: Callable[[], tuple[str, ...]]) -> None:
+        self.kind, self.known = kind, known
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value not in self.known():
+            raise UnknownNameError(self.kind, str(value), self.known())
+        return value
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "[" + "|".join(self.known()) + "]"
+
+
+class _Group(click.Group):
+    """Commands in the order they are used in; an unknown one is answered with near matches."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            raise UnknownNameError("command", args[0], self.commands)
+        return super().resolve_command(ctx, args)
+
+
+def _task_names() -> tuple[str, ...]:
+    from promptwise.tasks.spec import task_names
+
+    return task_names()
+
+
+def _config_options(*names: str) -> Callable[[_F], _F]:
+    """Flags for fields of :class:`TrainConfig`; all of them without names."""
+    settings = [one for one in fields(TrainConfig) if not names or one.name in names]
+
+    def decorate(function: _F) -> _F:
+        for setting in reversed(settings):
+            function = _option(setting)(function)
+        return function
+
+    return decorate
+
+
+def _option(setting: Field[Any]) -> Callable[[_F], _F]:
+    kind, default = value_type(setting), default_of(setting)
+    text = setting.metadata["help"]
+    flag = flag_name(setting.name)
+    if kind is bool:
+        declaration = f"{flag}/--no-{flag[2:]}"
+        return click.option(declaration, default=None, help=text)
+    if default is not None:
+        text += f" [default: {default:g}]" if isinstance(default, float) else f" [default: {default}]"
+    if setting.name == "task":
+        param_type: Any = _Name("task", _task_names)
+    elif setting.metadata["choices"]:
+        param_type = _Name(flag, lambda: choices_of(setting))
+    else:
+        param_type = kind
+    metavar = None if setting.metadata["choices"] else {"task": "NAME"}.get(setting.name)
+    return click.option(flag, type=param_type, default=None, help=text, metavar=metavar)
+
+
+def _adapter_options(function: _F) -> _F:
+    for option in (
+        click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default what torch takes."),
+        click.option(
+            "--dtype", type=_Name("--dtype", lambda: DTYPES), default="auto", help="As in `train`. [default: auto]"
+        ),
+        click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Inputs at a time. [default: 64]"),
+        click.option("--model", help="Where to load the backbone from, if not the place named in the adapter."),
+        click.option("--adapter", required=True, metavar="DIR", help="Folder of a saved adapter, or its Hub name."),
+    ):
+        function = option(function)
+    return function
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, "--version", prog_name="promptwise")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error; works after a command too.")
+def cli() -> None:
+    """Instance-wise prompt tuning: one frozen language model, many tasks, a prompt made from each input."""
+
+
+@cli.command()
+@_config_options()
+@click.option("--config", "config_file", type=Path, metavar="FILE.yaml", help="Read settings from a file; flags win.")
+@click.option("--overwrite", is_flag=True, help="Replace the run that --out holds.")
+@click.option("--resume", is_flag=True, help="Go on with the killed run that --out holds.")
+def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any) -> None:
+    """Train a prompt on a task or on your own file, and save it as an adapter.
+
+    \b
+    promptwise train --task topics13 --out runs/topics
+    promptwise train --data tickets.csv --text-column body --label-column team --out runs/tickets
+    """
+    values = _read_yaml(config_file) if config_file else {}
+    values |= {key: value for key, value in flags.items() if value is not None}
+    config = config_from_mapping(values, str(config_file or "flags"))
+    from promptwise.run import is_main_process
+    from promptwise.run import train as run
+
+    _quiet()
+    metrics = run(config, overwrite=overwrite, resume=resume)
+    if is_main_process():
+        from promptwise.tables import print_result
+
+        print_result(metrics, str(config.out))
+
+
+@cli.command()
+@_adapter_options
+@_config_options("task", "data", "text_column", "text_pair_column", "label_column", "data_dir")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
+def evaluate(
+    adapter: str, model: str | None, batch_size: int, dtype: str, threads: int | None, as_json: bool, **flags: Any
+) -> None:
+    """Score a saved adapter on the test split of its task, of another one with the same labels, or on a file."""
+    from promptwise.adapter import adapter_folder, read_config
+    from promptwise.scoring import load_examples, load_for_use, score
+    from promptwise.tasks.metrics import majority_accuracy
+
+    spec, examples = load_examples(read_config(adapter_folder(adapter)), **flags)
+    _quiet()
+    result: dict[str, float | int] = {
+        **score(load_for_use(adapter, model, dtype, threads), spec, examples, batch_size),
+        "majority": majority_accuracy([example.label for example in examples]),
+        "rows": len(examples),
+    }
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    for name, value in result.items():
+        click.echo(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+
+
+@cli.command()
+@_adapter_options
+@click.option("--text", "texts", multiple=True, help="A text; may be repeated. Without it, FILE or standard input is read.")
+@click.option("--text-pair", "pairs", multiple=True, help="The second text of each --text, for tasks on pairs.")
+@_config_options("text_column", "text_pair_column")
+@click.option("--format", "form", type=_Name("--format", lambda: ("jsonl", "csv")), default="jsonl", help="[default: jsonl]")
+@click.option("--out", type=Path, metavar="FILE", help="Write there instead of to standard output.")
+@click.argument("file", required=False, type=click.Path(path_type=Path, allow_dash=True))
+def predict(
+    adapter: str,
+    model: str | None,
+    batch_size: int,
+    dtype: str,
+    threads: int | None,
+    texts: tuple[str, ...],
+    pairs: tuple[str, ...],
+    text_column: str | None,
+    text_pair_column: str | None,
+    form: str,
+    out: Path | None,
+    file: Path | None,
+) -> None:
+    """Predict labels for texts; rows come out in the order they went in, as JSON lines or CSV.
+
+    FILE is .jsonl, .csv or .parquet with the columns that the adapter was trained on, or .txt with a text a line.
+
+    \b
+    promptwise predict --adapter runs/topics --text "The river floods every spring."
+    promptwise predict --adapter runs/topics --format csv new.jsonl > labels.csv
+    """
+    from promptwise.adapter import adapter_folder, read_config
+    from promptwise.scoring import input_texts, load_for_use, write_predictions
+
+    spec_data = read_config(adapter_folder(adapter))["task"]
+    inputs = input_texts(spec_data, texts, pairs, file, text_column, text_pair_column)
+    _quiet()
+    prompted = load_for_use(adapter, model, dtype, threads)
+    write_predictions(prompted.predict_stream(inputs, batch_size), prompted.spec.labels, form, out)
+
+
+@cli.command()
+@click.argument("folder", type=Path)
+def info(folder: Path) -> None:
+    """Show what a saved adapter is, without loading it."""
+    from promptwise.adapter import adapter_folder, read_config
+    from promptwise.tables import print_info
+
+    folder = adapter_folder(folder)
+    print_info(folder, read_config(folder))
+
+
+@cli.command()
+@click.argument("name", required=False, type=_Name("task", _task_names), metavar="[NAME]")
+def tasks(name: str | None) -> None:
+    """List the tasks, or show one."""
+    from promptwise.tables import print_task, print_tasks
+
+    print_tasks() if name is None else print_task(name)
+
+
+@cli.command()
+def strategies() -> None:
+    """List strategies, encoders, bases and heads."""
+    from promptwise.tables import print_strategies
+
+    print_strategies()
+
+
+@cli.command()
+@click.option("--out", type=Path, default=Path("runs/demo"), help="Folder of the demo's adapters. [default: runs/demo]")
+@click.option("--epochs", type=float, default=None, help="Passes over the training split.")
+def demo(out: Path, epochs: float | None) -> None:
+    """Train, score, save, reload and use an instance-wise prompt on the data and model that come with the package."""
+    from promptwise.demo import run_demo
+
+    _quiet()
+    run_demo(out, epochs)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    import yaml
+
+    if not file.is_file():
+        near = get_close_matches(file.name, [p.name for p in file.parent.glob("*.y*ml")], n=1)
+        raise ConfigError(f"--config {file} does not exist." + (f" Did you mean {near[0]!r}?" if near else ""))
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {file} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"--config {file} must map settings to values, found {type(values).__name__}.")
+    return values
+
+
+def _quiet() -> None:
+    """Keep the libraries' notes off the terminal; errors still show."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch|accelerate|transformers")
+
+
+def main() -> None:
+    """Run the command line; errors are one line on standard error, with ``--debug`` a traceback too."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    try:
+        cli.main([one for one in arguments if one != "--debug"], prog_name="promptwise", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    except PromptwiseError as error:
+        if debug:
+            traceback.print_exc()
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        click.echo(f"Error: {type(error).__name__}: {error} (a fault of promptwise; --debug shows where)", err=True)
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""How a hidden state becomes class scores."""

@@ -1,0 +1,52 @@
+"""A trained linear layer on the task's own position."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from promptwise.backbone import Backbone
+from promptwise.errors import UnknownNameError
+from promptwise.heads.base import Head, take
+from promptwise.instance import masked_mean
+from promptwise.tasks.spec import TaskSpec
+
+POOLINGS = ("auto", "first", "last", "mean")
+
+
+class ClassifierHead(Head):
+    """``logits = W h + b``, where ``h`` is read by mask, so that neither prompts nor padding are read.
+
+    Args:
+        backbone: The frozen model.
+        spec: The task; its number of labels is ``C``.
+        pooling: ``first`` real token (encoders), ``last`` real token (decoders) or ``mean``. ``auto`` takes what the
+            model's folder declares, else the position that its kind suggests.
+
+    Raises:
+        UnknownNameError: There is no such pooling.
+    """
+
+    cloze: ClassVar[bool] = False
+
+    def __init__(self, backbone: Backbone, spec: TaskSpec, pooling: str = "auto") -> None:
+        super().__init__(backbone, spec)
+        if pooling not in POOLINGS:
+            raise UnknownNameError("pooling", pooling, POOLINGS)
+        if pooling == "auto":
+            pooling = backbone.pooling or ("first" if backbone.kind == "encoder" else "last")
+        self.pooling = pooling
+        self.linear = nn.Linear(backbone.hidden_size, len(spec.labels))
+        nn.init.normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, backbone: Backbone, hidden: Tensor, mask: Tensor, mask_position: Tensor | None) -> Tensor:
+        """See :meth:`Head.forward`."""
+        if self.pooling == "mean":
+            state = masked_mean(hidden.float(), mask)
+        else:
+            position = mask.sum(1) - 1 if self.pooling == "last" else mask.sum(1) * 0
+            state = take(hidden, position).float()
+        logits: Tensor = self.linear(state)
+        return logits

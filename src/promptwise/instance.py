@@ -1,0 +1,92 @@
+"""What a strategy sees and what it makes. Letters as in ``docs/notation.md``.
+
+``B`` batch, ``T`` tokens of the instance, ``K`` prompt vectors, ``E`` width of the input embeddings
+(``H`` for most backbones), ``W`` width that the injector asks for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A batch of tokenised inputs. Masks are boolean, ``True`` = real.
+
+    Attributes:
+        ids: ``[B, T]`` token ids.
+        mask: ``[B, T]`` real tokens, ``False`` = padding.
+        text: ``[B, T]`` tokens of the input's own text: no padding, no special token, no template word.
+        embeddings: ``[B, T, E]`` frozen word embeddings of ``ids``.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    text: Tensor
+    embeddings: Tensor
+
+    def first_text(self, count: int) -> Instance:
+        """The first ``count`` tokens of the text of each row, moved to the left.
+
+        Args:
+            count: How many tokens to keep, at least 1.
+
+        Returns:
+            An instance of ``[B, count]``; rows with a shorter text end in positions whose mask is ``False``.
+        """
+        order = left_order(self.text)[:, :count]
+        mask = self.text.gather(1, order)
+        missing = count - order.shape[1]
+        if missing > 0:
+            order = torch.nn.functional.pad(order, (0, missing))
+            mask = torch.nn.functional.pad(mask, (0, missing))
+        return Instance(
+            ids=self.ids.gather(1, order), mask=mask, text=mask, embeddings=gather_rows(self.embeddings, order)
+        )
+
+    def left_aligned(self) -> tuple[Instance, Tensor]:
+        """The same rows with their real tokens first, and the ``[B, T]`` order that was used.
+
+        Every backbone numbers positions from the left, so after this step the side of the padding cannot matter.
+        """
+        order = left_order(self.mask)
+        aligned = replace(
+            self,
+            ids=self.ids.gather(1, order),
+            mask=self.mask.gather(1, order),
+            text=self.text.gather(1, order),
+            embeddings=gather_rows(self.embeddings, order),
+        )
+        return aligned, order
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The prompt of each instance.
+
+    Attributes:
+        vectors: ``[B, K, W]``.
+        mask: ``[B, K]``, ``False`` where the instance has no vector for that slot (its text is too short).
+    """
+
+    vectors: Tensor
+    mask: Tensor
+
+
+def left_order(mask: Tensor) -> Tensor:
+    """The ``[B, T]`` column order that puts the ``True`` columns of each row first and keeps their order."""
+    return torch.argsort((~mask).to(torch.uint8), dim=1, stable=True)
+
+
+def gather_rows(values: Tensor, order: Tensor) -> Tensor:
+    """``values[b, order[b, j]]`` for ``values`` ``[B, T, E]`` and ``order`` ``[B, J]``, as ``[B, J, E]``."""
+    return values.gather(1, order.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of ``values`` ``[B, T, E]`` over the ``True`` columns of ``mask`` ``[B, T]``; zeros where there is none."""
+    weight = mask.unsqueeze(-1).to(values.dtype)
+    return (values * weight).sum(1) / weight.sum(1).clamp(min=1)

@@ -1,0 +1,365 @@
+"""The assembler: backbone x injector x strategy x head."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from promptwise.backbone import Backbone, load_backbone
+from promptwise.config import PromptConfig
+from promptwise.errors import ConfigError
+from promptwise.hub import DEFAULT_MODEL
+from promptwise.instance import Instance
+from promptwise.registry import BASES, HEADS, STRATEGIES
+from promptwise.tasks.spec import TaskSpec, load_spec
+from promptwise.tasks.template import InputFormat, Texts, require_mask_last
+
+if TYPE_CHECKING:
+    from promptwise.tasks.data import Example, TaskData
+
+# How many batches are sorted by length together when predicting.
+_SORTED_BATCHES = 16
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The prediction for one input: the best label, and the probability of each label in the task's order."""
+
+    label: str
+    probabilities: dict[str, float]
+
+
+class PromptedModel(nn.Module):
+    """A frozen backbone that is adapted to a task by a prompt made from each input.
+
+    Only the strategy, the injector and the head have weights of their own; :meth:`state_dict` holds nothing else.
+    Make one with :meth:`from_backbone` or :meth:`from_pretrained`. It is an ordinary module for ``Trainer``.
+
+    Args:
+        backbone: The frozen model.
+        spec: The task.
+        config: What the model is made of.
+        seed: Seed of the first values of the trained weights.
+
+    Raises:
+        ConfigError: A value cannot work with this backbone and task.
+        BackboneError: The backbone cannot serve the base or the head.
+    """
+
+    # Otherwise Trainer multiplies the loss by the accumulation steps and the number of processes.
+    accepts_loss_kwargs = False
+
+    def __init__(self, backbone: Backbone, spec: TaskSpec, config: PromptConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.spec, self.prompt_config, self.seed = spec, config, seed
+        strategy, injector, head = STRATEGIES.get(config.strategy), BASES.get(config.base), HEADS.get(config.head)
+        if head.cloze and not backbone.has_lm_head:
+            raise ConfigError("The cloze head needs a backbone that was loaded with lm_head=True.")
+        if head.cloze and backbone.kind == "decoder":
+            require_mask_last(spec, backbone.name)
+        with _seeded(seed):
+            self.injector = injector(backbone, config.length, strategy.instance_wise)
+            self.strategy = strategy(self.injector.shape, **_strategy_options(config))
+            self.head = head(backbone, spec, **({} if head.cloze else {"pooling": config.pooling}))
+        self.input_format = _input_format(backbone, spec, config, head.cloze, self.injector.reserved_positions)
+        self.input_format.check(self.injector.reserved_positions, backbone.max_positions, backbone.name)
+        self.backbone = backbone
+        self.register_state_dict_post_hook(_leave_out_backbone)
+        self.register_load_state_dict_post_hook(_expect_no_backbone)
+        self.to(backbone.device)
+        self.eval()
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: str | Backbone = DEFAULT_MODEL,
+        *,
+        task: str | TaskSpec,
+        dtype: str = "auto",
+        device: str | torch.device | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> PromptedModel:
+        """Put a new, untrained prompt on a backbone.
+
+        Args:
+            backbone: A folder, a name on the Hub, or a loaded backbone.
+            task: A task's name or spec.
+            dtype: ``auto``, ``bf16`` or ``fp32``: what the frozen model computes in.
+            device: Where to run; by default an accelerator if there is one.
+            seed: Seed of the first values.
+            options: Fields of :class:`~promptwise.config.PromptConfig`: ``base``, ``strategy``, ``encoder``,
+                ``train_table``, ``length``, ``head``, ``pooling``, ``max_length``.
+
+        Raises:
+            ConfigError: An option is unknown, or cannot work with this backbone.
+            BackboneError: The backbone cannot be found, read, or serve the base or the head.
+        """
+        spec = load_spec(task) if isinstance(task, str) else task
+        try:
+            config = PromptConfig(**options)
+        except TypeError as error:
+            raise ConfigError(f"{error}; the options are {', '.join(asdict(PromptConfig()))}.") from error
+        if isinstance(backbone, str):
+            backbone = prepare_backbone(backbone, HEADS.get(config.head).cloze, dtype, device)
+        return cls(backbone, spec, config, seed)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.backbone.device
+
+    @property
+    def tuned_parameters(self) -> int:
+        """How many numbers training changes."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    @property
+    def tuned_share(self) -> float:
+        """Tuned parameters divided by those of the frozen backbone."""
+        return self.tuned_parameters / sum(parameter.numel() for parameter in self.backbone.parameters())
+
+    def train(self, mode: bool = True) -> PromptedModel:
+        """Switch the mode of everything but the backbone, which always runs as at test time."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        text_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        mask_position: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> SequenceClassifierOutput:
+        """Logits and, with labels, the mean cross-entropy (paper, section 1).
+
+        Args:
+            input_ids: ``[B, T]``, padded on either side.
+            attention_mask: ``[B, T]``, 1 or ``True`` for real tokens.
+            text_mask: ``[B, T]``, the tokens of the input's own text, which the strategy reads; all real tokens
+                without it.
+            token_type_ids: ``[B, T]``.
+            mask_position: ``[B]``, the column of the mask token.
+            labels: ``[B]`` class indices.
+
+        Returns:
+            ``logits`` ``[B, C]`` in float32, and ``loss``.
+        """
+        mask = attention_mask.bool()
+        text = mask if text_mask is None else text_mask.bool() & mask
+        instance, order = Instance(input_ids, mask, text, self.backbone.embed(input_ids)).left_aligned()
+        if mask_position is not None:
+            mask_position = mask.long().cumsum(1).gather(1, mask_position.unsqueeze(1)).squeeze(1) - 1
+        if token_type_ids is not None:
+            token_type_ids = token_type_ids.gather(1, order)
+        hidden = self.injector(self.backbone, instance, self.strategy(instance), token_type_ids)
+        logits = self.head(self.backbone, hidden, instance.mask, mask_position)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def prepare(self, inputs: Iterable[dict[str, Any]], batch_size: int = 256) -> None:
+        """Show the strategy every training input once, which vocabulary tables need before training.
+
+        Args:
+            inputs: Features as :meth:`features` makes them.
+            batch_size: How many at a time.
+        """
+
+        def instances() -> Iterator[Instance]:
+            for batch in _chunks(inputs, batch_size):
+                tensors = self.collate(batch)
+                ids = tensors["input_ids"].to(self.device)
+                mask, text = tensors["attention_mask"].to(self.device).bool(), tensors["text_mask"].to(self.device)
+                yield Instance(ids, mask, text, ids.new_zeros(*ids.shape, 0, dtype=torch.float32))
+
+        with _seeded(self.seed):
+            self.strategy.prepare(instances(), self.backbone.base.get_input_embeddings())
+
+    def features(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        """Tokenised inputs with their labels, as :meth:`collate` takes them."""
+        rows: list[dict[str, Any]] = []
+        for batch in _chunks(examples, 1024):
+            encoded = self.input_format.encode([(example.text, example.text_pair) for example in batch])
+            rows.extend({**row, "labels": example.label} for row, example in zip(encoded, batch, strict=True))
+        return rows
+
+    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Pad features to the longest of a batch: the arguments of :meth:`forward`."""
+        longest = max(len(row["input_ids"]) for row in rows)
+        padding = {"input_ids": self.backbone.tokenizer.pad_token_id or 0, "text_mask": False, "token_type_ids": 0}
+        batch = {
+            key: torch.tensor([list(row[key]) + [value] * (longest - len(row[key])) for row in rows])
+            for key, value in padding.items()
+            if key in rows[0]
+        }
+        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+        batch["attention_mask"] = (torch.arange(longest) < lengths.unsqueeze(1)).long()
+        for key in ("mask_position", "labels"):
+            if key in rows[0]:
+                batch[key] = torch.tensor([row[key] for row in rows])
+        return batch
+
+    def fit(self, data: TaskData, output_dir: str | Path | None = None, **options: Any) -> dict[str, Any]:
+        """Train on a task's data, choose the checkpoint on its validation part, and score the test split once.
+
+        Args:
+            data: The task's splits, from ``load_task`` or ``task_from_file``.
+            output_dir: Where checkpoints go; a temporary folder without it.
+            options: Fields of :class:`~promptwise.config.FitConfig`: ``epochs``, ``lr``, ``batch_size``, ``seed``,
+                ``weight_decay``, ``warmup``, ``gradient_accumulation``, ``report_to``.
+
+        Returns:
+            What ``metrics.json`` holds: ``test`` and ``validation`` scores, parameters, time and memory.
+
+        Raises:
+            TrainingError: The loss is not finite.
+        """
+        from promptwise.training import fit
+
+        return fit(self, data, options, output_dir)
+
+    def predict(self, texts: Iterable[str | Texts], batch_size: int = 64) -> list[Prediction]:
+        """Predictions in the order of the texts; a pair of texts is a tuple."""
+        return list(self.predict_stream(texts, batch_size))
+
+    def predict_stream(self, texts: Iterable[str | Texts], batch_size: int = 64) -> Iterator[Prediction]:
+        """As :meth:`predict`, without holding more than a few batches at a time."""
+        for chunk in _chunks(texts, batch_size * _SORTED_BATCHES):
+            pairs = [(text, None) if isinstance(text, str) else text for text in chunk]
+            for row in torch.softmax(self.logits(self.input_format.encode(pairs), batch_size), dim=-1).tolist():
+                probabilities = dict(zip(self.spec.labels, row, strict=True))
+                yield Prediction(max(probabilities, key=probabilities.__getitem__), probabilities)
+
+    @torch.inference_mode()
+    def logits(self, rows: Sequence[dict[str, Any]], batch_size: int = 64) -> Tensor:
+        """Logits ``[N, C]`` of features, on the CPU; inputs of like length share a batch."""
+        self.eval()
+        by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+        logits = torch.empty(len(rows), len(self.spec.labels))
+        for indices in _chunks(by_length, batch_size):
+            batch = self.collate([rows[index] for index in indices])
+            batch.pop("labels", None)
+            logits[indices] = self(**{key: value.to(self.device) for key, value in batch.items()}).logits.cpu()
+        return logits
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``adapter_config.json`` and ``adapter_model.safetensors``; see :mod:`promptwise.adapter`."""
+        from promptwise.adapter import save_adapter
+
+        save_adapter(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        backbone: Backbone | str | None = None,
+        *,
+        dtype: str = "auto",
+        device: str | torch.device | None = None,
+    ) -> PromptedModel:
+        """Load an adapter and put it on its backbone.
+
+        Args:
+            name: A folder, or a repository on the Hub.
+            backbone: A loaded backbone to share, or another place to load it from; by default the one named in
+                the adapter.
+            dtype: ``auto``, ``bf16`` or ``fp32``.
+            device: Where to run; by default an accelerator if there is one.
+
+        Raises:
+            AdapterError: Files are missing or altered, or the backbone has another fingerprint. Nothing is loaded.
+        """
+        from promptwise.adapter import load_adapter
+
+        return load_adapter(name, backbone, dtype, device)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the adapter to the Hub and return the commit's address; options go to ``HfApi.upload_folder``."""
+        from promptwise.adapter import push_adapter
+
+        return push_adapter(self, repo_id, **options)
+
+
+def prepare_backbone(name: str, lm_head: bool, dtype: str, device: str | torch.device | None = None) -> Backbone:
+    """Load a backbone, move it to its device and store it in its compute dtype."""
+    backbone = load_backbone(name, lm_head=lm_head)
+    if device is None:
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    backbone.to(device)
+    backbone.set_compute_dtype(resolve_dtype(dtype, backbone.device))
+    return backbone
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The compute dtype of ``auto``, ``bf16`` or ``fp32``; ``auto`` is bf16 where the hardware multiplies it.
+
+    Raises:
+        ConfigError: There is no such dtype.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            fast = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    names = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    if name not in names:
+        raise ConfigError(f"Unknown dtype {name!r}. Known: auto, bf16, fp32.")
+    return names[name]
+
+
+def _strategy_options(config: PromptConfig) -> dict[str, Any]:
+    names = STRATEGIES.get(config.strategy).options
+    return {name: getattr(config, name) for name in names}
+
+
+def _input_format(
+    backbone: Backbone, spec: TaskSpec, config: PromptConfig, cloze: bool, reserved: int
+) -> InputFormat:
+    room = config.max_length
+    if backbone.max_positions is not None:
+        room = min(room, backbone.max_positions - reserved)
+    return InputFormat(
+        tokenizer=backbone.tokenizer,
+        spec=spec,
+        cloze=cloze,
+        mask_token_id=backbone.mask_token_id if cloze else None,
+        token_types=backbone.uses_token_types,
+        max_tokens=room,
+    )
+
+
+def _leave_out_backbone(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for key in [key for key in state if key.startswith(prefix + "backbone.")]:
+        del state[key]
+
+
+def _expect_no_backbone(module: nn.Module, incompatible: Any) -> None:
+    incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if not key.startswith("backbone.")]
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """First values from ``seed``, and the global generator left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

@@ -1,0 +1,172 @@
+"""One training run in a folder: from a :class:`~promptwise.config.TrainConfig` to a saved adapter.
+
+A run's folder holds ``train_config.json`` from its start and ``metrics.json`` from its end; a folder with the first
+and without the second is a run to resume.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from promptwise.adapter import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, read_config, save_adapter
+from promptwise.cards import model_card
+from promptwise.config import TrainConfig, flag_name
+from promptwise.errors import ConfigError, OutputError
+from promptwise.files import write_atomic, write_json
+from promptwise.registry import HEADS
+
+if TYPE_CHECKING:
+    from promptwise.backbone import Backbone
+    from promptwise.tasks.data import TaskData
+
+RUN_FILE = "train_config.json"
+METRICS_FILE = "metrics.json"
+CHECKPOINTS = "checkpoints"
+
+# Settings that a resumed run may change: none of them changes the weights.
+_MAY_DIFFER = {"out", "threads"}
+
+
+def train(
+    config: TrainConfig,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    backbone: Backbone | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Run a configuration and write its folder.
+
+    Args:
+        config: The run; ``out`` must be set.
+        overwrite: Replace a run that the folder holds.
+        resume: Go on with the run that the folder holds, to the same weights; a finished one is returned.
+        backbone: A loaded backbone to use instead of ``config.model``'s.
+        progress: Show a progress bar.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        ConfigError: A setting cannot work.
+        OutputError: The folder holds a run, or cannot be written.
+        DataError: The data is missing or malformed.
+        TrainingError: The loss is not finite.
+    """
+    if config.out is None:
+        raise ConfigError("--out is missing: name the folder that receives the adapter.")
+    folder = Path(config.out)
+    finished = _open_folder(folder, config, overwrite, resume)
+    if finished is not None:
+        return finished
+    head = HEADS.get(config.head)
+    data = load_data(config)
+
+    from promptwise.model import PromptedModel, prepare_backbone
+    from promptwise.training import fit
+
+    set_threads(config.threads)
+    backbone = backbone or prepare_backbone(config.model, head.cloze, config.dtype)
+    model = PromptedModel(backbone, data.spec, config.prompt_config(), config.seed)
+    write_json(folder / RUN_FILE, asdict(config))
+    checkpoints = folder / CHECKPOINTS
+    metrics = fit(model, data, config.fit_config(), checkpoints, resume=resume, progress=progress)
+    if is_main_process():
+        save_adapter(model, folder)
+        write_atomic(folder / CARD_FILE, model_card(read_config(folder), metrics, str(folder)))
+        write_json(folder / METRICS_FILE, metrics)
+        for whole in checkpoints.glob("checkpoint-*"):
+            shutil.rmtree(whole)
+    return metrics
+
+
+def load_data(config: TrainConfig) -> TaskData:
+    """The data of a run: a task's, or a person's own file.
+
+    Raises:
+        DataError: It is missing, malformed, or does not fit the task.
+    """
+    from promptwise.tasks.data import load_task, task_from_file
+
+    if config.task is not None:
+        data_dir = None if config.data_dir is None else Path(config.data_dir)
+        return load_task(config.task, data_dir, validation_fraction=config.validation_fraction)
+    return task_from_file(
+        Path(str(config.data)),
+        text_column=config.text_column,
+        text_pair_column=config.text_pair_column,
+        label_column=config.label_column,
+        template=config.template,
+    )
+
+
+def set_threads(threads: int | None) -> None:
+    """Limit torch to a number of CPU threads."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def is_main_process() -> bool:
+    """Whether this process writes the files of a run that several processes share."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
+
+
+def _open_folder(folder: Path, config: TrainConfig, overwrite: bool, resume: bool) -> dict[str, Any] | None:
+    """Make sure that the folder is this run's to write; the metrics when it is a finished run to return."""
+    if overwrite and resume:
+        raise ConfigError("--overwrite and --resume exclude each other.")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; --out names a folder.")
+    held = [name for name in (RUN_FILE, CONFIG_FILE, METRICS_FILE) if (folder / name).is_file()]
+    if not held:
+        if resume:
+            raise OutputError(f"{folder} holds no run to resume ({RUN_FILE} is missing). Leave --resume out.")
+        return None
+    if resume:
+        _check_same(folder, config)
+        if (folder / METRICS_FILE).is_file():
+            metrics: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+            return metrics
+        return None
+    if not overwrite:
+        raise OutputError(
+            f"{folder} holds a run ({', '.join(held)}). Use --overwrite to replace it, --resume to go on with it, or "
+            "another --out."
+        )
+    if is_main_process():
+        # Files are replaced one by one when their successors are whole; only checkpoints would be mistaken for ours.
+        (folder / METRICS_FILE).unlink(missing_ok=True)
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    return None
+
+
+def _check_same(folder: Path, config: TrainConfig) -> None:
+    file = folder / RUN_FILE
+    if not file.is_file():
+        raise OutputError(f"{folder} holds an adapter but no {RUN_FILE}, so it cannot be resumed. Use --overwrite.")
+    try:
+        before = TrainConfig(**json.loads(file.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise OutputError(f"{file} cannot be read ({error}), so the run cannot be resumed. Use --overwrite.") from error
+    now, then = asdict(replace(config, out=None)), asdict(replace(before, out=None))
+    changed = [
+        f"{flag_name(key)} was {then[key]!r} and is {now[key]!r}"
+        for key in now
+        if key not in _MAY_DIFFER and now[key] != then[key]
+    ]
+    if changed:
+        raise ConfigError(
+            f"{folder} holds a run with other settings: {'; '.join(changed)}. Resume with the same settings, or use "
+            "another --out."
+        )
+
+
+__all__ = ["CARD_FILE", "METRICS_FILE", "RUN_FILE", "WEIGHTS_FILE", "load_data", "train"]

@@ -1,0 +1,151 @@
+"""Using saved adapters: scores on data, predictions on texts."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from promptwise.errors import ConfigError, DataError, OutputError
+from promptwise.tasks.data import load_task
+from promptwise.tasks.examples import Example, examples_from_rows
+from promptwise.tasks.fields import column_field
+from promptwise.tasks.metrics import compute
+from promptwise.tasks.readers import read_rows
+from promptwise.tasks.spec import TaskSpec, load_spec, task_names
+from promptwise.tasks.texts import iter_texts
+
+if TYPE_CHECKING:
+    from promptwise.model import Prediction, PromptedModel
+
+
+def load_for_use(adapter: str, model: str | None, dtype: str, threads: int | None) -> PromptedModel:
+    """A saved adapter on its backbone, ready to predict."""
+    from promptwise.model import PromptedModel
+    from promptwise.run import set_threads
+
+    set_threads(threads)
+    return PromptedModel.from_pretrained(adapter, model, dtype=dtype)
+
+
+def load_examples(
+    config: dict[str, Any],
+    *,
+    task: str | None = None,
+    data: str | None = None,
+    data_dir: str | None = None,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+) -> tuple[TaskSpec, list[Example]]:
+    """The labelled examples to score an adapter on, and the spec that says how.
+
+    Args:
+        config: The adapter's configuration.
+        task: Score on this task's test split.
+        data: Score on every row of this file.
+        data_dir: Folder with the task's files.
+        text_column: Column of ``data``; by default as the adapter was trained. So are the other two.
+        text_pair_column: Column of ``data``.
+        label_column: Column of ``data``.
+
+    Raises:
+        ConfigError: Both or no data is named, or the task's labels are not the adapter's.
+        DataError: The data is missing or malformed.
+    """
+    own = TaskSpec.from_dict(config["task"])
+    if task is not None and data is not None:
+        raise ConfigError("Give either --task or --data, not both.")
+    if data is not None:
+        spec = replace(
+            own,
+            text=own.text if text_column is None else column_field(text_column),
+            text_pair=own.text_pair if text_pair_column is None else column_field(text_pair_column),
+            label=own.label if label_column is None else label_column,
+        )
+        examples = examples_from_rows(spec, read_rows(Path(data)), Path(data))
+        if not examples:
+            raise DataError(f"{data} has no rows.")
+        return spec, examples
+    if task is None and own.name not in task_names():
+        raise ConfigError(
+            f"The adapter was trained on {own.name!r}, a file of your own: name one to score it on with --data."
+        )
+    spec = own if task is None else load_spec(task)
+    if spec.labels != own.labels:
+        raise ConfigError(
+            f"The adapter knows the labels {', '.join(own.labels)}; the task {spec.name!r} has {', '.join(spec.labels)}."
+        )
+    loaded = load_task(spec, None if data_dir is None else Path(data_dir), splits=("test",))
+    return spec, loaded.test
+
+
+def score(model: PromptedModel, spec: TaskSpec, examples: Sequence[Example], batch_size: int = 64) -> dict[str, float]:
+    """The metrics of a task on examples, by name."""
+    choices = model.logits(model.features(examples), batch_size).argmax(-1).tolist()
+    labels, groups = [example.label for example in examples], [example.group for example in examples]
+    return compute(spec.metrics, choices, labels, groups, len(spec.labels))
+
+
+def input_texts(
+    task: dict[str, Any],
+    texts: Sequence[str],
+    pairs: Sequence[str],
+    file: Path | None,
+    text_column: str | None,
+    text_pair_column: str | None,
+) -> Iterator[tuple[str, str | None]]:
+    """The texts to predict: those given, those of a file, or the lines of standard input.
+
+    Raises:
+        ConfigError: Texts and a file are both given, or pairs do not match the texts.
+    """
+    spec = TaskSpec.from_dict(task)
+    if texts:
+        if file is not None:
+            raise ConfigError(f"Give either --text or FILE, not both (FILE is {str(file)!r}).")
+        if spec.text_pair is not None and len(pairs) != len(texts):
+            raise ConfigError(f"{spec.name} is a task on pairs: {len(texts)} --text need as many --text-pair, found {len(pairs)}.")
+        if spec.text_pair is None and pairs:
+            raise ConfigError(f"{spec.name} is a task on single texts: leave --text-pair out.")
+        return iter(list(zip(texts, pairs or [None] * len(texts), strict=True)))
+    source: Path | TextIO = sys.stdin if file is None or str(file) == "-" else file
+    return iter_texts(source, spec, text_column=text_column, text_pair_column=text_pair_column)
+
+
+def write_predictions(
+    predictions: Iterable[Prediction], labels: Sequence[str], form: str, out: Path | None
+) -> None:
+    """Write predictions as they come.
+
+    Args:
+        predictions: In the order of the inputs.
+        labels: The task's labels: the columns of a CSV after ``label``.
+        form: ``jsonl`` or ``csv``.
+        out: File, or ``None`` for standard output.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    try:
+        stream = sys.stdout if out is None else out.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror}.") from error
+    try:
+        table = csv.writer(stream, lineterminator="\n")
+        if form == "csv":
+            table.writerow(["label", *labels])
+        for one in predictions:
+            if form == "csv":
+                table.writerow([one.label, *(f"{value:.6f}" for value in one.probabilities.values())])
+            else:
+                rounded = {label: round(value, 6) for label, value in one.probabilities.items()}
+                stream.write(json.dumps({"label": one.label, "probabilities": rounded}, ensure_ascii=False) + "\n")
+            stream.flush()
+    finally:
+        if out is not None:
+            stream.close()

@@ -1,0 +1,101 @@
+"""The interface of a strategy, and the table of rows that several of them share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from promptwise.errors import ConfigError
+from promptwise.injectors.base import PromptShape
+from promptwise.instance import Instance, Prompt
+
+
+class Strategy(nn.Module, ABC):
+    """Makes the prompt of each instance: ``t = G_w(x)`` of the paper, section 1.
+
+    It sees the whole instance, and knows neither the backbone nor where its vectors will enter.
+
+    Attributes:
+        instance_wise: Whether the prompt depends on the instance.
+        options: The fields of :class:`~promptwise.config.PromptConfig` that it takes as keyword arguments.
+    """
+
+    instance_wise: ClassVar[bool] = True
+    options: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def __init__(self, shape: PromptShape) -> None:
+        """Build the strategy for ``shape.length`` vectors of width ``shape.width``; options are keyword arguments."""
+        super().__init__()
+        self.shape = shape
+
+    def prepare(self, instances: Iterable[Instance], embedding: nn.Module) -> None:
+        """See every training instance once before training starts; most strategies need not.
+
+        Args:
+            instances: Batches of the training split.
+            embedding: The backbone's frozen word embeddings, a module from ids to ``[..., E]``.
+        """
+
+    @abstractmethod
+    def forward(self, instance: Instance) -> Prompt:
+        """The prompt of each instance: vectors ``[B, K, W]`` and mask ``[B, K]``."""
+
+
+class VocabularyTable(nn.Module):
+    """A trained vector for each token id that training shows, and for no other.
+
+    A table over the whole vocabulary would grow parameters, optimizer state and file with ``V``, although only
+    rows whose token occurs are ever touched. The ids are found in one pass before training.
+
+    Args:
+        width: Width of a row.
+        init_scale: Rows are drawn from U(-init_scale, init_scale).
+    """
+
+    ids: Tensor
+
+    def __init__(self, width: int, init_scale: float) -> None:
+        super().__init__()
+        self.width, self.init_scale = width, init_scale
+        self.register_buffer("ids", torch.empty(0, dtype=torch.int32))
+        self.rows = nn.Parameter(torch.empty(0, width))
+
+    def allocate(self, ids: Tensor, start: Tensor | None = None) -> None:
+        """Make a row for each distinct id.
+
+        Args:
+            ids: Any shape.
+            start: ``[N, width]`` first values of the rows, in the order of the sorted distinct ids; drawn at random
+                without it.
+        """
+        device = self.rows.device
+        self.ids = torch.unique(ids).to(device=device, dtype=torch.int32)
+        if start is None:
+            start = torch.empty(len(self.ids), self.width).uniform_(-self.init_scale, self.init_scale)
+        self.rows = nn.Parameter(start.to(device=device, dtype=torch.float32))
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows ``[..., width]`` of ``ids``, and which ids have a row; the others get an arbitrary one.
+
+        Raises:
+            ConfigError: No row was allocated yet.
+        """
+        if not len(self.ids):
+            raise ConfigError(
+                "The vocabulary table has no rows yet: call prepare() with the training split, or fit()."
+            )
+        row = torch.searchsorted(self.ids, ids.to(torch.int32)).clamp(max=len(self.ids) - 1)
+        return nn.functional.embedding(row, self.rows), self.ids[row] == ids
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        """Take the number of rows from what is loaded."""
+        ids = state_dict.get(prefix + "ids")
+        if ids is not None and ids.shape != self.ids.shape:
+            self.ids = torch.empty_like(ids, device=self.rows.device)
+            self.rows = nn.Parameter(torch.empty(len(ids), self.width, device=self.rows.device))
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[arg-type]

@@ -1,0 +1,70 @@
+"""Encoder IPT: a small network reads the input and makes its prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from promptwise.injectors.base import PromptShape
+from promptwise.instance import Instance, Prompt
+from promptwise.registry import ENCODERS
+from promptwise.strategies.base import Strategy, VocabularyTable
+from promptwise.strategies.networks import TextNetwork
+
+# Rank of the map from features to prompt vectors. A full map would have F x K x W weights, millions of them.
+RANK = 32
+
+
+class EncoderPrompt(Strategy):
+    """``K`` vectors from a CNN, RNN or MLP over the text's tokens (paper, section 3).
+
+    The features ``[B, F]`` become ``K`` codes of rank 32, which one shared map takes to width ``W``; a learnt
+    ``[K, W]`` vector is added, the bias of that output layer. The network reads the backbone's frozen word
+    embeddings. With ``train_table`` it reads a trained copy of those rows that the training split shows; a token
+    that is first met later keeps its frozen embedding. The output always has ``K`` vectors: an empty text gets the
+    bias.
+
+    Args:
+        shape: What the injector asks for.
+        encoder: ``cnn``, ``rnn`` or ``mlp``, or the name of a plug-in.
+        train_table: Train the token table under the network, which the paper keeps frozen.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("encoder", "train_table")
+
+    def __init__(self, shape: PromptShape, encoder: str = "cnn", train_table: bool = False) -> None:
+        super().__init__(shape)
+        self.network: TextNetwork = ENCODERS.get(encoder)(shape.embedding_size)
+        self.normalise = nn.LayerNorm(shape.embedding_size, elementwise_affine=False)
+        self.codes = nn.Linear(self.network.features, shape.length * RANK)
+        self.output = nn.Linear(RANK, shape.width, bias=False)
+        bias = torch.empty(shape.length, shape.width).uniform_(-shape.init_scale, shape.init_scale)
+        self.bias = nn.Parameter(bias)
+        self.table = VocabularyTable(shape.embedding_size, shape.init_scale) if train_table else None
+
+    def prepare(self, instances: Iterable[Instance], embedding: nn.Module) -> None:
+        """With ``train_table``, copy the embeddings of the tokens that the training split shows."""
+        if self.table is None:
+            return
+        seen = [torch.empty(0, dtype=torch.long)]
+        for instance in instances:
+            first = instance.first_text(instance.ids.shape[1])
+            seen.append(torch.unique(first.ids[first.mask]).cpu())
+        ids = torch.unique(torch.cat(seen))
+        device = next(embedding.parameters()).device
+        self.table.allocate(ids, start=embedding(ids.to(device)).detach())
+
+    def forward(self, instance: Instance) -> Prompt:
+        """Vectors ``[B, K, W]``, all of them real."""
+        first = instance.first_text(instance.ids.shape[1])
+        tokens = first.embeddings.float()
+        if self.table is not None:
+            rows, known = self.table(first.ids)
+            tokens = torch.where(known.unsqueeze(-1), rows, tokens)
+        features = self.network(self.normalise(tokens), first.mask)
+        codes = self.codes(features).unflatten(-1, (self.shape.length, RANK))
+        vectors = self.output(codes) + self.bias
+        return Prompt(vectors, torch.ones_like(vectors[..., 0], dtype=torch.bool))

@@ -1,0 +1,48 @@
+"""Random IPT: a table of prompt vectors, looked up by the input's own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from promptwise.injectors.base import PromptShape
+from promptwise.instance import Instance, Prompt
+from promptwise.strategies.base import Strategy, VocabularyTable
+
+
+class RandomTable(Strategy):
+    """The prompt is ``T[x_1 .. x_K]``, the rows of the first ``K`` tokens of the text (paper, section 3).
+
+    A text with fewer tokens has fewer vectors. A token that training never showed at those positions gets the mean
+    of all rows: what the table has learnt that depends on no word.
+    """
+
+    fallback: Tensor
+
+    def __init__(self, shape: PromptShape) -> None:
+        super().__init__(shape)
+        self.table = VocabularyTable(shape.width, shape.init_scale)
+        self.register_buffer("fallback", torch.zeros(shape.width), persistent=False)
+
+    def prepare(self, instances: Iterable[Instance], embedding: nn.Module) -> None:
+        """Give a row to each token that the training split shows among the first ``K``."""
+        seen = [torch.empty(0, dtype=torch.int32)]
+        for instance in instances:
+            first = instance.first_text(self.shape.length)
+            seen.append(torch.unique(first.ids[first.mask]).to("cpu", torch.int32))
+        self.table.allocate(torch.cat(seen))
+
+    def train(self, mode: bool = True) -> RandomTable:
+        """Switch the mode; the mean of all rows is taken when training ends."""
+        super().train(mode)
+        if not mode and len(self.table.rows):
+            self.fallback = self.table.rows.detach().mean(0)
+        return self
+
+    def forward(self, instance: Instance) -> Prompt:
+        """The rows ``[B, K, W]`` of the first ``K`` tokens of each text."""
+        first = instance.first_text(self.shape.length)
+        rows, known = self.table(first.ids)
+        return Prompt(torch.where(known.unsqueeze(-1), rows, self.fallback), first.mask)

@@ -1,0 +1,101 @@
+"""What the commands print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES
+from promptwise.tasks.spec import load_spec, task_names
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def plain_table(*columns: str, title: str | None = None) -> Table:
+    """A table with the look that all of ours have."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def size_text(tuned: int, share: float) -> str:
+    """Tuned parameters and their share of the backbone's."""
+    return f"{tuned:,} ({share:.2%} of the backbone)"
+
+
+def print_result(metrics: dict[str, Any], folder: str) -> None:
+    """The end of a training run."""
+    table = plain_table("", "validation", "test")
+    for name, value in metrics["test"].items():
+        table.add_row(name, f"{metrics['validation'][name]:.4f}", f"{value:.4f}")
+    table.add_row("majority class", "", f"{metrics['majority']:.4f}")
+    console.print(table)
+    rows = metrics["data"]["rows"]
+    tuned = metrics["parameters"]
+    console.print(f"rows: {rows['train']} train, {rows['validation']} validation, {rows['test']} test")
+    console.print(f"tuned parameters: {size_text(tuned['tuned'], tuned['share'])}")
+    console.print(f"trained in {metrics['time']['train_s']:.0f} s, saved in {folder}")
+    console.print(f'next: promptwise predict --adapter {folder} --text "..."')
+
+
+def print_info(folder: Path, config: dict[str, Any]) -> None:
+    """What a saved adapter is."""
+    prompt, backbone, task = config["prompt"], config["backbone"], config["task"]
+    table = plain_table("", "")
+    table.show_header = False
+    strategy = f"{prompt['strategy']} ({prompt['encoder']})" if prompt["strategy"] == "encoder" else prompt["strategy"]
+    rows = {
+        "adapter": str(folder),
+        "backbone": f"{backbone['name']} ({backbone['model_type']}, fingerprint {backbone['fingerprint'][:16]})",
+        "base": prompt["base"],
+        "strategy": strategy,
+        "head": prompt["head"],
+        "prompt length K": str(prompt["length"]),
+        "tuned parameters": size_text(config["tuned_parameters"], config["tuned_share"]),
+        "task": task["name"],
+        "labels": ", ".join(task["labels"]),
+        "promptwise": config["promptwise_version"],
+    }
+    metrics_file = folder / "metrics.json"
+    if metrics_file.is_file():
+        metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
+        rows["test"] = ", ".join(f"{name} {value:.4f}" for name, value in metrics["test"].items())
+        rows["majority class"] = f"{metrics['majority']:.4f}"
+        rows["seed"] = str(metrics["seed"])
+        rows["data"] = f"{metrics['data']['origin']} (fingerprint {metrics['data']['fingerprint'][:16]})"
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+
+
+def print_tasks() -> None:
+    """Every task in a line."""
+    table = plain_table("task", "classes", "metrics", "source", "description")
+    for name in task_names():
+        spec = load_spec(name)
+        source = spec.source.dataset if spec.source else "in the package"
+        table.add_row(name, str(len(spec.labels)), ", ".join(spec.metrics), source, spec.description)
+    console.print(table)
+
+
+def print_task(name: str) -> None:
+    """A task's spec."""
+    import yaml
+
+    spec = {key: value for key, value in load_spec(name).to_dict().items() if value not in (None, "", [])}
+    console.print(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True, width=100).strip(), markup=False)
+
+
+def print_strategies() -> None:
+    """Every strategy, encoder, base and head in a line."""
+    kinds = {"strategy": STRATEGIES, "encoder": ENCODERS, "base": BASES, "head": HEADS}
+    table = plain_table("kind", "name", "what it does")
+    for kind, registry in kinds.items():
+        for name in registry.names():
+            table.add_row(kind, name, registry.describe(name))
+    console.print(table)

@@ -1,0 +1,195 @@
+"""Loading a task in three splits, from a local folder, the package itself, the Hub, or one file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from promptwise.errors import ConfigError, DataError
+from promptwise.tasks._spec_checks import SPLITS
+from promptwise.tasks.examples import NUMBER, Example, examples_from_rows, label_name
+from promptwise.tasks.fields import column_field, missing_column
+from promptwise.tasks.readers import location, read_rows
+from promptwise.tasks.sources import Source, open_source
+from promptwise.tasks.spec import TaskSpec, load_spec
+from promptwise.tasks.splits import hold_out
+from promptwise.tasks.texts import iter_texts
+
+__all__ = ["Example", "TaskData", "examples_from_rows", "iter_texts", "load_task", "task_from_file"]
+
+_FILE_PART = 10  # One row in ten of a single file becomes validation, and another one test.
+_MIN_FILE_ROWS = 10
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task with its examples. A split that was not asked for is an empty list.
+
+    Attributes:
+        spec: The task's spec.
+        train: Examples to learn from, less those held out for validation.
+        validation: Examples to choose a checkpoint on; never a part of the test.
+        test: Examples to report on.
+        fingerprint: SHA-256 (hexadecimal) over split, text, text pair and label of every example, in order.
+        origin: Where the data is from, for people.
+    """
+
+    spec: TaskSpec
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+    fingerprint: str
+    origin: str
+
+
+def load_task(
+    spec_or_name: TaskSpec | str,
+    data_dir: Path | None = None,
+    *,
+    validation_fraction: float = 0.1,
+    splits: Sequence[str] = SPLITS,
+) -> TaskData:
+    """Load a task from ``data_dir``; without one, from the package if it is embedded, else from the Hub.
+
+    A folder holds one file per split, named as the split is on the Hub (``train.jsonl.gz``, and
+    ``validation.csv`` for the test of RTE); it may also hold them in a subfolder named like the task. Where
+    there is no validation split apart from the test, a deterministic, stratified part of train is held out,
+    whichever splits are asked for.
+
+    Args:
+        spec_or_name: The task.
+        data_dir: Folder of local files.
+        validation_fraction: The part of train to hold out, at most; at least one example is.
+        splits: The splits to load, out of ``train``, ``validation`` and ``test``.
+
+    Raises:
+        UnknownNameError: There is no such task.
+        ConfigError: ``validation_fraction`` or ``splits`` has a value that cannot work.
+        DataError: Data is missing, malformed, or does not fit the task.
+    """
+    spec = load_spec(spec_or_name) if isinstance(spec_or_name, str) else spec_or_name
+    _check_arguments(validation_fraction, splits)
+    source = open_source(spec, None if data_dir is None else Path(data_dir))
+    loaded: dict[str, list[Example]] = {split: [] for split in SPLITS}
+    if "train" in splits or ("validation" in splits and not source.has_validation):
+        loaded["train"] = _train(spec, source)
+    if not source.has_validation and loaded["train"]:
+        target = int(validation_fraction * len(loaded["train"]))
+        loaded["train"], loaded["validation"] = hold_out(
+            loaded["train"], target, salt="validation", origin=source.origin
+        )
+    elif "validation" in splits:
+        loaded["validation"] = source.examples(spec, "validation")
+    if "test" in splits:
+        loaded["test"] = source.examples(spec, "test")
+    kept = {split: loaded[split] if split in splits else [] for split in SPLITS}
+    return _task_data(spec, kept, source.origin)
+
+
+def task_from_file(
+    path: Path,
+    *,
+    text_column: str,
+    label_column: str,
+    text_pair_column: str | None = None,
+    name: str | None = None,
+    template: str | None = None,
+    label_words: Mapping[str, Sequence[str]] | None = None,
+) -> TaskData:
+    """Make a task of one labelled file: its labels are the classes, and its rows are split 80/10/10.
+
+    The split is stratified, deterministic, and keeps rows of the same text together. Classes are sorted, by
+    value where all are numbers.
+
+    Args:
+        path: A file that `read_rows` takes.
+        text_column: Column of the text; any name will do, spaces and braces included.
+        label_column: Column of the label.
+        text_pair_column: Column of a second text.
+        name: Name of the task; by default that of the file.
+        template: Cloze template; by default ``"{text} It is about {mask}."``.
+        label_words: Words for each class; by default the class name, with spaces for underscores.
+
+    Raises:
+        ConfigError: Columns are not distinct, or template or label words do not fit.
+        DataError: The file cannot be read, a column is missing, or there are fewer than 10 rows or 2 classes.
+    """
+    path = Path(path)
+    columns = [text_column, label_column, *([] if text_pair_column is None else [text_pair_column])]
+    if len(set(columns)) < len(columns):
+        raise ConfigError(f"Text, text pair and label need columns of their own, found {', '.join(columns)}.")
+    rows = list(read_rows(path))
+    for number, row in rows:
+        for column in columns:
+            if column not in row:
+                raise missing_column(column, row, location(path, number))
+    names = {label_name(row[label_column], location(path, number)) for number, row in rows}
+    if len(rows) < _MIN_FILE_ROWS or len(names) < 2:
+        raise DataError(
+            f"{path}: {len(rows)} rows with {len(names)} distinct labels in {label_column!r}; a task "
+            f"needs at least {_MIN_FILE_ROWS} rows and 2 labels. Add rows, or name another label column."
+        )
+    spec = TaskSpec(
+        name=name or path.name.split(".")[0] or "task",
+        description=f"Rows of {path.name}",
+        text=column_field(text_column),
+        text_pair=None if text_pair_column is None else column_field(text_pair_column),
+        label=label_column,
+        labels=_sorted_labels(names),
+        template=template or "",
+        label_words={label: tuple(words) for label, words in (label_words or {}).items()},
+    )
+    examples = examples_from_rows(spec, rows, path)
+    part = len(examples) // _FILE_PART
+    rest, test = hold_out(examples, part, salt="test", origin=str(path))
+    train, validation = hold_out(rest, part, salt="validation", origin=str(path))
+    return _task_data(spec, {"train": train, "validation": validation, "test": test}, str(path))
+
+
+def _sorted_labels(names: set[str]) -> tuple[str, ...]:
+    if all(NUMBER.fullmatch(name) for name in names):
+        return tuple(sorted(names, key=lambda name: (float(name), name)))
+    return tuple(sorted(names))
+
+
+def _check_arguments(validation_fraction: float, splits: Sequence[str]) -> None:
+    if not 0 < validation_fraction < 1:
+        raise ConfigError(
+            f"The validation fraction is {validation_fraction}; it must lie between 0 and 1, both "
+            "excluded. Use 0.1."
+        )
+    unknown = [split for split in splits if split not in SPLITS]
+    if unknown or not splits:
+        found = ", ".join(map(repr, unknown)) or "none"
+        raise ConfigError(f"Splits to load must be out of {', '.join(SPLITS)}; found {found}.")
+
+
+def _train(spec: TaskSpec, source: Source) -> list[Example]:
+    examples = source.examples(spec, "train")
+    present = {example.label for example in examples}
+    if len(present) < 2:
+        only = spec.labels[min(present)] if present else "none"
+        raise DataError(
+            f"{source.origin}: the {len(examples)} training examples of {spec.name!r} are all of one "
+            f"class ({only!r}). Give a training file with at least 2 classes."
+        )
+    return examples
+
+
+def _task_data(spec: TaskSpec, loaded: Mapping[str, list[Example]], origin: str) -> TaskData:
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for example in loaded[split]:
+            line = json.dumps([split, example.text, example.text_pair, example.label])
+            digest.update(line.encode() + b"\n")
+    return TaskData(
+        spec=spec,
+        train=loaded["train"],
+        validation=loaded["validation"],
+        test=loaded["test"],
+        fingerprint=digest.hexdigest(),
+        origin=origin,
+    )

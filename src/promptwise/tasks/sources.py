@@ -1,0 +1,203 @@
+"""Where a task's splits are read from: a local folder, the package itself, or the Hugging Face Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, Protocol
+
+from promptwise.errors import DataError
+from promptwise.tasks._spec_checks import SPLITS
+from promptwise.tasks.examples import Example, examples_from_rows
+from promptwise.tasks.readers import ROW_SUFFIXES, read_rows
+from promptwise.tasks.spec import HubSource, TaskSpec
+
+
+class Source(Protocol):
+    """A place that holds a task's splits.
+
+    Attributes:
+        origin: The place, in words for people.
+        has_validation: Whether it holds a validation split apart from the test.
+    """
+
+    @property
+    def origin(self) -> str:
+        """The place, in words for people."""
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether it holds a validation split apart from the test."""
+
+    def examples(self, spec: TaskSpec, split: str) -> list[Example]:
+        """Return the examples of one of our splits.
+
+        Raises:
+            DataError: The split is missing, malformed, or does not fit the task.
+        """
+
+
+def open_source(spec: TaskSpec, data_dir: Path | None) -> Source:
+    """Return where to read a task from: ``data_dir`` if given, else the package, else the Hub.
+
+    Raises:
+        DataError: The folder does not exist, or there is no place to read the task from.
+    """
+    if data_dir is not None:
+        return FolderSource(_task_folder(spec, data_dir), dict(spec.source.splits) if spec.source else {})
+    if files("promptwise.tasks").joinpath("data", spec.name).is_dir():
+        return EmbeddedSource(spec.name)
+    if spec.source is None:
+        raise DataError(
+            f"The task {spec.name!r} is neither embedded in the package nor on the Hub. "
+            "Name the folder with its train and test files: --data-dir DIR."
+        )
+    return HubDataset(spec.source)
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """A folder with one file per split.
+
+    Attributes:
+        folder: The folder.
+        stems: Our split to the file name without suffix, where they differ.
+    """
+
+    folder: Path
+    stems: Mapping[str, str]
+
+    @property
+    def origin(self) -> str:
+        """The folder."""
+        return str(self.folder)
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is a validation file that is no other split's."""
+        stem = self._stem("validation")
+        others = {self._stem("train"), self._stem("test")}
+        return stem not in others and bool(self._candidates(stem))
+
+    def examples(self, spec: TaskSpec, split: str) -> list[Example]:
+        """Read the examples of one of our splits.
+
+        Raises:
+            DataError: There is no file or more than one for the split, or its rows do not fit the task.
+        """
+        path = self._file(split)
+        return examples_from_rows(spec, read_rows(path), path)
+
+    def _stem(self, split: str) -> str:
+        return self.stems.get(split, split)
+
+    def _candidates(self, stem: str) -> list[Path]:
+        names = {stem + suffix for suffix in ROW_SUFFIXES}
+        return sorted(path for path in self.folder.iterdir() if path.name.lower() in names and path.is_file())
+
+    def _file(self, split: str) -> Path:
+        stem = self._stem(split)
+        found = self._candidates(stem)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise DataError(
+                f"{self.folder} has {len(found)} files for the {split} split: "
+                f"{', '.join(path.name for path in found)}. Keep one of them."
+            )
+        there = sorted(path.name + "/" * path.is_dir() for path in self.folder.iterdir())
+        raise DataError(
+            f"{self.folder} has no file for the {split} split: looked for {stem!r} with one of the endings "
+            f"{', '.join(ROW_SUFFIXES)}. Found there: {_listed(there)}. Add the file, or "
+            "name another --data-dir."
+        )
+
+
+@dataclass(frozen=True)
+class EmbeddedSource:
+    """Data that is shipped inside the package.
+
+    Attributes:
+        name: Name of the task.
+    """
+
+    name: str
+    origin: str = "embedded"
+    has_validation: bool = True
+
+    def examples(self, spec: TaskSpec, split: str) -> list[Example]:
+        """Read the examples of one of our splits.
+
+        Raises:
+            DataError: The package lacks the file, or its rows do not fit the task.
+        """
+        with as_file(files("promptwise.tasks").joinpath("data", self.name, f"{split}.jsonl")) as path:
+            return examples_from_rows(spec, read_rows(path), path)
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A dataset on the Hugging Face Hub, read with the ``datasets`` library.
+
+    Attributes:
+        source: Which dataset, configuration and splits.
+    """
+
+    source: HubSource
+
+    @property
+    def origin(self) -> str:
+        """Name of the dataset and its configuration."""
+        config = f" ({self.source.config})" if self.source.config else ""
+        return f"Hub: {self.source.dataset}{config}"
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether the spec names a validation split apart from the test."""
+        return "validation" in self.source.splits
+
+    def examples(self, spec: TaskSpec, split: str) -> list[Example]:
+        """Fetch the examples of one of our splits, or read them from the cache of ``datasets``.
+
+        Raises:
+            DataError: The Hub cannot be reached or has no such data, or its rows do not fit the task.
+        """
+        hub_split = self.source.splits[split]
+        return examples_from_rows(spec, self._rows(hub_split), f"{self.origin}, split {hub_split}")
+
+    def _rows(self, hub_split: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        import datasets
+
+        try:
+            table = datasets.load_dataset(self.source.dataset, self.source.config, split=hub_split)
+        except (
+            Exception
+        ) as error:  # datasets lets through errors of a dozen unrelated types from its own libraries.
+            reason = (str(error).splitlines() or [""])[0]
+            raise DataError(
+                f"{self.origin}, split {hub_split}: cannot be loaded ({type(error).__name__}: {reason}). "
+                "If this machine cannot reach the Hub, fetch the data elsewhere and pass its folder: "
+                "--data-dir DIR, with one .jsonl, .csv or .parquet file per split "
+                f"({', '.join(self.source.splits.values())})."
+            ) from error
+        yield from enumerate(table, start=1)
+
+
+def _task_folder(spec: TaskSpec, data_dir: Path) -> Path:
+    if not data_dir.is_dir():
+        what = "is a file" if data_dir.exists() else "does not exist"
+        raise DataError(
+            f"The data folder {data_dir} {what}. "
+            f"Name a folder with the {', '.join(SPLITS)} files of {spec.name!r}."
+        )
+    inner = data_dir / spec.name
+    return inner if inner.is_dir() else data_dir
+
+
+def _listed(names: list[str], limit: int = 20) -> str:
+    if not names:
+        return "nothing"
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

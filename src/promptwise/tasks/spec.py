@@ -1,0 +1,179 @@
+"""Task specs: what a task's rows look like, which classes it has, and how it is phrased as a cloze."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any
+
+from promptwise.errors import ConfigError, UnknownNameError
+from promptwise.tasks._spec_checks import spec_problems
+from promptwise.tasks.fields import parse_format
+
+_DEFAULT_TEMPLATE = "{text} It is about {mask}."
+_DEFAULT_PAIR_TEMPLATE = "{text} {text_pair} It is about {mask}."
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """Where the Hugging Face Hub keeps a task's data.
+
+    Attributes:
+        dataset: Name of the dataset, for example ``"aps/super_glue"``.
+        config: Its configuration (subset), or None.
+        splits: Our split (``train``, ``test``, and ``validation`` where there is one apart from ``test``) to
+            the Hub's. Local files carry the Hub's names too.
+    """
+
+    dataset: str
+    config: str | None
+    splits: Mapping[str, str] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A classification task, described by data alone. `promptwise.tasks.fields` describes the row formats.
+
+    Attributes:
+        name: Name of the task.
+        description: One line for lists and reports.
+        text: Row format of the text.
+        label: The label column.
+        labels: Class names; an integer label is an index into them.
+        text_pair: Row format of a second text, or None.
+        template: Cloze template with ``{text}``, ``{text_pair}`` where the task has one, and ``{mask}``, once
+            each.
+        label_words: The words that stand for each class in the cloze; by default the class names.
+        hard_prompt: Words related to the type of the task, the paper's hard prompt.
+        metrics: Names of metrics; the first one selects checkpoints.
+        group: Row format of the id of the group a row belongs to, for grouped metrics (MultiRC: the
+            question).
+        split_group: Row format of the id of what stays on one side when a part of train is held out (MultiRC:
+            the paragraph); ``group`` where it is None.
+        source: Where the Hub keeps the data, or None.
+        citation: Whom to cite.
+        url: Home of the data.
+        licence: Licence of the data.
+
+    Raises:
+        ConfigError: A value is wrong; the message lists all that is.
+    """
+
+    name: str
+    description: str
+    text: str
+    label: str
+    labels: tuple[str, ...]
+    text_pair: str | None = None
+    template: str = ""
+    label_words: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    hard_prompt: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ("accuracy",)
+    group: str | None = None
+    split_group: str | None = None
+    source: HubSource | None = None
+    citation: str = ""
+    url: str = ""
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.template:
+            pair = self.text_pair is not None
+            object.__setattr__(self, "template", _DEFAULT_PAIR_TEMPLATE if pair else _DEFAULT_TEMPLATE)
+        if not self.label_words:
+            words = {label: (label.replace("_", " "),) for label in self.labels}
+            object.__setattr__(self, "label_words", words)
+        _raise_problems(spec_problems(self.to_dict()), self.name)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that ``text`` and ``text_pair`` read, each once."""
+        formats = [self.text] if self.text_pair is None else [self.text, self.text_pair]
+        return tuple(dict.fromkeys(column for one in formats for column in parse_format(one).columns))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the spec as a dictionary that JSON can hold; ``from_dict`` of it is equal to the spec."""
+        return {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TaskSpec:
+        """Make a spec from its dictionary.
+
+        Raises:
+            ConfigError: Keys are unknown or missing, or values are wrong; the message lists all of it.
+        """
+        if not isinstance(data, Mapping):
+            raise ConfigError(
+                f"A task spec must map keys to values, found {type(data).__name__} {data!r:.60}."
+            )
+        _raise_problems([*_key_problems(data), *spec_problems(data)], str(data.get("name", "without a name")))
+        values = dict(data)
+        for key in ("labels", "hard_prompt", "metrics"):
+            if key in values:
+                values[key] = tuple(values[key])
+        if "label_words" in values:
+            values["label_words"] = {label: tuple(words) for label, words in values["label_words"].items()}
+        source = values.get("source")
+        if source is not None:
+            values["source"] = HubSource(source["dataset"], source.get("config"), dict(source["splits"]))
+        return cls(**values)
+
+
+def task_names() -> tuple[str, ...]:
+    """Return the names of the tasks that the package describes, sorted."""
+    names = (entry.name for entry in _spec_folder().iterdir())
+    return tuple(sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml")))
+
+
+def load_spec(name: str) -> TaskSpec:
+    """Return the spec of a task that the package describes.
+
+    Raises:
+        UnknownNameError: There is no such task; near matches are named.
+        ConfigError: The package's file is not a valid spec.
+    """
+    if name not in task_names():
+        raise UnknownNameError("task", name, task_names())
+    import yaml
+
+    text = _spec_folder().joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The spec file {name}.yaml is not valid YAML: {error}") from error
+    return TaskSpec.from_dict(data)
+
+
+def _spec_folder() -> Traversable:
+    return files("promptwise.tasks").joinpath("specs")
+
+
+def _key_problems(data: Mapping[str, Any]) -> list[str]:
+    known = [one.name for one in fields(TaskSpec)]
+    required = [
+        one.name for one in fields(TaskSpec) if one.default is MISSING and one.default_factory is MISSING
+    ]
+    problems = [f"{key} is missing" for key in required if key not in data]
+    for key in data:
+        if key not in known:
+            near = get_close_matches(str(key), known, n=1)
+            problems.append(f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+    return problems
+
+
+def _raise_problems(problems: list[str], name: str) -> None:
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise ConfigError(f"The task spec {name!r} has {count}; correct the spec:\n{listed}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, HubSource):
+        return {"dataset": value.dataset, "config": value.config, "splits": dict(value.splits)}
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,196 @@
+"""From texts to token ids: plain input for a classifier, or a template with a mask for a cloze.
+
+Truncation shortens the texts, the longest first; special tokens, template words and the mask always stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from promptwise.errors import ConfigError
+from promptwise.tasks.spec import TaskSpec
+
+Texts = tuple[str, str | None]
+"""The text of an input and, for tasks on pairs, its second text."""
+
+Features = dict[str, Any]
+"""``input_ids``, ``text_mask`` and, where they apply, ``token_type_ids``, ``mask_position`` and ``labels``."""
+
+
+@dataclass(frozen=True)
+class InputFormat:
+    """How the inputs of a task enter a backbone.
+
+    Attributes:
+        tokenizer: The backbone's fast tokenizer.
+        spec: The task.
+        cloze: Whether to fill in the template.
+        mask_token_id: The mask, or ``None`` for a decoder, whose input ends where the mask would stand.
+        token_types: Whether to tell the texts of a pair apart by token types.
+        max_tokens: The most tokens of an input, everything included; prompts are not counted.
+    """
+
+    tokenizer: Any
+    spec: TaskSpec
+    cloze: bool
+    mask_token_id: int | None
+    token_types: bool
+    max_tokens: int
+
+    def fixed_tokens(self) -> int:
+        """How many tokens an input has besides its texts."""
+        pair = "" if self.spec.text_pair else None
+        if self.cloze:
+            return len(self._fill("", pair)["input_ids"])
+        return int(self.tokenizer.num_special_tokens_to_add(pair=pair is not None))
+
+    def check(self, prompts: int, max_positions: int | None, name: str) -> None:
+        """Make sure that at least one token of text fits.
+
+        Raises:
+            ConfigError: Says the limit and the largest prompt length.
+        """
+        fixed = self.fixed_tokens()
+        if self.max_tokens > fixed:
+            return
+        if max_positions is not None and max_positions - prompts <= fixed:
+            largest = max_positions - fixed - 1
+            raise ConfigError(
+                f"K={prompts} prompts + {fixed} template and special tokens leave no room for text: {name} has "
+                f"{max_positions} positions. Use --length {largest} or less."
+            )
+        raise ConfigError(
+            f"--max-length {self.max_tokens} leaves no room for text beside {fixed} template and special tokens. "
+            f"Use {fixed + 1} or more."
+        )
+
+    def encode(self, batch: Sequence[Texts]) -> list[Features]:
+        """Features of each input; ``text_mask`` marks the tokens of its own texts."""
+        if self.cloze:
+            rows = [self._fill(text, pair) for text, pair in batch]
+        else:
+            rows = list(self._plain(batch))
+        for row in rows:
+            if not row["input_ids"]:
+                # A tokenizer without special tokens makes nothing of an empty text; the model needs one position.
+                row["input_ids"], row["text_mask"] = [self._filler()], [False]
+        return rows
+
+    def _filler(self) -> int:
+        tokenizer = self.tokenizer
+        return int(
+            tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id or 0
+        )
+
+    def _plain(self, batch: Sequence[Texts]) -> Iterator[Features]:
+        paired = self.spec.text_pair is not None
+        encoded = self.tokenizer(
+            [text for text, _ in batch],
+            [pair or "" for _, pair in batch] if paired else None,
+            truncation="longest_first",
+            max_length=self.max_tokens,
+            return_special_tokens_mask=True,
+            return_token_type_ids=self.token_types,
+            split_special_tokens=True,
+        )
+        for index, ids in enumerate(encoded["input_ids"]):
+            row: Features = {
+                "input_ids": ids,
+                "text_mask": [not special for special in encoded["special_tokens_mask"][index]],
+            }
+            if self.token_types:
+                row["token_type_ids"] = encoded["token_type_ids"][index]
+            yield row
+
+    def _fill(self, text: str, pair: str | None) -> Features:
+        """The template with its texts, cut to ``max_tokens``."""
+        before, _, after = self.spec.template.partition("{mask}")
+        before_ids, before_field = self._tokens(before.rstrip(), text, pair)
+        after_ids, after_field = ([], []) if self.mask_token_id is None else self._tokens(after, text, pair)
+        mask = [] if self.mask_token_id is None else [self.mask_token_id]
+        first, last = _special_tokens(self.tokenizer)
+        if self.mask_token_id is None:
+            last = []
+        ids = [*first, *before_ids, *mask, *after_ids, *last]
+        fields = [*[0] * len(first), *before_field, *[0] * len(mask), *after_field, *[0] * len(last)]
+        kept = _shortened(fields, self.max_tokens)
+        row: Features = {"input_ids": [ids[i] for i in kept], "text_mask": [fields[i] > 0 for i in kept]}
+        if mask:
+            row["mask_position"] = kept.index(len(first) + len(before_ids))
+        if self.token_types:
+            row["token_type_ids"] = [0] * len(kept)
+        return row
+
+    def _tokens(self, template: str, text: str, pair: str | None) -> tuple[list[int], list[int]]:
+        """Token ids of a part of the template, and the field of each: 0 template, 1 text, 2 second text.
+
+        The part is tokenised as a whole, as running text; a token belongs to the field that it starts in.
+        """
+        filled, ends = "", []
+        for piece, number in _pieces(template):
+            filled += {0: piece, 1: text, 2: pair or ""}[number]
+            ends.append((len(filled), number))
+        if not filled:
+            return [], []
+        encoded = self.tokenizer(
+            filled, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True
+        )
+        fields = []
+        for start, stop in encoded["offset_mapping"]:
+            while start < stop - 1 and filled[start].isspace():
+                start += 1
+            fields.append(next((number for end, number in ends if start < end), ends[-1][1]))
+        return list(encoded["input_ids"]), fields
+
+
+def _pieces(template: str) -> Iterator[tuple[str, int]]:
+    rest = template
+    while rest:
+        found = [(rest.find(name), name, number) for name, number in (("{text}", 1), ("{text_pair}", 2))]
+        found = [item for item in found if item[0] >= 0]
+        if not found:
+            yield rest, 0
+            return
+        index, name, number = min(found)
+        if index:
+            yield rest[:index], 0
+        yield "", number
+        rest = rest[index + len(name) :]
+
+
+def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The special tokens that the tokenizer puts before and after a single text."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
+    inner = [index for index, flag in enumerate(special) if not flag]
+    return list(ids[: inner[0]]), list(ids[inner[-1] + 1 :])
+
+
+def _shortened(fields: list[int], limit: int) -> list[int]:
+    """Which positions stay when the texts lose tokens from their ends, the longer text first."""
+    places = {number: [i for i, field in enumerate(fields) if field == number] for number in (1, 2)}
+    excess = len(fields) - limit
+    while excess > 0 and (places[1] or places[2]):
+        longer = 1 if len(places[1]) >= len(places[2]) else 2
+        other = len(places[3 - longer])
+        cut = max(1, min(excess, len(places[longer]) - other))
+        del places[longer][len(places[longer]) - cut :]
+        excess -= cut
+    texts = set(places[1]) | set(places[2])
+    return [i for i, field in enumerate(fields) if field == 0 or i in texts]
+
+
+def require_mask_last(spec: TaskSpec, name: str) -> None:
+    """Refuse a template that a decoder cannot be asked, because a text follows its mask.
+
+    Raises:
+        ConfigError: Names the template and the model.
+    """
+    after = spec.template.partition("{mask}")[2]
+    if "{text" in after:
+        raise ConfigError(
+            f"The template {spec.template!r} has text after its mask, which the decoder {name} would not see. "
+            "Put {mask} after the texts, or use --head classifier."
+        )

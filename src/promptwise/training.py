@@ -1,0 +1,253 @@
+"""Training on transformers' ``Trainer``: choose a checkpoint on held-out training data, score the test split once."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+import resource
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+
+from promptwise import __version__
+from promptwise.config import DEFAULT_LR, FitConfig
+from promptwise.errors import ConfigError, DataError, TrainingError
+from promptwise.scoring import score
+from promptwise.tasks.metrics import compute, get_metric, majority_accuracy
+
+if TYPE_CHECKING:
+    from promptwise.model import PromptedModel
+    from promptwise.tasks.data import TaskData
+
+
+class PromptTrainer(Trainer):
+    """``Trainer`` that stops at a loss that is not finite instead of training on."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """See ``Trainer.compute_loss``.
+
+        Raises:
+            TrainingError: The loss is NaN or infinite; says the step, the likely cause and what is safe.
+        """
+        result = super().compute_loss(model, inputs, *args, **kwargs)
+        loss: Tensor = result[0] if isinstance(result, tuple) else result
+        if model.training and not torch.isfinite(loss):
+            kept = last_checkpoint(Path(self.args.output_dir))
+            raise TrainingError(
+                f"The loss is {loss.item()} at step {self.state.global_step + 1}. The likely cause is a learning rate "
+                f"that is too high ({self.args.learning_rate:g}): try --lr {self.args.learning_rate / 10:g}, or --dtype "
+                f"fp32. " + (f"The last good checkpoint is {kept}." if kept else "No checkpoint was written yet.")
+            )
+        return result
+
+
+class ProgressBar(TrainerCallback):
+    """One bar over all steps, with the loss and the latest validation score; printed by the main process alone."""
+
+    def __init__(self, metric: str) -> None:
+        self.metric, self.bar, self.shown = metric, None, {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Open the bar where training starts or resumes."""
+        if state.is_world_process_zero:
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar."""
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        """Show what was logged."""
+        names = {"loss": "loss", f"eval_{self.metric}": f"validation {self.metric}"}
+        self.shown.update({label: f"{logs[key]:.3f}" for key, label in names.items() if logs and key in logs})
+        if self.bar is not None:
+            self.bar.set_postfix(self.shown)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the bar."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def fit(
+    model: PromptedModel,
+    data: TaskData,
+    options: dict[str, Any] | FitConfig,
+    output_dir: str | Path | None = None,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train a model, load its best checkpoint, and score the test split once.
+
+    Args:
+        model: The model; it holds the best checkpoint's weights afterwards.
+        data: The task's splits.
+        options: Fields of :class:`~promptwise.config.FitConfig`.
+        output_dir: Folder of the checkpoints; a temporary one without it.
+        resume: Go on from the last whole checkpoint in that folder.
+        progress: Show a progress bar on standard error.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        DataError: A split is empty.
+        TrainingError: The loss is not finite.
+    """
+    try:
+        config = options if isinstance(options, FitConfig) else FitConfig(**options)
+    except TypeError as error:
+        raise ConfigError(f"{error}; the options are {', '.join(asdict(FitConfig()))}.") from error
+    for split in ("train", "validation", "test"):
+        if not getattr(data, split):
+            raise DataError(f"The {split} split of {data.spec.name} ({data.origin}) has no rows.")
+    if output_dir is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return fit(model, data, config, folder, resume=resume, progress=progress)
+    started = time.perf_counter()
+    train_rows = model.features(data.train)
+    model.prepare(train_rows)
+    trainer = make_trainer(model, data, train_rows, config, Path(output_dir), progress)
+    checkpoint = last_checkpoint(Path(output_dir)) if resume else None
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    train_started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    train_seconds = time.perf_counter() - train_started
+    model.eval()
+    metrics = {
+        "task": data.spec.name,
+        "test": score(model, data.spec, data.test),
+        "validation": score(model, data.spec, data.validation),
+        "majority": majority_accuracy([example.label for example in data.test]),
+        "seed": config.seed,
+        "steps": trainer.state.global_step,
+        "best_step": trainer.state.best_global_step,
+        "parameters": {
+            "tuned": model.tuned_parameters,
+            "backbone": sum(parameter.numel() for parameter in model.backbone.parameters()),
+            "share": model.tuned_share,
+        },
+        "data": {
+            "origin": data.origin,
+            "fingerprint": data.fingerprint,
+            "rows": {split: len(getattr(data, split)) for split in ("train", "validation", "test")},
+        },
+        "backbone": {"name": model.backbone.name, "fingerprint": model.backbone.fingerprint},
+        "config": {**asdict(model.prompt_config), **asdict(config), "lr": trainer.args.learning_rate},
+        "time": {"train_s": train_seconds, "total_s": time.perf_counter() - started, "resumed": bool(checkpoint)},
+        "memory": _memory(),
+        "versions": _versions(model),
+        "history": trainer.state.log_history,
+    }
+    return metrics
+
+
+def make_trainer(
+    model: PromptedModel,
+    data: TaskData,
+    train_rows: list[dict[str, Any]],
+    config: FitConfig,
+    output_dir: Path,
+    progress: bool = True,
+) -> PromptTrainer:
+    """The trainer of :func:`fit`: a checkpoint an epoch, the best one on validation loaded at the end.
+
+    Args:
+        model: A model whose strategy is prepared.
+        data: The task's splits; only validation is read here.
+        train_rows: Features of the training split.
+        config: How to train.
+        output_dir: Folder of the checkpoints.
+        progress: Show a progress bar on standard error.
+    """
+    metric = get_metric(data.spec.metrics[0])
+    steps = math.ceil(len(train_rows) / (config.batch_size * config.gradient_accumulation))
+    arguments = TrainingArguments(
+        output_dir=str(output_dir),
+        num_train_epochs=config.epochs,
+        learning_rate=DEFAULT_LR[model.prompt_config.base] if config.lr is None else config.lr,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=2 * config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        weight_decay=config.weight_decay,
+        warmup_steps=math.ceil(config.warmup * steps * config.epochs),
+        seed=config.seed,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model=metric.name,
+        greater_is_better=metric.higher_is_better,
+        logging_steps=10,
+        logging_nan_inf_filter=False,
+        report_to=config.report_to,
+        disable_tqdm=True,
+        train_sampling_strategy="group_by_length",
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=model.device.type == "cpu",
+        label_names=["labels"],
+    )
+    groups = [example.group for example in data.validation]
+
+    def scores(prediction: EvalPrediction) -> dict[str, float]:
+        choices = prediction.predictions.argmax(-1).tolist()
+        return compute(data.spec.metrics, choices, prediction.label_ids.tolist(), groups, len(data.spec.labels))
+
+    trainer = PromptTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train_rows,
+        eval_dataset=model.features(data.validation),
+        data_collator=model.collate,
+        compute_metrics=scores,
+        callbacks=[ProgressBar(metric.name)] if progress else None,
+    )
+    _remove_printer(trainer)
+    return trainer
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The latest checkpoint that is whole; ``Trainer`` writes its state last, so a killed write has none."""
+    whole = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return max(whole, key=lambda path: int(path.name.partition("-")[2]), default=None)
+
+
+def _remove_printer(trainer: Trainer) -> None:
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+
+
+def _memory() -> dict[str, float]:
+    """Peak memory in MiB: of the process since it started, and of the accelerator since training started."""
+    unit = 1024 * 1024 if sys.platform == "darwin" else 1024
+    memory = {"process_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    if torch.cuda.is_available():
+        memory["device_peak_mib"] = torch.cuda.max_memory_allocated() / 1024**2
+    return memory
+
+
+def _versions(model: PromptedModel) -> dict[str, str]:
+    packages = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy")
+    device = torch.cuda.get_device_name() if model.device.type == "cuda" else f"{model.device.type} ({platform.machine()})"
+    return {
+        "promptwise": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+        "device": device,
+        "threads": str(torch.get_num_threads()),
+        "dtype": str(model.backbone.compute_dtype).removeprefix("torch."),
+    }

@@ -1,0 +1,105 @@
+"""Tests of the metrics against values computed by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from promptwise.errors import DataError, UnknownNameError
+from promptwise.tasks.metrics import METRICS, compute, get_metric, majority_accuracy
+
+
+def test_accuracy_is_share_of_hits() -> None:
+    """Three of four right is 0.75."""
+    assert compute(["accuracy"], [0, 1, 1, 2], [0, 1, 2, 2], None, 3) == {"accuracy": 0.75}
+
+
+def test_macro_f1_by_hand() -> None:
+    """Classes 0, 1, 2 have F1 of 4/5, 1/2 and 0; the mean is 13/30."""
+    labels = [0, 0, 0, 1, 1, 2]
+    predictions = [0, 0, 1, 1, 2, 1]
+    # class 0: 2 hits, 2 predicted, 3 true; class 1: 1 hit, 3 predicted, 2 true; class 2: none.
+    expected = (4 / 5 + 2 / 5 + 0) / 3
+    assert compute(["macro_f1"], predictions, labels, None, 3)["macro_f1"] == pytest.approx(expected)
+
+
+def test_macro_f1_leaves_out_classes_that_never_occur() -> None:
+    """A class in neither labels nor predictions does not lower the mean, one that is only predicted does."""
+    assert compute(["macro_f1"], [0, 1], [0, 1], None, 3)["macro_f1"] == 1.0
+    # class 0: 1 hit, 1 predicted, 2 true -> 2/3; class 2: predicted once, never true -> 0.
+    assert compute(["macro_f1"], [0, 2], [0, 0], None, 3)["macro_f1"] == pytest.approx(1 / 3)
+
+
+def test_f1a_takes_class_1_as_positive() -> None:
+    """Two hits, three predicted, four true: F1 = 4/7; with the classes swapped it differs."""
+    labels = [1, 1, 1, 1, 0, 0]
+    predictions = [1, 1, 0, 0, 1, 0]
+    assert compute(["f1a"], predictions, labels, None, 2)["f1a"] == pytest.approx(4 / 7)
+    swapped = compute(["f1a"], [1 - p for p in predictions], [1 - y for y in labels], None, 2)
+    assert swapped["f1a"] == pytest.approx(2 / 5)
+
+
+def test_f1a_without_positives_is_zero() -> None:
+    """No true and no predicted positive gives 0, no division by zero."""
+    assert compute(["f1a"], [0, 0], [0, 0], None, 2) == {"f1a": 0.0}
+
+
+def test_em_counts_groups_with_every_answer_right() -> None:
+    """Of three questions, one has a wrong answer: 2/3, even where its rows are not adjacent."""
+    groups = ["a", "b", "a", "c", "b"]
+    assert compute(["em"], [1, 0, 0, 1, 1], [1, 0, 1, 1, 1], groups, 2)["em"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("groups", [None, ["a", None]])
+def test_em_needs_every_group(groups: list[str | None] | None) -> None:
+    """Without groups, or with a row that has none, EM is refused rather than guessed."""
+    with pytest.raises(DataError, match="needs the group"):
+        compute(["em"], [0, 1], [0, 1], groups, 2)
+
+
+def test_compute_keeps_the_order_of_names() -> None:
+    """The first metric selects checkpoints, so the order matters."""
+    assert list(compute(["em", "accuracy", "f1a"], [1], [1], ["q"], 2)) == ["em", "accuracy", "f1a"]
+
+
+@pytest.mark.parametrize(
+    ("predictions", "labels", "groups", "match"),
+    [
+        ([], [], None, "no rows"),
+        ([0], [0, 1], None, "1 predictions for 2 labels"),
+        ([0, 1], [0, 1], ["a"], "1 groups for 2 labels"),
+        ([0, 2], [0, 1], None, "Row 2: the prediction 2 is not a class index from 0 to 1"),
+        ([0, 1], [0, -1], None, "Row 2: the label -1"),
+    ],
+)
+def test_compute_refuses_rows_that_do_not_fit(
+    predictions: list[int], labels: list[int], groups: list[str | None] | None, match: str
+) -> None:
+    """Empty input, unequal lengths and indices out of range are errors."""
+    with pytest.raises(DataError, match=match):
+        compute(["accuracy"], predictions, labels, groups, 2)
+
+
+def test_f1a_refuses_three_classes() -> None:
+    """F1a of a task with three classes would be a number without meaning."""
+    with pytest.raises(DataError, match="2 classes, and the task has 3"):
+        compute(["f1a"], [0], [0], None, 3)
+
+
+def test_unknown_metric_names_near_match() -> None:
+    """A slip in the name is answered with the right one."""
+    with pytest.raises(UnknownNameError, match="'macro_f1'"):
+        get_metric("macro-f1")
+
+
+def test_registry_holds_four_metrics_by_their_names() -> None:
+    """Every metric is found under its own name."""
+    assert set(METRICS) == {"accuracy", "macro_f1", "f1a", "em"}
+    assert all(METRICS[name].name == name for name in METRICS)
+    assert all(metric.higher_is_better for metric in METRICS.values())
+
+
+def test_majority_accuracy() -> None:
+    """The share of the most frequent label; of nothing, an error."""
+    assert majority_accuracy([0, 1, 1, 2, 1]) == 0.6
+    with pytest.raises(DataError, match="no labels"):
+        majority_accuracy([])
