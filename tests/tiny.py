@@ -250,9 +250,7 @@ def _deberta_tokenizer() -> PreTrainedTokenizerFast:
 def _gpt2_tokenizer() -> PreTrainedTokenizerFast:
     """Give GPT-2's tokenizer: byte-level BPE, one token for begin, end, unknown and padding."""
     vocab, merges = _byte_level([_END])
-    return transformers.GPT2Tokenizer(
-        vocab=vocab, merges=merges, pad_token=_END, model_max_length=MAX_POSITIONS
-    )
+    return transformers.GPT2Tokenizer(vocab=vocab, merges=merges, pad_token=_END, model_max_length=MAX_POSITIONS)
 
 
 def _llama_tokenizer() -> PreTrainedTokenizerFast:
@@ -394,12 +392,8 @@ def _bart_arguments() -> dict[str, Any]:
 
 _SPECS: dict[str, _Spec] = {
     "bert": _Spec(_bert_tokenizer, "BertConfig", _bert_arguments, "BertModel", "BertForMaskedLM"),
-    "roberta": _Spec(
-        _roberta_tokenizer, "RobertaConfig", _roberta_arguments, "RobertaModel", "RobertaForMaskedLM"
-    ),
-    "electra": _Spec(
-        _bert_tokenizer, "ElectraConfig", _electra_arguments, "ElectraModel", "ElectraForMaskedLM"
-    ),
+    "roberta": _Spec(_roberta_tokenizer, "RobertaConfig", _roberta_arguments, "RobertaModel", "RobertaForMaskedLM"),
+    "electra": _Spec(_bert_tokenizer, "ElectraConfig", _electra_arguments, "ElectraModel", "ElectraForMaskedLM"),
     "distilbert": _Spec(
         _distilbert_tokenizer,
         "DistilBertConfig",
@@ -421,9 +415,7 @@ _SPECS: dict[str, _Spec] = {
     "llama": _Spec(_llama_tokenizer, "LlamaConfig", _llama_arguments, "LlamaModel", "LlamaForCausalLM"),
     "qwen2": _Spec(_qwen2_tokenizer, "Qwen2Config", _llama_arguments, "Qwen2Model", "Qwen2ForCausalLM"),
     "t5": _Spec(_t5_tokenizer, "T5Config", _t5_arguments, "T5Model", "T5ForConditionalGeneration"),
-    "bart": _Spec(
-        _roberta_tokenizer, "BartConfig", _bart_arguments, "BartModel", "BartForConditionalGeneration"
-    ),
+    "bart": _Spec(_roberta_tokenizer, "BartConfig", _bart_arguments, "BartModel", "BartForConditionalGeneration"),
 }
 
 BACKBONES: tuple[str, ...] = tuple(_SPECS)

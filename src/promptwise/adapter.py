@@ -72,7 +72,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         found = f"it holds {holds}" if holds else "it is empty" if folder.is_dir() else "there is no such folder"
         raise AdapterError(f"{folder} is no saved adapter: {CONFIG_FILE} is missing ({found}).")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config: Any = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise AdapterError(f"{file} is not valid JSON ({error}); save or download the adapter again.") from error
     needed = {"format", "backbone", "prompt", "task", "weights_sha256"}
@@ -83,7 +83,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise AdapterError(
             f"{file} has format {config['format']}; promptwise {__version__} reads format {FORMAT}. Upgrade promptwise."
         )
-    return config
+    return dict(config)
 
 
 def check_weights(folder: Path, config: dict[str, Any]) -> Path:
@@ -128,9 +128,9 @@ def load_adapter(
         backbone = prepare_backbone(backbone or made_for["name"], cloze, dtype, device)
     if backbone.fingerprint != made_for["fingerprint"]:
         raise AdapterError(
-            f"The adapter in {folder} was made for {made_for['name']} (fingerprint {made_for['fingerprint'][:16]}), but "
-            f"{backbone.name} has fingerprint {backbone.fingerprint[:16]}. Nothing was loaded; give the backbone that "
-            "it was trained on."
+            f"The adapter in {folder} was made for {made_for['name']} (fingerprint {made_for['fingerprint'][:16]}), "
+            f"but {backbone.name} has fingerprint {backbone.fingerprint[:16]}. Nothing was loaded; give the backbone "
+            "that it was trained on."
         )
     model = PromptedModel(backbone, spec, prompt_config)
     try:

@@ -166,7 +166,7 @@ class Backbone(nn.Module):
         start = instance.ids.new_full((instance.ids.shape[0], 1), self.config.decoder_start_token_id)
         one_answer = self.max_positions is None
         if one_answer:
-            sentinel = [torch.full_like(start, self.mask_token_id)] if self.has_lm_head else []
+            sentinel = [torch.full_like(start, self.mask_token_id or 0)] if self.has_lm_head else []
             ids = torch.cat([start, *sentinel], dim=1)
         else:
             ids = torch.cat([start, instance.ids[:, :-1]], dim=1)
@@ -266,13 +266,13 @@ def _declared_pooling(folder: Path) -> str | None:
 
 
 def _fingerprint(base: nn.Module) -> str:
-    """sha256 over names, shapes, dtypes and bytes of every weight of the base model, without pooler and output layer."""
+    """sha256 over names, shapes, dtypes and bytes of the base model's weights, without pooler and output layer."""
     digest = hashlib.sha256()
     for key, tensor in sorted(base.named_parameters(), key=lambda item: item[0]):
         if key.startswith(("pooler.", "lm_head.")):
             continue
         digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

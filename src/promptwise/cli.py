@@ -28,7 +28,7 @@ from promptwise.errors import ConfigError, PromptwiseError, UnknownNameError
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class _Name(click.ParamType):
+class _Name(click.ParamType[str]):
     """One of some names; unknown ones are answered with near matches. Nothing is imported to know them."""
 
     name = "NAME"
@@ -98,7 +98,10 @@ def _adapter_options(function: _F) -> _F:
     for option in (
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default what torch takes."),
         click.option(
-            "--dtype", type=_Name("--dtype", lambda: DTYPES), default="auto", help="As in `train`. [default: auto]"
+            "--dtype",
+            type=_Name("--dtype", lambda: DTYPES),
+            default="auto",
+            help="As in `train`. [default: auto]",
         ),
         click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Inputs at a time. [default: 64]"),
         click.option("--model", help="Where to load the backbone from, if not the place named in the adapter."),
@@ -110,7 +113,12 @@ def _adapter_options(function: _F) -> _F:
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, "--version", prog_name="promptwise")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error; works after a command too.")
+@click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    help="Show the traceback of an error; works after a command too.",
+)
 def cli() -> None:
     """Instance-wise prompt tuning: one frozen language model, many tasks, a prompt made from each input."""
 
@@ -146,7 +154,13 @@ def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any)
 @_config_options("task", "data", "text_column", "text_pair_column", "label_column", "data_dir")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 def evaluate(
-    adapter: str, model: str | None, batch_size: int, dtype: str, threads: int | None, as_json: bool, **flags: Any
+    adapter: str,
+    model: str | None,
+    batch_size: int,
+    dtype: str,
+    threads: int | None,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Score a saved adapter on the test split of its task, of another one with the same labels, or on a file."""
     from promptwise.adapter import adapter_folder, read_config
@@ -169,10 +183,21 @@ def evaluate(
 
 @cli.command()
 @_adapter_options
-@click.option("--text", "texts", multiple=True, help="A text; may be repeated. Without it, FILE or standard input is read.")
+@click.option(
+    "--text",
+    "texts",
+    multiple=True,
+    help="A text; may be repeated. Without it, FILE or standard input is read.",
+)
 @click.option("--text-pair", "pairs", multiple=True, help="The second text of each --text, for tasks on pairs.")
 @_config_options("text_column", "text_pair_column")
-@click.option("--format", "form", type=_Name("--format", lambda: ("jsonl", "csv")), default="jsonl", help="[default: jsonl]")
+@click.option(
+    "--format",
+    "form",
+    type=_Name("--format", lambda: ("jsonl", "csv")),
+    default="jsonl",
+    help="[default: jsonl]",
+)
 @click.option("--out", type=Path, metavar="FILE", help="Write there instead of to standard output.")
 @click.argument("file", required=False, type=click.Path(path_type=Path, allow_dash=True))
 def predict(

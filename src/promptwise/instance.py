@@ -44,7 +44,10 @@ class Instance:
             order = torch.nn.functional.pad(order, (0, missing))
             mask = torch.nn.functional.pad(mask, (0, missing))
         return Instance(
-            ids=self.ids.gather(1, order), mask=mask, text=mask, embeddings=gather_rows(self.embeddings, order)
+            ids=self.ids.gather(1, order),
+            mask=mask,
+            text=mask,
+            embeddings=gather_rows(self.embeddings, order),
         )
 
     def left_aligned(self) -> tuple[Instance, Tensor]:

@@ -62,7 +62,11 @@ class PromptedModel(nn.Module):
     def __init__(self, backbone: Backbone, spec: TaskSpec, config: PromptConfig, seed: int = 0) -> None:
         super().__init__()
         self.spec, self.prompt_config, self.seed = spec, config, seed
-        strategy, injector, head = STRATEGIES.get(config.strategy), BASES.get(config.base), HEADS.get(config.head)
+        strategy, injector, head = (
+            STRATEGIES.get(config.strategy),
+            BASES.get(config.base),
+            HEADS.get(config.head),
+        )
         if head.cloze and not backbone.has_lm_head:
             raise ConfigError("The cloze head needs a backbone that was loaded with lm_head=True.")
         if head.cloze and backbone.kind == "decoder":
@@ -129,6 +133,14 @@ class PromptedModel(nn.Module):
         """Tuned parameters divided by those of the frozen backbone."""
         return self.tuned_parameters / sum(parameter.numel() for parameter in self.backbone.parameters())
 
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Groups for an optimizer: what is trained at ``lr``, and the strategy at its own share of it."""
+        strategy = [parameter for parameter in self.strategy.parameters() if parameter.requires_grad]
+        own = {id(parameter) for parameter in strategy}
+        rest = [one for one in self.parameters() if one.requires_grad and id(one) not in own]
+        groups = [{"params": rest, "lr": lr}, {"params": strategy, "lr": lr * self.strategy.lr_scale}]
+        return [group for group in groups if group["params"]]
+
     def train(self, mode: bool = True) -> PromptedModel:
         """Switch the mode of everything but the backbone, which always runs as at test time."""
         super().train(mode)
@@ -182,7 +194,10 @@ class PromptedModel(nn.Module):
             for batch in _chunks(inputs, batch_size):
                 tensors = self.collate(batch)
                 ids = tensors["input_ids"].to(self.device)
-                mask, text = tensors["attention_mask"].to(self.device).bool(), tensors["text_mask"].to(self.device)
+                mask, text = (
+                    tensors["attention_mask"].to(self.device).bool(),
+                    tensors["text_mask"].to(self.device),
+                )
                 yield Instance(ids, mask, text, ids.new_zeros(*ids.shape, 0, dtype=torch.float32))
 
         with _seeded(self.seed):
@@ -199,7 +214,11 @@ class PromptedModel(nn.Module):
     def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Pad features to the longest of a batch: the arguments of :meth:`forward`."""
         longest = max(len(row["input_ids"]) for row in rows)
-        padding = {"input_ids": self.backbone.tokenizer.pad_token_id or 0, "text_mask": False, "token_type_ids": 0}
+        padding = {
+            "input_ids": self.backbone.tokenizer.pad_token_id or 0,
+            "text_mask": False,
+            "token_type_ids": 0,
+        }
         batch = {
             key: torch.tensor([list(row[key]) + [value] * (longest - len(row[key])) for row in rows])
             for key, value in padding.items()
@@ -326,9 +345,7 @@ def _strategy_options(config: PromptConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names}
 
 
-def _input_format(
-    backbone: Backbone, spec: TaskSpec, config: PromptConfig, cloze: bool, reserved: int
-) -> InputFormat:
+def _input_format(backbone: Backbone, spec: TaskSpec, config: PromptConfig, cloze: bool, reserved: int) -> InputFormat:
     room = config.max_length
     if backbone.max_positions is not None:
         room = min(room, backbone.max_positions - reserved)

@@ -78,7 +78,8 @@ def load_examples(
     spec = own if task is None else load_spec(task)
     if spec.labels != own.labels:
         raise ConfigError(
-            f"The adapter knows the labels {', '.join(own.labels)}; the task {spec.name!r} has {', '.join(spec.labels)}."
+            f"The adapter knows the labels {', '.join(own.labels)}; the task {spec.name!r} has "
+            f"{', '.join(spec.labels)}."
         )
     loaded = load_task(spec, None if data_dir is None else Path(data_dir), splits=("test",))
     return spec, loaded.test
@@ -109,17 +110,18 @@ def input_texts(
         if file is not None:
             raise ConfigError(f"Give either --text or FILE, not both (FILE is {str(file)!r}).")
         if spec.text_pair is not None and len(pairs) != len(texts):
-            raise ConfigError(f"{spec.name} is a task on pairs: {len(texts)} --text need as many --text-pair, found {len(pairs)}.")
+            raise ConfigError(
+                f"{spec.name} is a task on pairs: {len(texts)} --text need as many --text-pair, found {len(pairs)}."
+            )
         if spec.text_pair is None and pairs:
             raise ConfigError(f"{spec.name} is a task on single texts: leave --text-pair out.")
-        return iter(list(zip(texts, pairs or [None] * len(texts), strict=True)))
+        seconds: Sequence[str | None] = pairs or [None] * len(texts)
+        return iter(list(zip(texts, seconds, strict=True)))
     source: Path | TextIO = sys.stdin if file is None or str(file) == "-" else file
     return iter_texts(source, spec, text_column=text_column, text_pair_column=text_pair_column)
 
 
-def write_predictions(
-    predictions: Iterable[Prediction], labels: Sequence[str], form: str, out: Path | None
-) -> None:
+def write_predictions(predictions: Iterable[Prediction], labels: Sequence[str], form: str, out: Path | None) -> None:
     """Write predictions as they come.
 
     Args:

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 
 from promptwise import __version__
-from promptwise.config import DEFAULT_LR, FitConfig
+from promptwise.config import FitConfig
 from promptwise.errors import ConfigError, DataError, TrainingError
 from promptwise.scoring import score
 from promptwise.tasks.metrics import compute, get_metric, majority_accuracy
@@ -30,7 +30,17 @@ if TYPE_CHECKING:
 
 
 class PromptTrainer(Trainer):
-    """``Trainer`` that stops at a loss that is not finite instead of training on."""
+    """``Trainer`` with the model's own parameter groups, which stops at a loss that is not finite."""
+
+    optimizer: torch.optim.Optimizer | None
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """See ``Trainer.create_optimizer``; the groups are those of :meth:`PromptedModel.parameter_groups`."""
+        if self.optimizer is None:
+            make, arguments = self.get_optimizer_cls_and_kwargs(self.args)
+            groups = self.accelerator.unwrap_model(self.model).parameter_groups(arguments.pop("lr"))
+            self.optimizer = make(groups, weight_decay=self.args.weight_decay, **arguments)
+        return self.optimizer
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """See ``Trainer.compute_loss``.
@@ -44,8 +54,9 @@ class PromptTrainer(Trainer):
             kept = last_checkpoint(Path(self.args.output_dir))
             raise TrainingError(
                 f"The loss is {loss.item()} at step {self.state.global_step + 1}. The likely cause is a learning rate "
-                f"that is too high ({self.args.learning_rate:g}): try --lr {self.args.learning_rate / 10:g}, or --dtype "
-                f"fp32. " + (f"The last good checkpoint is {kept}." if kept else "No checkpoint was written yet.")
+                f"that is too high ({self.args.learning_rate:g}): try --lr {self.args.learning_rate / 10:g}, or "
+                "--dtype fp32. "
+                + (f"The last good checkpoint is {kept}." if kept else "No checkpoint was written yet.")
             )
         return result
 
@@ -54,7 +65,9 @@ class ProgressBar(TrainerCallback):
     """One bar over all steps, with the loss and the latest validation score; printed by the main process alone."""
 
     def __init__(self, metric: str) -> None:
-        self.metric, self.bar, self.shown = metric, None, {}
+        self.metric = metric
+        self.bar: Any = None
+        self.shown: dict[str, str] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the bar where training starts or resumes."""
@@ -146,7 +159,11 @@ def fit(
         },
         "backbone": {"name": model.backbone.name, "fingerprint": model.backbone.fingerprint},
         "config": {**asdict(model.prompt_config), **asdict(config), "lr": trainer.args.learning_rate},
-        "time": {"train_s": train_seconds, "total_s": time.perf_counter() - started, "resumed": bool(checkpoint)},
+        "time": {
+            "train_s": train_seconds,
+            "total_s": time.perf_counter() - started,
+            "resumed": bool(checkpoint),
+        },
         "memory": _memory(),
         "versions": _versions(model),
         "history": trainer.state.log_history,
@@ -177,7 +194,7 @@ def make_trainer(
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=config.epochs,
-        learning_rate=DEFAULT_LR[model.prompt_config.base] if config.lr is None else config.lr,
+        learning_rate=config.lr,
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=2 * config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation,
@@ -242,7 +259,9 @@ def _memory() -> dict[str, float]:
 
 def _versions(model: PromptedModel) -> dict[str, str]:
     packages = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy")
-    device = torch.cuda.get_device_name() if model.device.type == "cuda" else f"{model.device.type} ({platform.machine()})"
+    device = (
+        torch.cuda.get_device_name() if model.device.type == "cuda" else f"{model.device.type} ({platform.machine()})"
+    )
     return {
         "promptwise": __version__,
         "python": platform.python_version(),

@@ -245,10 +245,7 @@ def test_fingerprint_sees_every_part(tmp_path: Path) -> None:
     relabelled = [rows[0] | {"label": 1}, *rows[1:]]
     changed = [rows[0] | {"sentence": "other"}, *rows[1:]]
     variants = [relabelled, changed, rows[::-1]]
-    found = {
-        load_task("sst2", sst2_folder(tmp_path / str(i), train=one)).fingerprint
-        for i, one in enumerate(variants)
-    }
+    found = {load_task("sst2", sst2_folder(tmp_path / str(i), train=one)).fingerprint for i, one in enumerate(variants)}
     assert len(found | {base}) == 4
 
 
@@ -295,8 +292,7 @@ def test_hold_out_with_large_groups_takes_the_smallest() -> None:
 def labelled_file(folder: Path, rows: int = 50, labels: tuple[object, ...] = ("b", "a", "c_d")) -> Path:
     """Write a file with columns of odd names."""
     data = [
-        {"my {text}": f"text {i}", "a [pair]": f"pair {i}", "the label": labels[i % len(labels)]}
-        for i in range(rows)
+        {"my {text}": f"text {i}", "a [pair]": f"pair {i}", "the label": labels[i % len(labels)]} for i in range(rows)
     ]
     return write_rows(folder / "my data.jsonl", data)
 

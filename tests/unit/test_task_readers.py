@@ -108,9 +108,7 @@ def test_unknown_suffix_names_the_known_ones(tmp_path: Path) -> None:
         read_rows(write(tmp_path, "x.xlsx", b""))
 
 
-@pytest.mark.parametrize(
-    ("name", "data"), [("x.jsonl", b""), ("x.jsonl.gz", b"\n\n"), ("x.csv", b"text,label\n")]
-)
+@pytest.mark.parametrize(("name", "data"), [("x.jsonl", b""), ("x.jsonl.gz", b"\n\n"), ("x.csv", b"text,label\n")])
 def test_file_without_rows(tmp_path: Path, name: str, data: bytes) -> None:
     """An empty file, blank lines only, or a header only: an error, not an empty list."""
     assert "holds no rows" in error_of(write(tmp_path, name, data))

@@ -168,9 +168,7 @@ def test_the_constructor_checks_too() -> None:
         TaskSpec("t", "", "{x}", "y", ("a", "b", "c"), metrics=("f1a",))
 
 
-@pytest.mark.parametrize(
-    "name", ["plain", "two words", "a.b", "a{b}c", 'q"x', "a[0]", "a:b!r", "ünï", "{", "\\"]
-)
+@pytest.mark.parametrize("name", ["plain", "two words", "a.b", "a{b}c", 'q"x', "a[0]", "a:b!r", "ünï", "{", "\\"])
 def test_any_column_name_can_be_a_field(name: str) -> None:
     """A column is found whatever its name holds, and its value is not read as a format."""
     row_format = parse_format("<" + column_field(name) + ">")

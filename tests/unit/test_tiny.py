@@ -9,6 +9,9 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
+
 from tests.tiny import (
     BACKBONES,
     HEADS,
@@ -20,8 +23,6 @@ from tests.tiny import (
     build_backbone,
     build_tokenizer,
 )
-from tokenizers import Tokenizer
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
 SPECIAL_PAIR = {
     "bert": ("[CLS]", "[SEP]", "[SEP]"),

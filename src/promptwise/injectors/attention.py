@@ -31,14 +31,14 @@ class AttentionLayer:
 
 
 def prefix_attention(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
     prompt_keys_values: tuple[Tensor, ...] | None = None,
     position_bias: Tensor | None = None,
-    attention_probe: list[nn.Module] | None = None,
+    attention_probe: list[Any] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention over the layer's prefix and the sequence.
@@ -89,7 +89,7 @@ def find_attention_layers(backbone: Backbone) -> list[AttentionLayer]:
         The layers in order; empty where the model has no attention interface.
     """
     stack = backbone.base.get_encoder() if backbone.kind == "encoder-decoder" else backbone.base
-    probe: list[nn.Module] = []
+    probe: list[Any] = []
     embeddings = backbone.embed(torch.zeros(1, 1, dtype=torch.long, device=backbone.device))
     try:
         with torch.no_grad(), backbone.autocast():
@@ -97,4 +97,4 @@ def find_attention_layers(backbone: Backbone) -> list[AttentionLayer]:
     except TypeError:
         # A forward without **kwargs cannot hand anything to its attention.
         return []
-    return [AttentionLayer(int(module.prompt_heads), int(module.prompt_head_size)) for module in probe]
+    return [AttentionLayer(module.prompt_heads, module.prompt_head_size) for module in probe]

@@ -70,4 +70,5 @@ class PrefixInjector(Injector):
     def _per_layer(self, prefix: Tensor) -> Tensor:
         """``[B, K, L*2*A*D]`` as ``[L, 2, B, A, K, D]``."""
         shape = (self.layers, 2, self.heads, self.head_size)
-        return prefix.unflatten(-1, shape).permute(2, 3, 0, 4, 1, 5)
+        layers: Tensor = prefix.unflatten(-1, shape).permute(2, 3, 0, 4, 1, 5)
+        return layers

@@ -35,6 +35,4 @@ class PromptInjector(Injector):
             types = torch.nn.functional.pad(token_types, (prompt.mask.shape[1], 0)).gather(1, order)
         start = prompt.mask.sum(1, keepdim=True)
         positions = start + torch.arange(instance.ids.shape[1], device=start.device)
-        return backbone.run(
-            instance, embeddings, mask.gather(1, order), positions=positions, token_types=types
-        )
+        return backbone.run(instance, embeddings, mask.gather(1, order), positions=positions, token_types=types)

@@ -22,10 +22,12 @@ class Strategy(nn.Module, ABC):
     Attributes:
         instance_wise: Whether the prompt depends on the instance.
         options: The fields of :class:`~promptwise.config.PromptConfig` that it takes as keyword arguments.
+        lr_scale: The learning rate of the strategy's weights, as a share of that of the other trained weights.
     """
 
     instance_wise: ClassVar[bool] = True
     options: ClassVar[tuple[str, ...]] = ()
+    lr_scale: ClassVar[float] = 1.0
 
     @abstractmethod
     def __init__(self, shape: PromptShape) -> None:
@@ -86,9 +88,7 @@ class VocabularyTable(nn.Module):
             ConfigError: No row was allocated yet.
         """
         if not len(self.ids):
-            raise ConfigError(
-                "The vocabulary table has no rows yet: call prepare() with the training split, or fit()."
-            )
+            raise ConfigError("The vocabulary table has no rows yet: call prepare() with the training split, or fit().")
         row = torch.searchsorted(self.ids, ids.to(torch.int32)).clamp(max=len(self.ids) - 1)
         return nn.functional.embedding(row, self.rows), self.ids[row] == ids
 
@@ -98,4 +98,4 @@ class VocabularyTable(nn.Module):
         if ids is not None and ids.shape != self.ids.shape:
             self.ids = torch.empty_like(ids, device=self.rows.device)
             self.rows = nn.Parameter(torch.empty(len(ids), self.width, device=self.rows.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[arg-type]
+        super()._load_from_state_dict(state_dict, prefix, *args)

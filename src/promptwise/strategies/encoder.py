@@ -15,13 +15,13 @@ from promptwise.strategies.base import Strategy, VocabularyTable
 from promptwise.strategies.networks import TextNetwork
 
 # Rank of the map from features to prompt vectors. A full map would have F x K x W weights, millions of them.
-RANK = 32
+RANK = 16
 
 
 class EncoderPrompt(Strategy):
     """``K`` vectors from a CNN, RNN or MLP over the text's tokens (paper, section 3).
 
-    The features ``[B, F]`` become ``K`` codes of rank 32, which one shared map takes to width ``W``; a learnt
+    The features ``[B, F]`` become ``K`` codes of rank 16, which one shared map takes to width ``W``; a learnt
     ``[K, W]`` vector is added, the bias of that output layer. The network reads the backbone's frozen word
     embeddings. With ``train_table`` it reads a trained copy of those rows that the training split shows; a token
     that is first met later keeps its frozen embedding. The output always has ``K`` vectors: an empty text gets the
@@ -34,11 +34,13 @@ class EncoderPrompt(Strategy):
     """
 
     options: ClassVar[tuple[str, ...]] = ("encoder", "train_table")
+    lr_scale: ClassVar[float] = 0.3
 
-    def __init__(self, shape: PromptShape, encoder: str = "cnn", train_table: bool = False) -> None:
+    def __init__(self, shape: PromptShape, encoder: str = "mlp", train_table: bool = False) -> None:
         super().__init__(shape)
         self.network: TextNetwork = ENCODERS.get(encoder)(shape.embedding_size)
-        self.normalise = nn.LayerNorm(shape.embedding_size, elementwise_affine=False)
+        self.normalise_tokens = nn.LayerNorm(shape.embedding_size, elementwise_affine=False)
+        self.normalise_features = nn.LayerNorm(self.network.features, elementwise_affine=False)
         self.codes = nn.Linear(self.network.features, shape.length * RANK)
         self.output = nn.Linear(RANK, shape.width, bias=False)
         bias = torch.empty(shape.length, shape.width).uniform_(-shape.init_scale, shape.init_scale)
@@ -64,7 +66,7 @@ class EncoderPrompt(Strategy):
         if self.table is not None:
             rows, known = self.table(first.ids)
             tokens = torch.where(known.unsqueeze(-1), rows, tokens)
-        features = self.network(self.normalise(tokens), first.mask)
-        codes = self.codes(features).unflatten(-1, (self.shape.length, RANK))
+        features = self.network(self.normalise_tokens(tokens), first.mask)
+        codes = self.codes(self.normalise_features(features)).unflatten(-1, (self.shape.length, RANK))
         vectors = self.output(codes) + self.bias
         return Prompt(vectors, torch.ones_like(vectors[..., 0], dtype=torch.bool))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ class RandomTable(Strategy):
     of all rows: what the table has learnt that depends on no word.
     """
 
+    lr_scale: ClassVar[float] = 0.3
     fallback: Tensor
 
     def __init__(self, shape: PromptShape) -> None:

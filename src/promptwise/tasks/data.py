@@ -158,8 +158,7 @@ def _sorted_labels(names: set[str]) -> tuple[str, ...]:
 def _check_arguments(validation_fraction: float, splits: Sequence[str]) -> None:
     if not 0 < validation_fraction < 1:
         raise ConfigError(
-            f"The validation fraction is {validation_fraction}; it must lie between 0 and 1, both "
-            "excluded. Use 0.1."
+            f"The validation fraction is {validation_fraction}; it must lie between 0 and 1, both excluded. Use 0.1."
         )
     unknown = [split for split in splits if split not in SPLITS]
     if unknown or not splits:

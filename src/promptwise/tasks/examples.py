@@ -80,9 +80,7 @@ def label_name(value: Any, where: str) -> str:
         value = int(value)  # Parquet and pandas keep whole numbers as floats where a column has a gap.
     if isinstance(value, str | bool | int | float) and (name := str(value).strip()):
         return name
-    raise DataError(
-        f"{where}: the label must be a text or a number, found {shorten(value)}. Label or remove the row."
-    )
+    raise DataError(f"{where}: the label must be a text or a number, found {shorten(value)}. Label or remove the row.")
 
 
 def label_index(labels: tuple[str, ...], value: Any, where: str) -> int:

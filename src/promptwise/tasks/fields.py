@@ -157,9 +157,7 @@ def _as_text(value: Any, name: str, where: str) -> str:
     if isinstance(value, bool | int | float):
         return str(value)
     if value is None:
-        raise DataError(
-            f"{where}: column {name} holds no value (null). Write an empty text, or remove the row."
-        )
+        raise DataError(f"{where}: column {name} holds no value (null). Write an empty text, or remove the row.")
     raise DataError(f"{where}: column {name} must hold text, found {type(value).__name__} {shorten(value)}.")
 
 

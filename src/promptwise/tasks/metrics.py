@@ -161,6 +161,4 @@ def _check_rows(predictions: Sequence[int], labels: Sequence[int], groups: Group
     for kind, values in (("prediction", predictions), ("label", labels)):
         for row, value in enumerate(values, start=1):
             if not 0 <= value < num_classes:
-                raise DataError(
-                    f"Row {row}: the {kind} {value} is not a class index from 0 to {num_classes - 1}."
-                )
+                raise DataError(f"Row {row}: the {kind} {value} is not a class index from 0 to {num_classes - 1}.")

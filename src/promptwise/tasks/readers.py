@@ -26,9 +26,7 @@ ROW_SUFFIXES = (
 TEXT_SUFFIXES = (".txt", ".txt.gz")
 """The file name endings of plain text, one text a line."""
 
-_FIELD_LIMIT = (
-    2**31 - 1
-)  # The largest that csv takes on every platform; its default of 131,072 is one long article.
+_FIELD_LIMIT = 2**31 - 1  # The largest that csv takes on every platform; its default of 131,072 is one long article.
 _PARQUET_BATCH = 1024
 
 
@@ -151,9 +149,7 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
             hint = "The file looks like one indented JSON document. Write one object per line."
         else:
             hint = "Each line must be one complete JSON object."
-        detail = (
-            f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        )
+        detail = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise DataError(f"{where}: broken JSON ({detail}): {shorten(line.strip())}. {hint}") from error
     if not isinstance(value, dict):
         raise DataError(
@@ -194,9 +190,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
 def _header(cells: list[str], path: Path) -> list[str]:
     repeated = sorted({cell for cell in cells if cell and cells.count(cell) > 1})
     if repeated:
-        raise DataError(
-            f"{path}, line 1: the header repeats {', '.join(map(repr, repeated))}. Rename one of them."
-        )
+        raise DataError(f"{path}, line 1: the header repeats {', '.join(map(repr, repeated))}. Rename one of them.")
     return cells
 
 
@@ -224,9 +218,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                     number += 1
                     yield number, row
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(
-            f"{path} is no readable Parquet file, after row {number} ({error}). Fetch it again."
-        ) from error
+        raise DataError(f"{path} is no readable Parquet file, after row {number} ({error}). Fetch it again.") from error
     if number == 0:
         raise _empty(path)
 

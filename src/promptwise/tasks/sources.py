@@ -172,9 +172,7 @@ class HubDataset:
 
         try:
             table = datasets.load_dataset(self.source.dataset, self.source.config, split=hub_split)
-        except (
-            Exception
-        ) as error:  # datasets lets through errors of a dozen unrelated types from its own libraries.
+        except Exception as error:  # datasets lets through errors of a dozen unrelated types from its own libraries.
             reason = (str(error).splitlines() or [""])[0]
             raise DataError(
                 f"{self.origin}, split {hub_split}: cannot be loaded ({type(error).__name__}: {reason}). "
@@ -189,8 +187,7 @@ def _task_folder(spec: TaskSpec, data_dir: Path) -> Path:
     if not data_dir.is_dir():
         what = "is a file" if data_dir.exists() else "does not exist"
         raise DataError(
-            f"The data folder {data_dir} {what}. "
-            f"Name a folder with the {', '.join(SPLITS)} files of {spec.name!r}."
+            f"The data folder {data_dir} {what}. Name a folder with the {', '.join(SPLITS)} files of {spec.name!r}."
         )
     inner = data_dir / spec.name
     return inner if inner.is_dir() else data_dir

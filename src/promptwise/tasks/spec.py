@@ -106,9 +106,7 @@ class TaskSpec:
             ConfigError: Keys are unknown or missing, or values are wrong; the message lists all of it.
         """
         if not isinstance(data, Mapping):
-            raise ConfigError(
-                f"A task spec must map keys to values, found {type(data).__name__} {data!r:.60}."
-            )
+            raise ConfigError(f"A task spec must map keys to values, found {type(data).__name__} {data!r:.60}.")
         _raise_problems([*_key_problems(data), *spec_problems(data)], str(data.get("name", "without a name")))
         values = dict(data)
         for key in ("labels", "hard_prompt", "metrics"):
@@ -153,9 +151,7 @@ def _spec_folder() -> Traversable:
 
 def _key_problems(data: Mapping[str, Any]) -> list[str]:
     known = [one.name for one in fields(TaskSpec)]
-    required = [
-        one.name for one in fields(TaskSpec) if one.default is MISSING and one.default_factory is MISSING
-    ]
+    required = [one.name for one in fields(TaskSpec) if one.default is MISSING and one.default_factory is MISSING]
     problems = [f"{key} is missing" for key in required if key not in data]
     for key in data:
         if key not in known:

@@ -80,9 +80,7 @@ class InputFormat:
 
     def _filler(self) -> int:
         tokenizer = self.tokenizer
-        return int(
-            tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id or 0
-        )
+        return int(tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id or 0)
 
     def _plain(self, batch: Sequence[Texts]) -> Iterator[Features]:
         paired = self.spec.text_pair is not None

@@ -45,14 +45,11 @@ def iter_texts(
             lines give one. While reading: the source is empty or broken, or a column is missing.
     """
     if text_column is None and text_pair_column is not None:
-        raise ConfigError(
-            f"The text pair column {text_pair_column!r} needs a text column beside it. Name both."
-        )
+        raise ConfigError(f"The text pair column {text_pair_column!r} needs a text column beside it. Name both.")
     half = text_column is not None and text_pair_column is None
     if half and spec is not None and spec.text_pair is not None:
         raise ConfigError(
-            f"The task {spec.name!r} reads two texts; beside the text column {text_column!r}, "
-            "name a text pair column."
+            f"The task {spec.name!r} reads two texts; beside the text column {text_column!r}, name a text pair column."
         )
     if isinstance(source, str):
         source = Path(source)

@@ -1,0 +1,47 @@
+# Everything runs in .venv, which is made when it is missing or older than its inputs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEV := $(VENV)/.dev-installed
+DEMO := $(VENV)/.demo-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow lint types format clean
+
+help: ## Show this help
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(DEMO) ## Train, score, save, reload and use an instance-wise prompt (about two minutes)
+	$(BIN)/promptwise demo
+
+test: $(DEV) ## Run the default tests; no network
+	$(BIN)/python -m pytest
+
+slow: $(DEV) ## Run the tests that need minutes or the data beside the repository
+	$(BIN)/python -m pytest -m slow
+
+lint: $(DEV) ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DEV) ## Check types
+	$(BIN)/mypy
+
+format: $(DEV) ## Fix what can be fixed of the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "promptwise needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Use make PYTHON=python3.12.")'
+	$(PYTHON) -m venv $(VENV)
+
+$(DEMO): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[offline]'
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[offline,tensorboard,dev]'
+	@touch $@ $(DEMO)
