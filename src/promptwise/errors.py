@@ -5,7 +5,8 @@
         ├── ConfigError            a flag, option or name has a value that cannot work (exit code 2)
         │   └── UnknownNameError   no such task, strategy, base, head, metric or flag value
         ├── DataError              a data file is missing, malformed or does not fit its task
-        ├── BackboneError          a model cannot be found, read, or serve what is asked of it
+        ├── BackboneError          a model cannot be read, or cannot serve what is asked of it
+        │   └── UnknownModelError  no model of that name can be found (exit code 2)
         ├── AdapterError           a saved adapter is incomplete, altered or made for another backbone
         ├── OutputError            an output folder holds a run, or cannot be written
         └── TrainingError          training cannot go on (loss not finite)
@@ -52,7 +53,13 @@ class DataError(PromptwiseError):
 
 
 class BackboneError(PromptwiseError):
-    """A model cannot be found or read, or cannot serve what is asked of it."""
+    """A model cannot be read, or cannot serve what is asked of it."""
+
+
+class UnknownModelError(BackboneError):
+    """No model of that name can be found."""
+
+    exit_code = 2
 
 
 class AdapterError(PromptwiseError):

