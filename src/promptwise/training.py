@@ -51,8 +51,9 @@ class PromptTrainer(Trainer):
 
     def _not_finite(self, what: str) -> str:
         kept, rate = last_checkpoint(Path(self.args.output_dir)), self.args.learning_rate
+        lower = min(rate / 10, FitConfig().lr)
         return (
-            f"{what}. The likely cause is a learning rate that is too high ({rate:g}): try --lr {rate / 10:g}, or "
+            f"{what}. The likely cause is a learning rate that is too high ({rate:g}): try --lr {lower:g}, or "
             "--dtype fp32. " + (f"The last good checkpoint is {kept}." if kept else "No checkpoint was written yet.")
         )
 

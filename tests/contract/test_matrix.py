@@ -1,0 +1,223 @@
+"""Every strategy on every base with every head on every backbone keeps the promises of the whole.
+
+For each combination that is served: a training step moves all that is trained and nothing else, a saved adapter
+gives the same logits to the bit, and no row's logits depend on its company or on padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from promptwise import PromptedModel
+from promptwise.backbone import Backbone
+from promptwise.errors import BackboneError
+from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES
+from promptwise.strategies.base import VocabularyTable
+from promptwise.strategies.table import RandomTable
+from tests.contract.common import EXAMPLES, TinyFolder, load, make_model, make_prepared, pad, tensors_of
+from tests.tiny import BACKBONES
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "shared": {"strategy": "shared"},
+    "random": {"strategy": "random"},
+    "encoder_cnn": {"strategy": "encoder", "encoder": "cnn"},
+    "encoder_rnn": {"strategy": "encoder", "encoder": "rnn"},
+    "encoder_mlp": {"strategy": "encoder", "encoder": "mlp"},
+    "encoder_mlp_table": {"strategy": "encoder", "encoder": "mlp", "train_table": True},
+}
+BASE_NAMES = ("prompt", "prefix")
+HEAD_NAMES = ("classifier", "cloze")
+NO_PREFIX = ("deberta-v2",)
+
+# A row alone, in a batch, or with more padding is multiplied in matrices of other shapes, so sums of float32 run in
+# another order. That moved no logit of any combination by more than 1e-5; what leaks from padding or from other
+# rows moves logits as much as another text does, which is asserted to be at least a hundred tolerances.
+TOLERANCE = 1e-4
+LEAST_DIFFERENCE = 100 * TOLERANCE
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One cell of the matrix."""
+
+    backbone: str
+    base: str
+    head: str
+    variant: str
+
+    def __str__(self) -> str:
+        return "-".join((self.backbone, self.base, self.head, self.variant))
+
+    @property
+    def served(self) -> bool:
+        """Whether the backbone can be prompted this way."""
+        return not (self.base == "prefix" and self.backbone in NO_PREFIX)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the model."""
+        return {"base": self.base, "head": self.head, **VARIANTS[self.variant]}
+
+
+COMBINATIONS = [Combination(*cell) for cell in product(BACKBONES, BASE_NAMES, HEAD_NAMES, VARIANTS)]
+SERVED = [one for one in COMBINATIONS if one.served]
+REFUSED = [one for one in COMBINATIONS if not one.served]
+
+Loaded = tuple[Backbone, dict[str, Tensor]]
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_folder: TinyFolder) -> Callable[[Combination], Loaded]:
+    """Give the backbone of a combination and a copy of its tensors; shared by strategies, not by bases and heads."""
+    cache: dict[tuple[str, str, str], Loaded] = {}
+
+    def get(one: Combination) -> Loaded:
+        key = (one.backbone, one.base, one.head)
+        if key not in cache:
+            backbone = load(tiny_folder(one.backbone), lm_head=one.head == "cloze")
+            cache[key] = backbone, tensors_of(backbone)
+        return cache[key]
+
+    return get
+
+
+def test_the_matrix_is_complete() -> None:
+    """The matrix names all that is registered, and has the number of cells that this makes."""
+    assert set(BASES.names()) == set(BASE_NAMES)
+    assert set(HEADS.names()) == set(HEAD_NAMES)
+    assert set(STRATEGIES.names()) == {options["strategy"] for options in VARIANTS.values()}
+    assert set(ENCODERS.names()) == {options["encoder"] for options in VARIANTS.values() if "encoder" in options}
+    with_table = {
+        name for name in STRATEGIES.names() if any("train_table" in one for one in (STRATEGIES.get(name).options,))
+    }
+    assert with_table == {options["strategy"] for options in VARIANTS.values() if options.get("train_table")}
+    assert len(BACKBONES) == 11
+    assert len(set(map(str, COMBINATIONS))) == len(COMBINATIONS) == 11 * 2 * 2 * 6 == 264
+    assert len(SERVED) == 252
+    assert len(REFUSED) == len(NO_PREFIX) * len(HEAD_NAMES) * len(VARIANTS) == 12
+
+
+@pytest.mark.parametrize("one", SERVED, ids=str)
+def test_served(
+    one: Combination, loaded: Callable[[Combination], Loaded], tiny_folder: TinyFolder, tmp_path: Path
+) -> None:
+    """A step trains all that trains and nothing else, saving loses no bit, and rows do not depend on each other."""
+    backbone, pristine = loaded(one)
+    model = make_prepared(backbone, **one.options)
+    check_one_step(model, pristine)
+    check_saved(model, tiny_folder(one.backbone), tmp_path / "adapter")
+    check_rows_apart(model)
+
+
+@pytest.mark.parametrize("one", REFUSED, ids=str)
+def test_refused(one: Combination, tiny_folder: TinyFolder) -> None:
+    """A backbone that cannot take prefixes says so, by its family and the base, before any training."""
+    backbone = load(tiny_folder(one.backbone), lm_head=one.head == "cloze")
+    with pytest.raises(BackboneError) as caught:
+        make_model(backbone, **one.options)
+    message = str(caught.value).replace(backbone.name, "")
+    assert one.backbone in message
+    assert one.base in message.lower()
+    assert "--base prompt" in message
+
+
+def check_one_step(model: PromptedModel, pristine: dict[str, Tensor]) -> None:
+    """Assert that one step of AdamW changes every trained tensor, and no other one to the bit."""
+    groups = model.parameter_groups(lr=1e-2)
+    # Weight decay would move a tensor that gets no gradient.
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
+    before = tensors_of(model)
+    model.train()
+    assert not any(module.training for module in model.backbone.modules())
+    model(**model.collate(model.features(EXAMPLES))).loss.backward()
+    optimizer.step()
+    after = tensors_of(model)
+    assert after.keys() == before.keys()
+    assert {key for key in after if not torch.equal(before[key], after[key])} == trained
+    assert all(parameter.grad is None for parameter in model.backbone.parameters())
+    now = tensors_of(model.backbone)
+    assert now.keys() == pristine.keys()
+    assert all(torch.equal(now[key], pristine[key]) for key in pristine)
+    check_every_part_moved(model, before, after)
+    model.eval()
+    # The one buffer that is documented to follow the training: the row of tokens that training never showed.
+    moved = {key for key, value in tensors_of(model).items() if not torch.equal(value, after[key])}
+    assert moved == ({"strategy.fallback"} if isinstance(model.strategy, RandomTable) else set())
+
+
+def check_every_part_moved(model: PromptedModel, before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
+    """Assert that every row of a table, and in every layer the keys and the values of every slot, have moved."""
+    for key, table in model.named_modules():
+        if isinstance(table, VocabularyTable):
+            rows = f"{key}.rows"
+            assert len(table.ids) > 0
+            assert (before[rows] != after[rows]).any(dim=1).all()
+    prefix = "injector.prefix" if "injector.prefix" in after else "strategy.vectors"
+    if model.prompt_config.base == "prefix":
+        parts = (before[prefix] != after[prefix]).unflatten(1, (model.injector.layers, 2, -1))
+        assert parts.any(dim=-1).all()
+
+
+def check_saved(model: PromptedModel, backbone: Path, folder: Path) -> None:
+    """Assert that a saved adapter holds no tensor of the backbone, and gives its logits to the bit."""
+    model.save_pretrained(folder)
+    saved = load_file(folder / "adapter_model.safetensors")
+    floats = {key: value for key, value in saved.items() if value.is_floating_point()}
+    trained = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
+    assert floats.keys() == trained.keys()
+    assert all(torch.equal(floats[key], trained[key]) for key in trained)
+    assert all(key.startswith("strategy.") and key.endswith(".ids") for key in saved.keys() - floats.keys())
+    again = PromptedModel.from_pretrained(folder, str(backbone), dtype="fp32", device="cpu")
+    assert again.backbone is not model.backbone
+    rows = model.features(EXAMPLES)
+    assert again.features(EXAMPLES) == rows
+    assert torch.equal(again.logits(rows), model.logits(rows))
+
+
+def check_rows_apart(model: PromptedModel) -> None:
+    """Assert that a row's logits are the same alone, in a batch, and padded on the left or the right."""
+    rows = model.features(EXAMPLES)
+    with torch.inference_mode():
+        batch = model(**model.collate(rows)).logits
+        least = min((one - other).abs().max().item() for one, other in combinations(batch, 2))
+        assert least > LEAST_DIFFERENCE
+        others = {
+            "alone": torch.cat([model(**model.collate([row])).logits for row in rows]),
+            "left": model(**pad(model, rows, "left", 3)).logits,
+            "right": model(**pad(model, rows, "right", 7)).logits,
+        }
+    for name, logits in others.items():
+        assert (logits - batch).abs().max().item() < TOLERANCE, name
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_bases_share_a_backbone(name: str, tiny_folder: TinyFolder) -> None:
+    """A backbone object that served prefixes, or refused them, serves prompts as before."""
+    backbone = load(tiny_folder(name), lm_head=False)
+    prompted = make_prepared(backbone, base="prompt", strategy="encoder")
+    rows = prompted.features(EXAMPLES)
+    first = prompted.logits(rows)
+    if name in NO_PREFIX:
+        with pytest.raises(BackboneError):
+            make_model(backbone, base="prefix", strategy="encoder")
+    else:
+        prefixed = make_prepared(backbone, base="prefix", strategy="encoder")
+        prefix_first = prefixed.logits(rows)
+        assert not torch.allclose(prefix_first, first, atol=TOLERANCE)
+    second = make_prepared(backbone, base="prompt", strategy="encoder")
+    assert (prompted.logits(rows) - first).abs().max().item() < TOLERANCE
+    assert (second.logits(rows) - first).abs().max().item() < TOLERANCE
+    if name not in NO_PREFIX:
+        assert torch.equal(prefixed.logits(rows), prefix_first)
