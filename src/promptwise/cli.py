@@ -16,6 +16,8 @@ import click
 from promptwise import __version__
 from promptwise.config import (
     DTYPES,
+    FitConfig,
+    PromptConfig,
     TrainConfig,
     choices_of,
     config_from_mapping,
@@ -64,8 +66,10 @@ def _task_names() -> tuple[str, ...]:
 
 
 def _config_options(*names: str) -> Callable[[_F], _F]:
-    """Flags for fields of :class:`TrainConfig`; all of them without names."""
+    """Flags for fields of :class:`TrainConfig`, a run's own before those it inherits; all of them without names."""
+    inherited = [one.name for part in (PromptConfig, FitConfig) for one in fields(part)]
     settings = [one for one in fields(TrainConfig) if not names or one.name in names]
+    settings.sort(key=lambda one: inherited.index(one.name) if one.name in inherited else -1)
 
     def decorate(function: _F) -> _F:
         for setting in reversed(settings):
@@ -90,8 +94,7 @@ def _option(setting: Field[Any]) -> Callable[[_F], _F]:
         param_type = _Name(flag, lambda: choices_of(setting))
     else:
         param_type = kind
-    metavar = None if setting.metadata["choices"] else {"task": "NAME"}.get(setting.name)
-    return click.option(flag, type=param_type, default=None, help=text, metavar=metavar)
+    return click.option(flag, type=param_type, default=None, help=text, metavar=setting.metadata["metavar"])
 
 
 def _adapter_options(function: _F) -> _F:
@@ -104,7 +107,9 @@ def _adapter_options(function: _F) -> _F:
             help="As in `train`. [default: auto]",
         ),
         click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Inputs at a time. [default: 64]"),
-        click.option("--model", help="Where to load the backbone from, if not the place named in the adapter."),
+        click.option(
+            "--model", metavar="NAME", help="Where to load the backbone from, if not the place named in the adapter."
+        ),
         click.option("--adapter", required=True, metavar="DIR", help="Folder of a saved adapter, or its Hub name."),
     ):
         function = option(function)
@@ -162,7 +167,10 @@ def evaluate(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Score a saved adapter on the test split of its task, of another one with the same labels, or on a file."""
+    """Score a saved adapter on a task's test split or on a file.
+
+    Without --task or --data it is the test split of the task that the adapter was trained on.
+    """
     from promptwise.adapter import adapter_folder, read_config
     from promptwise.scoring import load_examples, load_for_use, score
     from promptwise.tasks.metrics import majority_accuracy
@@ -214,9 +222,10 @@ def predict(
     out: Path | None,
     file: Path | None,
 ) -> None:
-    """Predict labels for texts; rows come out in the order they went in, as JSON lines or CSV.
+    """Predict labels for texts, as JSON lines or CSV.
 
-    FILE is .jsonl, .csv or .parquet with the columns that the adapter was trained on, or .txt with a text a line.
+    Rows come out in the order they went in. FILE is .jsonl, .csv or .parquet with the columns that the adapter was
+    trained on, or .txt with a text a line.
 
     \b
     promptwise predict --adapter runs/topics --text "The river floods every spring."
@@ -264,7 +273,10 @@ def strategies() -> None:
 @click.option("--out", type=Path, default=Path("runs/demo"), help="Folder of the demo's adapters. [default: runs/demo]")
 @click.option("--epochs", type=float, default=None, help="Passes over the training split.")
 def demo(out: Path, epochs: float | None) -> None:
-    """Train, score, save, reload and use an instance-wise prompt on the data and model that come with the package."""
+    """See it all work on the data and the model that come along.
+
+    An instance-wise prompt is trained, scored beside the task-level prompt, saved, loaded again and used.
+    """
     from promptwise.demo import run_demo
 
     _quiet()

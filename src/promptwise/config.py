@@ -14,9 +14,16 @@ POOLINGS = ("auto", "first", "last", "mean")
 DTYPES = ("auto", "bf16", "fp32")
 
 
-def _setting(default: Any, help: str, *, choices: str | tuple[str, ...] = (), minimum: float | None = None) -> Any:
+def _setting(
+    default: Any,
+    help: str,
+    *,
+    choices: str | tuple[str, ...] = (),
+    minimum: float | None = None,
+    metavar: str | None = None,
+) -> Any:
     """A field with its help; ``choices`` is a tuple or the name of a registry in :mod:`promptwise.registry`."""
-    return field(default=default, metadata={"help": help, "choices": choices, "minimum": minimum})
+    return field(default=default, metadata={"help": help, "choices": choices, "minimum": minimum, "metavar": metavar})
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class FitConfig:
     warmup: float = _setting(0.06, "Share of the steps over which the learning rate rises.", minimum=0)
     gradient_accumulation: int = _setting(1, "Batches per step.", minimum=1)
     report_to: str = _setting(
-        "none", "Loggers besides the files, as transformers names them: none, tensorboard, wandb, ..."
+        "none", "Loggers besides the files, as transformers names them: none, tensorboard, wandb, ...", metavar="LOGGER"
     )
 
     def __post_init__(self) -> None:
@@ -61,24 +68,26 @@ class FitConfig:
 class TrainConfig(PromptConfig, FitConfig):
     """One training run from data to a saved adapter."""
 
-    task: str | None = _setting(None, "A task by name; see `promptwise tasks`.")
-    data: str | None = _setting(None, "Your own file instead of a task: .jsonl, .jsonl.gz, .csv, .parquet.")
-    text_column: str = _setting("text", "Column of the text in --data.")
-    text_pair_column: str | None = _setting(None, "Column of a second text in --data.")
-    label_column: str = _setting("label", "Column of the label in --data.")
-    template: str | None = _setting(None, "Cloze template with {text} and {mask} for --data.")
-    data_dir: str | None = _setting(None, "Folder with the task's files, read instead of the Hub.")
+    task: str | None = _setting(None, "A task by name; see `promptwise tasks`.", metavar="NAME")
+    data: str | None = _setting(
+        None, "Your own file instead of a task: .jsonl, .jsonl.gz, .csv, .parquet.", metavar="FILE"
+    )
+    text_column: str = _setting("text", "Column of the text in --data.", metavar="COLUMN")
+    text_pair_column: str | None = _setting(None, "Column of a second text in --data.", metavar="COLUMN")
+    label_column: str = _setting("label", "Column of the label in --data.", metavar="COLUMN")
+    template: str | None = _setting(None, "Cloze template with {text} and {mask} for --data.", metavar="TEMPLATE")
+    data_dir: str | None = _setting(None, "Folder with the task's files, read instead of the Hub.", metavar="DIR")
     validation_fraction: float = _setting(
         0.1,
         "Part of train on which the checkpoint is chosen, where the task has no split for that.",
         minimum=0,
     )
-    model: str = _setting(DEFAULT_MODEL, "Backbone: a local folder or a name on the Hub.")
+    model: str = _setting(DEFAULT_MODEL, "Backbone: a local folder or a name on the Hub.", metavar="NAME")
     dtype: str = _setting(
         "auto", "Dtype of the frozen model's products; auto is bf16 where it is fast.", choices=DTYPES
     )
     threads: int | None = _setting(None, "CPU threads; by default what torch takes.", minimum=1)
-    out: str | None = _setting(None, "Folder that receives the adapter.")
+    out: str | None = _setting(None, "Folder that receives the adapter.", metavar="DIR")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,28 @@
+"""Write ``docs/commands.md`` from the commands' own help; a test checks that it is up to date.
+
+python docs/make_commands.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from click import Context
+
+from promptwise.cli import cli
+
+FILE = Path(__file__).with_name("commands.md")
+
+
+def commands_page() -> str:
+    """The page: the help of the program and of each command."""
+    parts = ["# Commands\n\nMade by `python docs/make_commands.py`; do not edit.\n"]
+    for name, command in [("", cli), *cli.commands.items()]:
+        title = f"promptwise {name}".strip()
+        context = Context(command, info_name=title, terminal_width=110, max_content_width=110)
+        parts.append(f"## {title}\n\n```text\n{command.get_help(context)}\n```\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    FILE.write_text(commands_page(), encoding="utf-8")

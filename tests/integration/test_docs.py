@@ -1,0 +1,59 @@
+"""What the documents show is what the program has."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from promptwise.cli import cli
+
+ROOT = Path(__file__).parents[2]
+PAGES = ["README.md", "LOG.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+
+
+def shown_commands() -> list[str]:
+    """Every ``promptwise ...`` line in a block of shell commands of the README."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    lines = textwrap.dedent("\n".join(blocks)).replace("\\\n", " ").splitlines()
+    return [line.partition(" > ")[0] for line in lines if line.startswith("promptwise ")]
+
+
+def test_readme_shows_commands() -> None:
+    """The tests below see something."""
+    assert len(shown_commands()) >= 6
+
+
+@pytest.mark.parametrize("line", shown_commands())
+def test_commands_of_the_readme_parse(line: str) -> None:
+    """Each names a command and flags that exist, with values that are accepted."""
+    name, *arguments = shlex.split(line)[1:]
+    command = cli.commands[name]
+    assert command.make_context(name, arguments).params
+
+
+def test_commands_page_is_up_to_date() -> None:
+    """``docs/commands.md`` is what ``docs/make_commands.py`` writes."""
+    module = runpy.run_path(str(ROOT / "docs" / "make_commands.py"))
+    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == module["commands_page"]()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    """Relative links name files that exist."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        if "://" not in target:
+            assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_makefile_targets_of_the_readme_exist() -> None:
+    """``make X`` in the README is a target."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"`?make (\w+)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert {"demo", "test"} <= targets
+    assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
