@@ -63,7 +63,7 @@ def settings(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def work(runs: Any, out: str, deadline: float) -> None:
     """Take runs from a queue until it is empty or time is up; the backbone is loaded once."""
     from promptwise.config import TrainConfig
-    from promptwise.model import prepare_backbone
+    from promptwise.placement import prepare_backbone
     from promptwise.run import train
 
     backbone = None

@@ -112,7 +112,8 @@ def load_adapter(
     """See :meth:`promptwise.PromptedModel.from_pretrained`."""
     from safetensors.torch import load_file
 
-    from promptwise.model import PromptedModel, prepare_backbone
+    from promptwise.model import PromptedModel
+    from promptwise.placement import prepare_backbone
     from promptwise.registry import HEADS
 
     folder = adapter_folder(name)

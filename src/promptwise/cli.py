@@ -5,118 +5,19 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import Field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from promptwise import __version__
-from promptwise.config import (
-    DTYPES,
-    FitConfig,
-    PromptConfig,
-    TrainConfig,
-    choices_of,
-    config_from_mapping,
-    default_of,
-    flag_name,
-    value_type,
-)
-from promptwise.errors import ConfigError, PromptwiseError, UnknownNameError
-
-_F = TypeVar("_F", bound=Callable[..., Any])
+from promptwise.config import config_from_mapping
+from promptwise.errors import ConfigError, PromptwiseError
+from promptwise.flags import CommandGroup, Name, adapter_options, config_options, known_tasks
 
 
-class _Name(click.ParamType[str]):
-    """One of some names; unknown ones are answered with near matches. Nothing is imported to know them."""
-
-    name = "NAME"
-
-    def __init__(self, kind: str, known: Callable[[], tuple[str, ...]]) -> None:
-        self.kind, self.known = kind, known
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value not in self.known():
-            raise UnknownNameError(self.kind, str(value), self.known())
-        return value
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return "[" + "|".join(self.known()) + "]"
-
-
-class _Group(click.Group):
-    """Commands in the order they are used in; an unknown one is answered with near matches."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
-            raise UnknownNameError("command", args[0], self.commands)
-        return super().resolve_command(ctx, args)
-
-
-def _task_names() -> tuple[str, ...]:
-    from promptwise.tasks.spec import task_names
-
-    return task_names()
-
-
-def _config_options(*names: str) -> Callable[[_F], _F]:
-    """Flags for fields of :class:`TrainConfig`, a run's own before those it inherits; all of them without names."""
-    inherited = [one.name for part in (PromptConfig, FitConfig) for one in fields(part)]
-    settings = [one for one in fields(TrainConfig) if not names or one.name in names]
-    settings.sort(key=lambda one: inherited.index(one.name) if one.name in inherited else -1)
-
-    def decorate(function: _F) -> _F:
-        for setting in reversed(settings):
-            function = _option(setting)(function)
-        return function
-
-    return decorate
-
-
-def _option(setting: Field[Any]) -> Callable[[_F], _F]:
-    kind, default = value_type(setting), default_of(setting)
-    text = setting.metadata["help"]
-    flag = flag_name(setting.name)
-    if kind is bool:
-        declaration = f"{flag}/--no-{flag[2:]}"
-        return click.option(declaration, default=None, help=text)
-    if default is not None:
-        text += f" [default: {default:g}]" if isinstance(default, float) else f" [default: {default}]"
-    if setting.name == "task":
-        param_type: Any = _Name("task", _task_names)
-    elif setting.metadata["choices"]:
-        param_type = _Name(flag, lambda: choices_of(setting))
-    else:
-        param_type = kind
-    return click.option(flag, type=param_type, default=None, help=text, metavar=setting.metadata["metavar"])
-
-
-def _adapter_options(function: _F) -> _F:
-    for option in (
-        click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default what torch takes."),
-        click.option(
-            "--dtype",
-            type=_Name("--dtype", lambda: DTYPES),
-            default="auto",
-            help="As in `train`. [default: auto]",
-        ),
-        click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Inputs at a time. [default: 64]"),
-        click.option(
-            "--model", metavar="NAME", help="Where to load the backbone from, if not the place named in the adapter."
-        ),
-        click.option("--adapter", required=True, metavar="DIR", help="Folder of a saved adapter, or its Hub name."),
-    ):
-        function = option(function)
-    return function
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, "--version", prog_name="promptwise")
 @click.option(
     "--debug",
@@ -129,7 +30,7 @@ def cli() -> None:
 
 
 @cli.command()
-@_config_options()
+@config_options()
 @click.option("--config", "config_file", type=Path, metavar="FILE.yaml", help="Read settings from a file; flags win.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that --out holds.")
 @click.option("--resume", is_flag=True, help="Go on with the killed run that --out holds.")
@@ -155,8 +56,8 @@ def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any)
 
 
 @cli.command()
-@_adapter_options
-@_config_options("task", "data", "text_column", "text_pair_column", "label_column", "data_dir")
+@adapter_options
+@config_options("task", "data", "text_column", "text_pair_column", "label_column", "data_dir")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 def evaluate(
     adapter: str,
@@ -190,7 +91,7 @@ def evaluate(
 
 
 @cli.command()
-@_adapter_options
+@adapter_options
 @click.option(
     "--text",
     "texts",
@@ -198,11 +99,11 @@ def evaluate(
     help="A text; may be repeated. Without it, FILE or standard input is read.",
 )
 @click.option("--text-pair", "pairs", multiple=True, help="The second text of each --text, for tasks on pairs.")
-@_config_options("text_column", "text_pair_column")
+@config_options("text_column", "text_pair_column")
 @click.option(
     "--format",
     "form",
-    type=_Name("--format", lambda: ("jsonl", "csv")),
+    type=Name("--format", lambda: ("jsonl", "csv")),
     default="jsonl",
     help="[default: jsonl]",
 )
@@ -253,7 +154,7 @@ def info(folder: Path) -> None:
 
 
 @cli.command()
-@click.argument("name", required=False, type=_Name("task", _task_names), metavar="[NAME]")
+@click.argument("name", required=False, type=Name("task", known_tasks), metavar="[NAME]")
 def tasks(name: str | None) -> None:
     """List the tasks, or show one."""
     from promptwise.tables import print_task, print_tasks

@@ -54,7 +54,9 @@ class FitConfig:
     batch_size: int = _setting(32, "Inputs per step and process.", minimum=1)
     seed: int = _setting(0, "Seed of the first values, of the order of the inputs and of nothing else.", minimum=0)
     weight_decay: float = _setting(0.0, "AdamW's weight decay.", minimum=0)
-    warmup: float = _setting(0.06, "Share of the steps over which the learning rate rises.", minimum=0)
+    warmup: float = _setting(
+        0.06, "Steps over which the learning rate rises; below 1, a share of all steps.", minimum=0
+    )
     gradient_accumulation: int = _setting(1, "Batches per step.", minimum=1)
     report_to: str = _setting(
         "none", "Loggers besides the files, as transformers names them: none, tensorboard, wandb, ...", metavar="LOGGER"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from promptwise.config import TrainConfig
 from promptwise.hub import DEFAULT_MODEL
-from promptwise.model import PromptedModel, prepare_backbone
+from promptwise.model import PromptedModel
+from promptwise.placement import prepare_backbone
 from promptwise.run import train
 from promptwise.tables import console, plain_table, size_text
 

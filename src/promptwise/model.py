@@ -5,30 +5,29 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from promptwise.backbone import Backbone, load_backbone
+from promptwise.backbone import Backbone
+from promptwise.batching import chunks, collate, encode_examples
 from promptwise.config import PromptConfig
 from promptwise.errors import ConfigError
 from promptwise.hub import DEFAULT_MODEL
 from promptwise.instance import Instance
+from promptwise.placement import prepare_backbone
 from promptwise.registry import BASES, HEADS, STRATEGIES
 from promptwise.tasks.spec import TaskSpec, load_spec
-from promptwise.tasks.template import InputFormat, Texts, require_mask_last
+from promptwise.tasks.template import Features, InputFormat, Texts, require_mask_last
 
 if TYPE_CHECKING:
     from promptwise.tasks.data import Example, TaskData
 
 # How many batches are sorted by length together when predicting.
 _SORTED_BATCHES = 16
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ class PromptedModel(nn.Module):
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
-    def prepare(self, inputs: Iterable[dict[str, Any]], batch_size: int = 256) -> None:
+    def prepare(self, inputs: Iterable[Features], batch_size: int = 256) -> None:
         """Show the strategy every training input once, which vocabulary tables need before training.
 
         Args:
@@ -191,7 +190,7 @@ class PromptedModel(nn.Module):
         """
 
         def instances() -> Iterator[Instance]:
-            for batch in _chunks(inputs, batch_size):
+            for batch in chunks(inputs, batch_size):
                 tensors = self.collate(batch)
                 ids = tensors["input_ids"].to(self.device)
                 mask, text = (
@@ -203,33 +202,13 @@ class PromptedModel(nn.Module):
         with _seeded(self.seed):
             self.strategy.prepare(instances(), self.backbone.base.get_input_embeddings())
 
-    def features(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    def features(self, examples: Sequence[Example]) -> list[Features]:
         """Tokenised inputs with their labels, as :meth:`collate` takes them."""
-        rows: list[dict[str, Any]] = []
-        for batch in _chunks(examples, 1024):
-            encoded = self.input_format.encode([(example.text, example.text_pair) for example in batch])
-            rows.extend({**row, "labels": example.label} for row, example in zip(encoded, batch, strict=True))
-        return rows
+        return encode_examples(self.input_format, examples)
 
-    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    def collate(self, rows: Sequence[Features]) -> dict[str, Tensor]:
         """Pad features to the longest of a batch: the arguments of :meth:`forward`."""
-        longest = max(len(row["input_ids"]) for row in rows)
-        padding = {
-            "input_ids": self.backbone.tokenizer.pad_token_id or 0,
-            "text_mask": False,
-            "token_type_ids": 0,
-        }
-        batch = {
-            key: torch.tensor([list(row[key]) + [value] * (longest - len(row[key])) for row in rows])
-            for key, value in padding.items()
-            if key in rows[0]
-        }
-        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-        batch["attention_mask"] = (torch.arange(longest) < lengths.unsqueeze(1)).long()
-        for key in ("mask_position", "labels"):
-            if key in rows[0]:
-                batch[key] = torch.tensor([row[key] for row in rows])
-        return batch
+        return collate(rows, self.backbone.tokenizer.pad_token_id or 0)
 
     def fit(self, data: TaskData, output_dir: str | Path | None = None, **options: Any) -> dict[str, Any]:
         """Train on a task's data, choose the checkpoint on its validation part, and score the test split once.
@@ -256,19 +235,19 @@ class PromptedModel(nn.Module):
 
     def predict_stream(self, texts: Iterable[str | Texts], batch_size: int = 64) -> Iterator[Prediction]:
         """As :meth:`predict`, without holding more than a few batches at a time."""
-        for chunk in _chunks(texts, batch_size * _SORTED_BATCHES):
+        for chunk in chunks(texts, batch_size * _SORTED_BATCHES):
             pairs = [(text, None) if isinstance(text, str) else text for text in chunk]
             for row in torch.softmax(self.logits(self.input_format.encode(pairs), batch_size), dim=-1).tolist():
                 probabilities = dict(zip(self.spec.labels, row, strict=True))
                 yield Prediction(max(probabilities, key=probabilities.__getitem__), probabilities)
 
     @torch.inference_mode()
-    def logits(self, rows: Sequence[dict[str, Any]], batch_size: int = 64) -> Tensor:
+    def logits(self, rows: Sequence[Features], batch_size: int = 64) -> Tensor:
         """Logits ``[N, C]`` of features, on the CPU; inputs of like length share a batch."""
         self.eval()
         by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
         logits = torch.empty(len(rows), len(self.spec.labels))
-        for indices in _chunks(by_length, batch_size):
+        for indices in chunks(by_length, batch_size):
             batch = self.collate([rows[index] for index in indices])
             batch.pop("labels", None)
             logits[indices] = self(**{key: value.to(self.device) for key, value in batch.items()}).logits.cpu()
@@ -312,34 +291,6 @@ class PromptedModel(nn.Module):
         return push_adapter(self, repo_id, **options)
 
 
-def prepare_backbone(name: str, lm_head: bool, dtype: str, device: str | torch.device | None = None) -> Backbone:
-    """Load a backbone, move it to its device and store it in its compute dtype."""
-    backbone = load_backbone(name, lm_head=lm_head)
-    if device is None:
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    backbone.to(device)
-    backbone.set_compute_dtype(resolve_dtype(dtype, backbone.device))
-    return backbone
-
-
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The compute dtype of ``auto``, ``bf16`` or ``fp32``; ``auto`` is bf16 where the hardware multiplies it.
-
-    Raises:
-        ConfigError: There is no such dtype.
-    """
-    if name == "auto":
-        if device.type == "cuda":
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            fast = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-        return torch.bfloat16 if fast else torch.float32
-    names = {"bf16": torch.bfloat16, "fp32": torch.float32}
-    if name not in names:
-        raise ConfigError(f"Unknown dtype {name!r}. Known: auto, bf16, fp32.")
-    return names[name]
-
-
 def _strategy_options(config: PromptConfig) -> dict[str, Any]:
     names = STRATEGIES.get(config.strategy).options
     return {name: getattr(config, name) for name in names}
@@ -374,9 +325,3 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-def _chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk

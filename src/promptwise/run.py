@@ -65,14 +65,15 @@ def train(
     if resume and (folder / METRICS_FILE).is_file():
         finished: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
         return finished
-    head = HEADS.get(config.head)
     data = load_data(config)
 
-    from promptwise.model import PromptedModel, prepare_backbone
-    from promptwise.training import fit
+    from promptwise.model import PromptedModel
+    from promptwise.placement import prepare_backbone
+    from promptwise.training import check_logger, fit
 
+    check_logger(config.report_to)
     set_threads(config.threads)
-    backbone = backbone or prepare_backbone(config.model, head.cloze, config.dtype)
+    backbone = backbone or prepare_backbone(config.model, HEADS.get(config.head).cloze, config.dtype)
     model = PromptedModel(backbone, data.spec, config.prompt_config(), config.seed)
     if is_main_process():
         if not resume:

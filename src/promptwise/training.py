@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import platform
 import resource
 import sys
@@ -20,7 +19,7 @@ from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArgum
 
 from promptwise import __version__
 from promptwise.config import FitConfig
-from promptwise.errors import ConfigError, DataError, TrainingError
+from promptwise.errors import ConfigError, DataError, TrainingError, UnknownNameError
 from promptwise.scoring import score
 from promptwise.tasks.metrics import compute, get_metric, majority_accuracy
 
@@ -136,6 +135,7 @@ def fit(
         config = options if isinstance(options, FitConfig) else FitConfig(**options)
     except TypeError as error:
         raise ConfigError(f"{error}; the options are {', '.join(asdict(FitConfig()))}.") from error
+    check_logger(config.report_to)
     for split in ("train", "validation", "test"):
         if not getattr(data, split):
             raise DataError(f"The {split} split of {data.spec.name} ({data.origin}) has no rows.")
@@ -210,7 +210,6 @@ def make_trainer(
         progress: Show a progress bar on standard error.
     """
     metric = get_metric(data.spec.metrics[0])
-    steps = math.ceil(len(train_rows) / (config.batch_size * config.gradient_accumulation))
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=config.epochs,
@@ -219,7 +218,7 @@ def make_trainer(
         per_device_eval_batch_size=2 * config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation,
         weight_decay=config.weight_decay,
-        warmup_steps=math.ceil(config.warmup * steps * config.epochs),
+        warmup_steps=config.warmup,
         seed=config.seed,
         eval_strategy="epoch",
         save_strategy="epoch",
@@ -236,6 +235,7 @@ def make_trainer(
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=model.device.type == "cpu",
         label_names=["labels"],
+        ddp_find_unused_parameters=False,
     )
     groups = [example.group for example in data.validation]
 
@@ -260,6 +260,25 @@ def last_checkpoint(folder: Path) -> Path | None:
     """The latest checkpoint that is whole; ``Trainer`` writes its state last, so a killed write has none."""
     whole = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
     return max(whole, key=lambda path: int(path.name.partition("-")[2]), default=None)
+
+
+def check_logger(name: str) -> None:
+    """Refuse a logger that transformers does not have, or that is not installed, before anything is trained.
+
+    Raises:
+        UnknownNameError: There is no such logger.
+        ConfigError: Its package is missing.
+    """
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
+
+    known = {*INTEGRATION_TO_CALLBACK, "none", "all"}
+    if name not in known:
+        raise UnknownNameError("--report-to", name, known)
+    if name in INTEGRATION_TO_CALLBACK and name not in get_available_reporting_integrations():
+        raise ConfigError(f"--report-to {name} needs its package: pip install {name}.")
 
 
 def _remove_printer(trainer: Trainer) -> None:

@@ -1,0 +1,36 @@
+"""Where a backbone runs, and in which dtype."""
+
+from __future__ import annotations
+
+import torch
+
+from promptwise.backbone import Backbone, load_backbone
+from promptwise.errors import ConfigError
+
+
+def prepare_backbone(name: str, lm_head: bool, dtype: str, device: str | torch.device | None = None) -> Backbone:
+    """Load a backbone, move it to its device and store it in its compute dtype."""
+    backbone = load_backbone(name, lm_head=lm_head)
+    if device is None:
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    backbone.to(device)
+    backbone.set_compute_dtype(resolve_dtype(dtype, backbone.device))
+    return backbone
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The compute dtype of ``auto``, ``bf16`` or ``fp32``; ``auto`` is bf16 where the hardware multiplies it.
+
+    Raises:
+        ConfigError: There is no such dtype.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            fast = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    names = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    if name not in names:
+        raise ConfigError(f"Unknown dtype {name!r}. Known: auto, bf16, fp32.")
+    return names[name]
