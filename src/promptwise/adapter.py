@@ -110,6 +110,7 @@ def load_adapter(
     name: str | Path, backbone: Backbone | str | None, dtype: str, device: str | torch.device | None
 ) -> PromptedModel:
     """See :meth:`promptwise.PromptedModel.from_pretrained`."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from promptwise.model import PromptedModel
@@ -136,7 +137,7 @@ def load_adapter(
     model = PromptedModel(backbone, spec, prompt_config)
     try:
         model.load_state_dict(load_file(weights, device=str(model.device)))
-    except (RuntimeError, OSError, ValueError) as error:
+    except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         raise AdapterError(f"{weights} does not fit its own {CONFIG_FILE}: {error}") from error
     return model.eval()
 

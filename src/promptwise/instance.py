@@ -50,6 +50,10 @@ class Instance:
             embeddings=gather_rows(self.embeddings, order),
         )
 
+    def cut(self, length: int) -> Instance:
+        """The first ``length`` columns."""
+        return Instance(self.ids[:, :length], self.mask[:, :length], self.text[:, :length], self.embeddings[:, :length])
+
     def left_aligned(self) -> tuple[Instance, Tensor]:
         """The same rows with their real tokens first, and the ``[B, T]`` order that was used.
 

@@ -168,10 +168,19 @@ class PromptedModel(nn.Module):
 
         Returns:
             ``logits`` ``[B, C]`` in float32, and ``loss``.
+
+        Raises:
+            ConfigError: An input has more real tokens than the model has room for.
         """
         mask = attention_mask.bool()
         text = mask if text_mask is None else text_mask.bool() & mask
         instance, order = Instance(input_ids, mask, text, self.backbone.embed(input_ids)).left_aligned()
+        room = self.input_format.max_tokens
+        if input_ids.shape[1] > room:
+            # Padding to a fixed length may be wider than the model; only padding is cut.
+            if bool(instance.mask[:, room:].any()):
+                raise ConfigError(f"An input has more than {room} tokens, the most that this model was made for.")
+            instance, order = instance.cut(room), order[:, :room]
         if mask_position is not None:
             mask_position = mask.long().cumsum(1).gather(1, mask_position.unsqueeze(1)).squeeze(1) - 1
         if token_type_ids is not None:

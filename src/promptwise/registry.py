@@ -74,9 +74,9 @@ class Registry:
     def _read_plugins(self) -> None:
         if self._plugins_read:
             return
-        self._plugins_read = True
         for point in entry_points(group=self.group):
             self.register(point.name, point.value, f"from {point.dist.name if point.dist else 'a plug-in'}")
+        self._plugins_read = True
 
 
 STRATEGIES = Registry(

@@ -43,6 +43,10 @@ EXAMPLES = (
 """An ordinary pair, an empty one, one shorter than ``K`` tokens, emoji, one longer than the model, another ordinary."""
 
 
+UNSEEN = Example("football players", "sports computer", 0)
+"""No token of it is in an example, with the tokenizers that tell whole words apart."""
+
+
 def load(folder: Path, *, lm_head: bool) -> Backbone:
     """Load a backbone in fp32 on the CPU."""
     return prepare_backbone(str(folder), lm_head, "fp32", "cpu")

@@ -22,8 +22,7 @@ from promptwise.backbone import Backbone
 from promptwise.errors import BackboneError
 from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES
 from promptwise.strategies.base import VocabularyTable
-from promptwise.strategies.table import RandomTable
-from tests.contract.common import EXAMPLES, TinyFolder, load, make_model, make_prepared, pad, tensors_of
+from tests.contract.common import EXAMPLES, UNSEEN, TinyFolder, load, make_model, make_prepared, pad, tensors_of
 from tests.tiny import BACKBONES
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -39,10 +38,10 @@ HEAD_NAMES = ("classifier", "cloze")
 NO_PREFIX = ("deberta-v2",)
 
 # A row alone, in a batch, or with more padding is multiplied in matrices of other shapes, so sums of float32 run in
-# another order. That moved no logit of any combination by more than 1e-5; what leaks from padding or from other
-# rows moves logits as much as another text does, which is asserted to be at least a hundred tolerances.
+# another order. Logits are of order 0.1 to 5 here, and moved by 5e-5 at most. What leaks from padding or from other
+# rows moves them as another text does, and that is asserted to be at least fifty tolerances.
 TOLERANCE = 1e-4
-LEAST_DIFFERENCE = 100 * TOLERANCE
+LEAST_DIFFERENCE = 50
 
 
 @dataclass(frozen=True)
@@ -96,9 +95,7 @@ def test_the_matrix_is_complete() -> None:
     assert set(HEADS.names()) == set(HEAD_NAMES)
     assert set(STRATEGIES.names()) == {options["strategy"] for options in VARIANTS.values()}
     assert set(ENCODERS.names()) == {options["encoder"] for options in VARIANTS.values() if "encoder" in options}
-    with_table = {
-        name for name in STRATEGIES.names() if any("train_table" in one for one in (STRATEGIES.get(name).options,))
-    }
+    with_table = {name for name in STRATEGIES.names() if "train_table" in STRATEGIES.get(name).options}
     assert with_table == {options["strategy"] for options in VARIANTS.values() if options.get("train_table")}
     assert len(BACKBONES) == 11
     assert len(set(map(str, COMBINATIONS))) == len(COMBINATIONS) == 11 * 2 * 2 * 6 == 264
@@ -152,9 +149,7 @@ def check_one_step(model: PromptedModel, pristine: dict[str, Tensor]) -> None:
     assert all(torch.equal(now[key], pristine[key]) for key in pristine)
     check_every_part_moved(model, before, after)
     model.eval()
-    # The one buffer that is documented to follow the training: the row of tokens that training never showed.
-    moved = {key for key, value in tensors_of(model).items() if not torch.equal(value, after[key])}
-    assert moved == ({"strategy.fallback"} if isinstance(model.strategy, RandomTable) else set())
+    assert [key for key, value in tensors_of(model).items() if not torch.equal(value, after[key])] == []
 
 
 def check_every_part_moved(model: PromptedModel, before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
@@ -181,25 +176,37 @@ def check_saved(model: PromptedModel, backbone: Path, folder: Path) -> None:
     assert all(key.startswith("strategy.") and key.endswith(".ids") for key in saved.keys() - floats.keys())
     again = PromptedModel.from_pretrained(folder, str(backbone), dtype="fp32", device="cpu")
     assert again.backbone is not model.backbone
-    rows = model.features(EXAMPLES)
-    assert again.features(EXAMPLES) == rows
+    rows = model.features([*EXAMPLES, UNSEEN])
+    assert again.features([*EXAMPLES, UNSEEN]) == rows
     assert torch.equal(again.logits(rows), model.logits(rows))
 
 
 def check_rows_apart(model: PromptedModel) -> None:
     """Assert that a row's logits are the same alone, in a batch, and padded on the left or the right."""
-    rows = model.features(EXAMPLES)
+    rows = model.features([*EXAMPLES, UNSEEN])
     with torch.inference_mode():
         batch = model(**model.collate(rows)).logits
         least = min((one - other).abs().max().item() for one, other in combinations(batch, 2))
-        assert least > LEAST_DIFFERENCE
-        others = {
-            "alone": torch.cat([model(**model.collate([row])).logits for row in rows]),
-            "left": model(**pad(model, rows, "left", 3)).logits,
-            "right": model(**pad(model, rows, "right", 7)).logits,
-        }
-    for name, logits in others.items():
-        assert (logits - batch).abs().max().item() < TOLERANCE, name
+        assert least > LEAST_DIFFERENCE * tolerance(batch)
+        assert_same(torch.cat([model(**model.collate([row])).logits for row in rows]), batch)
+        assert_same(model(**pad(model, rows, "left", 0)).logits, batch)
+        # The long text fills all positions of the model, so only batches without it can be padded further.
+        longest = max(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+        shorter = [index for index in range(len(rows)) if index != longest]
+        for side in ("left", "right"):
+            padded = pad(model, [rows[index] for index in shorter], side, 7)
+            assert_same(model(**padded).logits, batch[shorter])
+
+
+def assert_same(logits: Tensor, expected: Tensor) -> None:
+    """Assert that logits are the same but for the order of sums."""
+    assert logits.shape == expected.shape
+    assert (logits - expected).abs().max().item() < tolerance(expected)
+
+
+def tolerance(logits: Tensor) -> float:
+    """How far logits may be apart: 1e-4, and in proportion where they are larger than 1."""
+    return TOLERANCE * max(1.0, logits.abs().max().item())
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -215,9 +222,9 @@ def test_bases_share_a_backbone(name: str, tiny_folder: TinyFolder) -> None:
     else:
         prefixed = make_prepared(backbone, base="prefix", strategy="encoder")
         prefix_first = prefixed.logits(rows)
-        assert not torch.allclose(prefix_first, first, atol=TOLERANCE)
+        assert (prefix_first - first).abs().max().item() > LEAST_DIFFERENCE * tolerance(first)
     second = make_prepared(backbone, base="prompt", strategy="encoder")
-    assert (prompted.logits(rows) - first).abs().max().item() < TOLERANCE
-    assert (second.logits(rows) - first).abs().max().item() < TOLERANCE
+    assert_same(prompted.logits(rows), first)
+    assert_same(second.logits(rows), first)
     if name not in NO_PREFIX:
         assert torch.equal(prefixed.logits(rows), prefix_first)

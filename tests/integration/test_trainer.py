@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
 
 from promptwise import PromptedModel, TaskSpec
+from promptwise.errors import ConfigError, DataError
 from promptwise.tasks.examples import Example
 from tests.tiny import build_backbone
 
@@ -70,3 +71,24 @@ def test_gradient_accumulation_is_the_same_training(backbone: str, tmp_path: Pat
     for key, value in weights[0].items():
         # Adam divides by the root of the squared gradient, which magnifies rounding of tiny gradients.
         torch.testing.assert_close(weights[1][key], value, atol=2e-5, rtol=1e-4)
+
+
+def test_padding_wider_than_the_model_is_cut(backbone: str) -> None:
+    """A collator that pads to a fixed length may exceed the model's positions; real tokens may not."""
+    model = PromptedModel.from_backbone(backbone, task=SPEC, strategy="shared", base="prompt", length=4, dtype="fp32")
+    batch = model.collate(model.features(EXAMPLES))
+    expected = model(**batch).logits
+    wide = {
+        key: torch.nn.functional.pad(value, (0, 100)) if value.dim() == 2 else value for key, value in batch.items()
+    }
+    torch.testing.assert_close(model(**wide).logits, expected, atol=1e-5, rtol=0)
+    wide["attention_mask"][:] = 1
+    with pytest.raises(ConfigError, match="60 tokens"):
+        model(**wide)
+
+
+def test_texts_without_a_token_give_a_table_nothing_to_learn(backbone: str) -> None:
+    """The error says so, rather than that prepare() was forgotten."""
+    model = PromptedModel.from_backbone(backbone, task=SPEC, strategy="random", length=4, dtype="fp32")
+    with pytest.raises(DataError, match="No training text has a token"):
+        model.prepare(model.features([Example("", None, 0)]))

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from promptwise.errors import ConfigError
+from promptwise.errors import ConfigError, DataError
 from promptwise.injectors.base import PromptShape
 from promptwise.instance import Instance, Prompt
 
@@ -74,7 +74,12 @@ class VocabularyTable(nn.Module):
             ids: Any shape.
             start: ``[N, width]`` first values of the rows, in the order of the sorted distinct ids; drawn at random
                 without it.
+
+        Raises:
+            DataError: There is no id, so there would be nothing to learn.
         """
+        if not ids.numel():
+            raise DataError("No training text has a token, so a vocabulary table has nothing to learn from.")
         device = self.rows.device
         self.ids = torch.unique(ids).to(device=device, dtype=torch.int32)
         if start is None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from promptwise.injectors.base import PromptShape
 from promptwise.instance import Instance, Prompt
@@ -21,12 +21,10 @@ class RandomTable(Strategy):
     """
 
     lr_scale: ClassVar[float] = 0.3
-    fallback: Tensor
 
     def __init__(self, shape: PromptShape) -> None:
         super().__init__(shape)
         self.table = VocabularyTable(shape.width, shape.init_scale)
-        self.register_buffer("fallback", torch.zeros(shape.width), persistent=False)
 
     def prepare(self, instances: Iterable[Instance], embedding: nn.Module) -> None:
         """Give a row to each token that the training split shows among the first ``K``."""
@@ -36,15 +34,9 @@ class RandomTable(Strategy):
             seen.append(torch.unique(first.ids[first.mask]).to("cpu", torch.int32))
         self.table.allocate(torch.cat(seen))
 
-    def train(self, mode: bool = True) -> RandomTable:
-        """Switch the mode; the mean of all rows is taken when training ends."""
-        super().train(mode)
-        if not mode and len(self.table.rows):
-            self.fallback = self.table.rows.detach().mean(0)
-        return self
-
     def forward(self, instance: Instance) -> Prompt:
         """The rows ``[B, K, W]`` of the first ``K`` tokens of each text."""
         first = instance.first_text(self.shape.length)
         rows, known = self.table(first.ids)
-        return Prompt(torch.where(known.unsqueeze(-1), rows, self.fallback), first.mask)
+        fallback = self.table.rows.detach().mean(0)
+        return Prompt(torch.where(known.unsqueeze(-1), rows, fallback), first.mask)

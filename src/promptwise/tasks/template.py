@@ -133,7 +133,12 @@ class InputFormat:
         if not filled:
             return [], []
         encoded = self.tokenizer(
-            filled, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True
+            filled,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            split_special_tokens=True,
+            # Texts are cut below; until then they may be longer than the model, which transformers warns of.
+            verbose=False,
         )
         fields = []
         for start, stop in encoded["offset_mapping"]:
