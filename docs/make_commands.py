@@ -17,10 +17,10 @@ FILE = Path(__file__).with_name("commands.md")
 def commands_page() -> str:
     """The page: the help of the program and of each command."""
     parts = ["# Commands\n\nMade by `python docs/make_commands.py`; do not edit.\n"]
-    for name, command in [("", cli), *cli.commands.items()]:
-        title = f"promptwise {name}".strip()
-        context = Context(command, info_name=title, terminal_width=110, max_content_width=110)
-        parts.append(f"## {title}\n\n```text\n{command.get_help(context)}\n```\n")
+    top = Context(cli, info_name="promptwise", terminal_width=110, **cli.context_settings)
+    contexts = [top, *(Context(command, info_name=name, parent=top) for name, command in cli.commands.items())]
+    for context in contexts:
+        parts.append(f"## {context.command_path}\n\n```text\n{context.command.get_help(context)}\n```\n")
     return "\n".join(parts)
 
 

@@ -29,7 +29,28 @@ if TYPE_CHECKING:
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 CARD_FILE = "README.md"
+METRICS_FILE = "metrics.json"
 FORMAT = 1
+
+_CONFIG_PARTS: dict[str, type | tuple[type, ...]] = {
+    "format": int,
+    "promptwise_version": str,
+    "backbone": dict,
+    "prompt": dict,
+    "task": dict,
+    "tuned_parameters": int,
+    "tuned_share": (int, float),
+    "weights_sha256": str,
+}
+_METRICS_PARTS: dict[str, type | tuple[type, ...]] = {
+    "test": dict,
+    "validation": dict,
+    "majority": (int, float),
+    "seed": int,
+    "parameters": dict,
+    "data": dict,
+    "time": dict,
+}
 
 
 def save_adapter(model: PromptedModel, folder: Path) -> None:
@@ -61,29 +82,54 @@ def save_adapter(model: PromptedModel, folder: Path) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a saved adapter, checked; needs no torch.
+    """The configuration of a saved adapter, checked whole; needs no torch.
 
     Raises:
-        AdapterError: It is missing, no JSON, incomplete, or of a later format.
+        AdapterError: It is missing, no JSON, incomplete, of another format, or has values that cannot work.
     """
     file = folder / CONFIG_FILE
     if not file.is_file():
         holds = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) if folder.is_dir() else ""
         found = f"it holds {holds}" if holds else "it is empty" if folder.is_dir() else "there is no such folder"
         raise AdapterError(f"{folder} is no saved adapter: {CONFIG_FILE} is missing ({found}).")
-    try:
-        config: Any = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise AdapterError(f"{file} is not valid JSON ({error}); save or download the adapter again.") from error
-    needed = {"format", "backbone", "prompt", "task", "weights_sha256"}
-    missing = sorted(needed - set(config)) if isinstance(config, dict) else sorted(needed)
-    if missing:
-        raise AdapterError(f"{file} is no promptwise adapter configuration: {', '.join(missing)} missing.")
+    config = _read_json(file, _CONFIG_PARTS)
     if config["format"] != FORMAT:
         raise AdapterError(
             f"{file} has format {config['format']}; promptwise {__version__} reads format {FORMAT}. Upgrade promptwise."
         )
-    return dict(config)
+    wrong = [key for key in ("name", "model_type", "fingerprint") if not isinstance(config["backbone"].get(key), str)]
+    if wrong:
+        raise AdapterError(f"{file} cannot be used: backbone lacks {', '.join(wrong)}.")
+    try:
+        PromptConfig(**config["prompt"])
+        TaskSpec.from_dict(config["task"])
+    except (TypeError, ConfigError) as error:
+        raise AdapterError(f"{file} cannot be used: {error}") from error
+    return config
+
+
+def read_metrics(folder: Path) -> dict[str, Any] | None:
+    """What the run that made an adapter measured, or ``None`` if it was not made by a run.
+
+    Raises:
+        AdapterError: The file is not what a run writes.
+    """
+    file = folder / METRICS_FILE
+    return _read_json(file, _METRICS_PARTS) if file.is_file() else None
+
+
+def _read_json(file: Path, parts: dict[str, type | tuple[type, ...]]) -> dict[str, Any]:
+    """A JSON object with at least ``parts``, a type for each key."""
+    try:
+        value: Any = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise AdapterError(f"{file} is not valid JSON ({error}); save or download the adapter again.") from error
+    if not isinstance(value, dict):
+        raise AdapterError(f"{file} must hold a JSON object, found {type(value).__name__}.")
+    wrong = [key for key, kind in parts.items() if not isinstance(value.get(key), kind)]
+    if wrong:
+        raise AdapterError(f"{file} was not written by promptwise: {', '.join(wrong)} missing or of another type.")
+    return value
 
 
 def check_weights(folder: Path, config: dict[str, Any]) -> Path:
@@ -120,10 +166,7 @@ def load_adapter(
     folder = adapter_folder(name)
     config = read_config(folder)
     weights = check_weights(folder, config)
-    try:
-        prompt_config, spec = PromptConfig(**config["prompt"]), TaskSpec.from_dict(config["task"])
-    except (TypeError, ConfigError) as error:
-        raise AdapterError(f"{folder / CONFIG_FILE} cannot be used: {error}") from error
+    prompt_config, spec = PromptConfig(**config["prompt"]), TaskSpec.from_dict(config["task"])
     made_for = config["backbone"]
     if backbone is None or isinstance(backbone, str):
         cloze = HEADS.get(prompt_config.head).cloze
@@ -156,7 +199,7 @@ def adapter_folder(name: str | Path) -> Path:
         return folder
     from promptwise.hub import download
 
-    downloaded, why = download(str(name), [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE], needed=CONFIG_FILE)
+    downloaded, why = download(str(name), [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE], [CONFIG_FILE, WEIGHTS_FILE])
     if downloaded is None:
         raise AdapterError(f"The adapter {str(name)!r} was not found: no such local folder; {why}.")
     return downloaded

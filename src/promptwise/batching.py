@@ -9,10 +9,38 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from promptwise.backbone import Backbone
+from promptwise.config import PromptConfig
 from promptwise.tasks.examples import Example
+from promptwise.tasks.spec import TaskSpec
 from promptwise.tasks.template import Features, InputFormat
 
 _T = TypeVar("_T")
+
+
+def input_format_for(
+    backbone: Backbone, spec: TaskSpec, config: PromptConfig, cloze: bool, reserved: int
+) -> InputFormat:
+    """How the inputs of a task enter a backbone.
+
+    Args:
+        backbone: The frozen model.
+        spec: The task.
+        config: What the model is made of.
+        cloze: Whether the head asks a cloze question.
+        reserved: Positions that the prompts take.
+    """
+    room = config.max_length
+    if backbone.max_positions is not None:
+        room = min(room, backbone.max_positions - reserved)
+    return InputFormat(
+        tokenizer=backbone.tokenizer,
+        spec=spec,
+        cloze=cloze,
+        mask_token_id=backbone.mask_token_id if cloze else None,
+        token_types=backbone.uses_token_types,
+        max_tokens=room,
+    )
 
 
 def encode_examples(input_format: InputFormat, examples: Sequence[Example]) -> list[Features]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
@@ -20,10 +21,20 @@ def _setting(
     *,
     choices: str | tuple[str, ...] = (),
     minimum: float | None = None,
+    maximum: float = sys.float_info.max,
     metavar: str | None = None,
 ) -> Any:
     """A field with its help; ``choices`` is a tuple or the name of a registry in :mod:`promptwise.registry`."""
-    return field(default=default, metadata={"help": help, "choices": choices, "minimum": minimum, "metavar": metavar})
+    return field(
+        default=default,
+        metadata={
+            "help": help,
+            "choices": choices,
+            "minimum": minimum,
+            "maximum": maximum,
+            "metavar": metavar,
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -49,10 +60,15 @@ class PromptConfig:
 class FitConfig:
     """How a prompted model is trained."""
 
-    epochs: float = _setting(5.0, "Passes over the training split.", minimum=0)
+    epochs: float = _setting(5.0, "Passes over the training split.", minimum=0, maximum=10**6)
     lr: float = _setting(1e-2, "Peak learning rate; a strategy may take a fixed share of it.", minimum=0)
     batch_size: int = _setting(32, "Inputs per step and process.", minimum=1)
-    seed: int = _setting(0, "Seed of the first values, of the order of the inputs and of nothing else.", minimum=0)
+    seed: int = _setting(
+        0,
+        "Seed of the first values, of the order of the inputs and of nothing else.",
+        minimum=0,
+        maximum=2**32 - 1,
+    )
     weight_decay: float = _setting(0.0, "AdamW's weight decay.", minimum=0)
     warmup: float = _setting(
         0.06, "Steps over which the learning rate rises; below 1, a share of all steps.", minimum=0
@@ -64,6 +80,11 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         check_values(self)
+
+
+# Settings that say something about a person's own file, and about a known task.
+_WITH_DATA = ("text_column", "text_pair_column", "label_column", "template")
+_WITH_TASK = ("data_dir", "validation_fraction")
 
 
 @dataclass(frozen=True)
@@ -96,6 +117,11 @@ class TrainConfig(PromptConfig, FitConfig):
         if (self.task is None) == (self.data is None):
             given = "both" if self.task is not None else "neither"
             raise ConfigError(f"Give either --task NAME or --data FILE; {given} was given.")
+        partner, other = ("--task", _WITH_DATA) if self.data is None else ("--data", _WITH_TASK)
+        defaults = {one.name: one.default for one in fields(self)}
+        idle = [flag_name(name) for name in other if getattr(self, name) != defaults[name]]
+        if idle:
+            raise ConfigError(f"{', '.join(idle)} would change nothing beside {partner}; leave it out.")
 
     def prompt_config(self) -> PromptConfig:
         """The part that says what the model is."""
@@ -129,8 +155,13 @@ def check_values(config: Any) -> None:
         choices, minimum = choices_of(setting), setting.metadata.get("minimum")
         if choices and value not in choices:
             raise UnknownNameError(flag_name(setting.name), str(value), choices)
-        if minimum is not None and value is not None and not value >= minimum:
+        if value is None or minimum is None:
+            continue
+        maximum = setting.metadata["maximum"]
+        if not value >= minimum:
             problems.append(f"{flag_name(setting.name)} is {value}; the least is {minimum}.")
+        elif not value <= maximum:
+            problems.append(f"{flag_name(setting.name)} is {value}; the most is {maximum}.")
     if problems:
         raise ConfigError(" ".join(problems))
 
@@ -151,7 +182,7 @@ def config_from_mapping(values: Mapping[str, Any], where: str) -> TrainConfig:
             continue
         try:
             cleaned[name] = _typed(known[name], value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             problems.append(f"{key} must be {value_type(known[name]).__name__}, found {value!r}")
     if problems:
         raise ConfigError(f"{where}: " + "; ".join(problems) + ".")

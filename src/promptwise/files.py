@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from promptwise.errors import OutputError
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file under a temporary name in the same folder, then rename it.
+@contextlib.contextmanager
+def open_atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file under a temporary name in the same folder, and rename it when all went well.
 
     Raises:
         OutputError: The file cannot be written; names the path and the reason.
     """
-    data = content.encode() if isinstance(content, str) else content
     temporary = None
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+        with os.fdopen(handle, mode, encoding=encoding, newline=newline) as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a whole file and the folders above it; see :func:`open_atomic`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path.parent} cannot be made: {error.strerror or error}.") from error
+    with open_atomic(path, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -111,42 +111,41 @@ def _not_a_folder(name: str, path: Path) -> str:
 
 def _from_hub(name: str) -> tuple[Path | None, str]:
     """The folder of a model in the cache or freshly downloaded, or why there is none."""
-    return download(name, _PATTERNS, needed="*.safetensors")
+    return download(name, _PATTERNS, ["config.json", "*.safetensors"])
 
 
-def download(name: str, patterns: list[str], needed: str) -> tuple[Path | None, str]:
+def download(name: str, patterns: list[str], needed: list[str]) -> tuple[Path | None, str]:
     """The local copy of a repository, from the Hugging Face cache or, when it can be reached, from the Hub.
 
     Args:
         name: Repository, such as ``"org/name"``.
         patterns: Which files to fetch.
-        needed: A pattern that a cached copy must have a file for; a partial copy is completed from the Hub.
+        needed: Patterns that a cached copy must have a file for; a partial copy is completed from the Hub.
 
     Returns:
         The folder, or ``None`` and the reason.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    cached: Path | None = None
+    missing: list[str] = []
     try:
         cached = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
-        if any(cached.glob(needed)):
+        missing = [pattern for pattern in needed if not any(cached.glob(pattern))]
+        if not missing:
             return cached, ""
     except HFValidationError:
         return None, f"{name!r} is no valid name on the Hugging Face Hub"
     except LocalEntryNotFoundError:
         pass
     if not hub_reachable():
-        if cached is not None:
-            return (
-                None,
-                f"the Hugging Face cache has it without {needed} ({cached}), and the Hub cannot be reached",
-            )
+        if missing:
+            found = f"the Hugging Face cache has it without {', '.join(missing)} ({cached})"
+            return None, f"{found}, and the Hub cannot be reached"
         return None, "not in the Hugging Face cache, and the Hub cannot be reached"
     try:
         return Path(snapshot_download(name, allow_patterns=patterns)), ""
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # proxies and login pages make the HTTP client raise errors of many unrelated types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return None, f"the Hugging Face Hub said: {reason}"
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from promptwise.backbone import Backbone
-from promptwise.batching import chunks, collate, encode_examples
+from promptwise.batching import chunks, collate, encode_examples, input_format_for
 from promptwise.config import PromptConfig
 from promptwise.errors import ConfigError
 from promptwise.hub import DEFAULT_MODEL
@@ -21,7 +21,7 @@ from promptwise.instance import Instance
 from promptwise.placement import prepare_backbone
 from promptwise.registry import BASES, HEADS, STRATEGIES
 from promptwise.tasks.spec import TaskSpec, load_spec
-from promptwise.tasks.template import Features, InputFormat, Texts, require_mask_last
+from promptwise.tasks.template import Features, Texts, require_mask_last
 
 if TYPE_CHECKING:
     from promptwise.tasks.data import Example, TaskData
@@ -74,7 +74,7 @@ class PromptedModel(nn.Module):
             self.injector = injector(backbone, config.length, strategy.instance_wise)
             self.strategy = strategy(self.injector.shape, **_strategy_options(config))
             self.head = head(backbone, spec, **({} if head.cloze else {"pooling": config.pooling}))
-        self.input_format = _input_format(backbone, spec, config, head.cloze, self.injector.reserved_positions)
+        self.input_format = input_format_for(backbone, spec, config, head.cloze, self.injector.reserved_positions)
         self.input_format.check(self.injector.reserved_positions, backbone.max_positions, backbone.name)
         self.backbone = backbone
         self.register_state_dict_post_hook(_leave_out_backbone)
@@ -200,13 +200,9 @@ class PromptedModel(nn.Module):
 
         def instances() -> Iterator[Instance]:
             for batch in chunks(inputs, batch_size):
-                tensors = self.collate(batch)
-                ids = tensors["input_ids"].to(self.device)
-                mask, text = (
-                    tensors["attention_mask"].to(self.device).bool(),
-                    tensors["text_mask"].to(self.device),
-                )
-                yield Instance(ids, mask, text, ids.new_zeros(*ids.shape, 0, dtype=torch.float32))
+                tensors = {key: value.to(self.device) for key, value in self.collate(batch).items()}
+                ids, mask = tensors["input_ids"], tensors["attention_mask"].bool()
+                yield Instance(ids, mask, tensors["text_mask"], ids.new_zeros(*ids.shape, 0, dtype=torch.float32))
 
         with _seeded(self.seed):
             self.strategy.prepare(instances(), self.backbone.base.get_input_embeddings())
@@ -303,20 +299,6 @@ class PromptedModel(nn.Module):
 def _strategy_options(config: PromptConfig) -> dict[str, Any]:
     names = STRATEGIES.get(config.strategy).options
     return {name: getattr(config, name) for name in names}
-
-
-def _input_format(backbone: Backbone, spec: TaskSpec, config: PromptConfig, cloze: bool, reserved: int) -> InputFormat:
-    room = config.max_length
-    if backbone.max_positions is not None:
-        room = min(room, backbone.max_positions - reserved)
-    return InputFormat(
-        tokenizer=backbone.tokenizer,
-        spec=spec,
-        cloze=cloze,
-        mask_token_id=backbone.mask_token_id if cloze else None,
-        token_types=backbone.uses_token_types,
-        max_tokens=room,
-    )
 
 
 def _leave_out_backbone(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:

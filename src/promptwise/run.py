@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptwise.adapter import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, read_config, save_adapter
+from promptwise.adapter import CARD_FILE, CONFIG_FILE, METRICS_FILE, read_config, read_metrics, save_adapter
 from promptwise.cards import model_card
 from promptwise.config import TrainConfig, flag_name
 from promptwise.errors import ConfigError, OutputError
@@ -25,10 +25,8 @@ if TYPE_CHECKING:
     from promptwise.tasks.data import TaskData
 
 RUN_FILE = "train_config.json"
-METRICS_FILE = "metrics.json"
-
-# Settings that a resumed run may change: none of them changes the weights.
-_MAY_DIFFER = {"out", "threads"}
+_FINGERPRINT = "data_fingerprint"
+TRAINER_FOLDER = "trainer"
 
 
 def train(
@@ -62,10 +60,13 @@ def train(
     folder = Path(config.out)
     if is_main_process():
         _check_folder(folder, config, overwrite, resume)
-    if resume and (folder / METRICS_FILE).is_file():
-        finished: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+    finished = read_metrics(folder) if resume else None
+    if finished is not None:
+        _remove_checkpoints(folder)
         return finished
     data = load_data(config)
+    if resume:
+        _check_same_data(folder, data)
 
     from promptwise.model import PromptedModel
     from promptwise.placement import prepare_backbone
@@ -80,8 +81,8 @@ def train(
             # The adapter's files are replaced when their successors are whole. These would be mistaken for ours.
             (folder / METRICS_FILE).unlink(missing_ok=True)
             _remove_checkpoints(folder)
-        write_json(folder / RUN_FILE, asdict(config))
-    metrics = fit(model, data, config.fit_config(), folder, resume=resume, progress=progress)
+        write_json(folder / RUN_FILE, {**asdict(config), _FINGERPRINT: data.fingerprint})
+    metrics = fit(model, data, config.fit_config(), folder / TRAINER_FOLDER, resume=resume, progress=progress)
     if is_main_process():
         save_adapter(model, folder)
         write_atomic(folder / CARD_FILE, model_card(read_config(folder), metrics, str(folder)))
@@ -132,8 +133,9 @@ def _check_folder(folder: Path, config: TrainConfig, overwrite: bool, resume: bo
     """
     if overwrite and resume:
         raise ConfigError("--overwrite and --resume exclude each other.")
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file; --out names a folder.")
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise OutputError(f"{place} is a file; --out names a folder.")
     held = [name for name in (RUN_FILE, CONFIG_FILE, METRICS_FILE) if (folder / name).is_file()]
     if not held:
         if resume:
@@ -148,8 +150,28 @@ def _check_folder(folder: Path, config: TrainConfig, overwrite: bool, resume: bo
 
 
 def _remove_checkpoints(folder: Path) -> None:
-    for checkpoint in folder.glob("checkpoint-*"):
+    """Remove the checkpoints, and the trainer's folder if it holds no logs."""
+    trainer = folder / TRAINER_FOLDER
+    for checkpoint in trainer.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
+    if trainer.is_dir() and not any(trainer.iterdir()):
+        trainer.rmdir()
+
+
+def _read_run(file: Path) -> dict[str, Any]:
+    """The settings of a run, without what is kept beside them."""
+    values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    values.pop(_FINGERPRINT, None)
+    return values
+
+
+def _check_same_data(folder: Path, data: TaskData) -> None:
+    before = json.loads((folder / RUN_FILE).read_text(encoding="utf-8")).get(_FINGERPRINT)
+    if before != data.fingerprint:
+        raise ConfigError(
+            f"The data has changed since the run in {folder} began: its fingerprint was {str(before)[:16]} and is "
+            f"{data.fingerprint[:16]} ({data.origin}). Use --overwrite to start again."
+        )
 
 
 def _check_same(folder: Path, config: TrainConfig) -> None:
@@ -157,20 +179,13 @@ def _check_same(folder: Path, config: TrainConfig) -> None:
     if not file.is_file():
         raise OutputError(f"{folder} holds an adapter but no {RUN_FILE}, so it cannot be resumed. Use --overwrite.")
     try:
-        before = TrainConfig(**json.loads(file.read_text(encoding="utf-8")))
+        before = TrainConfig(**_read_run(file))
     except (TypeError, ValueError) as error:
         raise OutputError(f"{file} cannot be read ({error}), so the run cannot be resumed. Use --overwrite.") from error
     now, then = asdict(replace(config, out=None)), asdict(replace(before, out=None))
-    changed = [
-        f"{flag_name(key)} was {then[key]!r} and is {now[key]!r}"
-        for key in now
-        if key not in _MAY_DIFFER and now[key] != then[key]
-    ]
+    changed = [f"{flag_name(key)} was {then[key]!r} and is {now[key]!r}" for key in now if now[key] != then[key]]
     if changed:
         raise ConfigError(
             f"{folder} holds a run with other settings: {'; '.join(changed)}. Resume with the same settings, or use "
             "another --out."
         )
-
-
-__all__ = ["CARD_FILE", "METRICS_FILE", "RUN_FILE", "WEIGHTS_FILE", "load_data", "train"]

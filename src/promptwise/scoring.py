@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import sys
@@ -10,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from promptwise.errors import ConfigError, DataError, OutputError
+from promptwise.errors import ConfigError, DataError
+from promptwise.files import open_atomic
 from promptwise.tasks.data import load_task
 from promptwise.tasks.examples import Example, examples_from_rows
 from promptwise.tasks.fields import column_field
@@ -61,6 +63,8 @@ def load_examples(
     if task is not None and data is not None:
         raise ConfigError("Give either --task or --data, not both.")
     if data is not None:
+        if data_dir is not None:
+            raise ConfigError("--data-dir goes with --task; --data names a file of its own.")
         spec = replace(
             own,
             text=own.text if text_column is None else column_field(text_column),
@@ -71,7 +75,7 @@ def load_examples(
         if not examples:
             raise DataError(f"{data} has no rows.")
         return spec, examples
-    if task is None and own.name not in task_names():
+    if task is None and not _is_packaged(own):
         raise ConfigError(
             f"The adapter was trained on {own.name!r}, a file of your own: name one to score it on with --data."
         )
@@ -83,6 +87,14 @@ def load_examples(
         )
     loaded = load_task(spec, None if data_dir is None else Path(data_dir), splits=("test",))
     return spec, loaded.test
+
+
+def _is_packaged(spec: TaskSpec) -> bool:
+    """Whether a spec is a task of the package rather than a person's file of the same name."""
+    if spec.name not in task_names():
+        return False
+    known = load_spec(spec.name)
+    return all(getattr(spec, part) == getattr(known, part) for part in ("text", "text_pair", "label", "labels"))
 
 
 def score(model: PromptedModel, spec: TaskSpec, examples: Sequence[Example], batch_size: int = 64) -> dict[str, float]:
@@ -106,6 +118,10 @@ def input_texts(
         ConfigError: Texts and a file are both given, or pairs do not match the texts.
     """
     spec = TaskSpec.from_dict(task)
+    for text in (*texts, *pairs):
+        # The shell hands over any bytes; those that are no UTF-8 arrive as lone surrogates.
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ConfigError(f"The text {text!r} is not UTF-8. Convert it, or write it to a file in UTF-8.")
     if texts:
         if file is not None:
             raise ConfigError(f"Give either --text or FILE, not both (FILE is {str(file)!r}).")
@@ -133,11 +149,7 @@ def write_predictions(predictions: Iterable[Prediction], labels: Sequence[str], 
     Raises:
         OutputError: The file cannot be written.
     """
-    try:
-        stream = sys.stdout if out is None else out.open("w", encoding="utf-8", newline="")
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror}.") from error
-    try:
+    with contextlib.nullcontext(sys.stdout) if out is None else open_atomic(out) as stream:
         table = csv.writer(stream, lineterminator="\n")
         if form == "csv":
             table.writerow(["label", *labels])
@@ -148,6 +160,3 @@ def write_predictions(predictions: Iterable[Prediction], labels: Sequence[str], 
                 rounded = {label: round(value, 6) for label, value in one.probabilities.items()}
                 stream.write(json.dumps({"label": one.label, "probabilities": rounded}, ensure_ascii=False) + "\n")
             stream.flush()
-    finally:
-        if out is not None:
-            stream.close()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from promptwise.adapter import read_metrics
 from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES
 from promptwise.tasks.spec import load_spec, task_names
 
-console = Console(highlight=False, soft_wrap=True)
+# In a pipe nothing is folded, so that other programs find whole lines.
+_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 1000
+console = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 
 
 def plain_table(*columns: str, title: str | None = None) -> Table:
@@ -61,9 +65,8 @@ def print_info(folder: Path, config: dict[str, Any]) -> None:
         "labels": ", ".join(task["labels"]),
         "promptwise": config["promptwise_version"],
     }
-    metrics_file = folder / "metrics.json"
-    if metrics_file.is_file():
-        metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
+    metrics = read_metrics(folder)
+    if metrics is not None:
         rows["test"] = ", ".join(f"{name} {value:.4f}" for name, value in metrics["test"].items())
         rows["majority class"] = f"{metrics['majority']:.4f}"
         rows["seed"] = str(metrics["seed"])

@@ -258,8 +258,9 @@ def make_trainer(
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The latest checkpoint that is whole; ``Trainer`` writes its state last, so a killed write has none."""
-    whole = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return max(whole, key=lambda path: int(path.name.partition("-")[2]), default=None)
+    steps = {path: path.parent.name.partition("-")[2] for path in folder.glob("checkpoint-*/trainer_state.json")}
+    numbered = {int(step): path.parent for path, step in steps.items() if step.isdecimal()}
+    return numbered[max(numbered)] if numbered else None
 
 
 def check_logger(name: str) -> None:

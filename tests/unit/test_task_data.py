@@ -408,7 +408,11 @@ def test_hub_is_asked_for_its_own_splits(monkeypatch: pytest.MonkeyPatch) -> Non
         asked.append((name, config, split))
         return sentences(20) if split == "train" else sentences(6, 100)
 
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setitem(
+        sys.modules,
+        "datasets",
+        SimpleNamespace(load_dataset=load_dataset, config=SimpleNamespace(HF_HUB_OFFLINE=False)),
+    )
     task = load_task("sst2")
     assert asked == [("nyu-mll/glue", "sst2", "train"), ("nyu-mll/glue", "sst2", "validation")]
     assert (len(task.train), len(task.validation), len(task.test)) == (18, 2, 6)
@@ -421,7 +425,11 @@ def test_unreachable_hub_points_to_local_files(monkeypatch: pytest.MonkeyPatch) 
     def load_dataset(name: str, config: str | None, *, split: str) -> list[Row]:
         raise ConnectionError("no route to host\nmore")
 
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setitem(
+        sys.modules,
+        "datasets",
+        SimpleNamespace(load_dataset=load_dataset, config=SimpleNamespace(HF_HUB_OFFLINE=False)),
+    )
     with pytest.raises(DataError) as caught:
         load_task("rte")
     message = str(caught.value)

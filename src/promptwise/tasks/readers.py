@@ -122,6 +122,8 @@ def decode_lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]
 def _reader(path: Path) -> Callable[[Path], Iterator[Row]]:
     suffix = suffix_of(path, ROW_SUFFIXES)
     if suffix is None:
+        if path.is_dir():
+            require_file(path)
         raise DataError(
             f"{path}: no reader for files named so. Supported endings: {', '.join(ROW_SUFFIXES)}. "
             "Rename or convert the file."

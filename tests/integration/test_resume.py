@@ -1,0 +1,180 @@
+"""``--resume`` after SIGKILL: the same bits as a run that nothing disturbed."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.command import (
+    contents,
+    fails,
+    ok,
+    promptwise,
+    read_json,
+    ticket_rows,
+    train_flags,
+    write_csv,
+)
+from tests.integration.killing import run_until
+
+STEPS_PER_EPOCH = 4
+METHODS = {
+    "random prompt": ("--strategy", "random", "--base", "prompt"),
+    "random prefix": ("--strategy", "random", "--base", "prefix"),
+    "rnn prompt": ("--encoder", "rnn", "--base", "prompt"),
+    "rnn prefix": ("--encoder", "rnn", "--base", "prefix"),
+}
+
+Flags = Callable[..., list[str]]
+
+
+@pytest.fixture
+def flags(tickets: Path, tiny: Path) -> Flags:
+    """The flags of a run of five epochs into a folder."""
+
+    def make(out: Path, *more: object) -> list[str]:
+        return train_flags(tickets, tiny, out, "--epochs", 5, *more)
+
+    return make
+
+
+def checkpoints(folder: Path) -> list[int]:
+    """The steps of the whole checkpoints below a folder."""
+    return sorted(int(state.parent.name.split("-")[1]) for state in folder.rglob("checkpoint-*/trainer_state.json"))
+
+
+def check_same_run(run: Path, undisturbed: Path) -> None:
+    """Two finished runs have the same adapter, bit for bit, and the same scores."""
+    weights = "adapter_model.safetensors"
+    assert (run / weights).read_bytes() == (undisturbed / weights).read_bytes()
+    one, other = read_json(run / "metrics.json"), read_json(undisturbed / "metrics.json")
+    for key in ("test", "validation", "steps", "best_step", "data", "parameters", "seed"):
+        assert one[key] == other[key]
+    assert checkpoints(run) == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_killed_run_ends_as_an_undisturbed_one(flags: Flags, tmp_path: Path, method: str) -> None:
+    """Killed in the fourth epoch and resumed, a run has the bits and scores of one that was left alone."""
+    ok(*flags(tmp_path / "undisturbed", *METHODS[method]))
+    killed = flags(tmp_path / "killed", *METHODS[method])
+    run_until(killed, 3 * STEPS_PER_EPOCH + 2)
+    assert 3 * STEPS_PER_EPOCH in checkpoints(tmp_path / "killed")
+    assert not (tmp_path / "killed" / "metrics.json").exists()
+    ok(*killed, "--resume")
+    check_same_run(tmp_path / "killed", tmp_path / "undisturbed")
+    metrics = read_json(tmp_path / "killed" / "metrics.json")
+    assert metrics["time"]["resumed"] is True
+
+
+@pytest.mark.parametrize("method", ["random prefix", "rnn prompt"])
+def test_a_run_killed_before_its_first_checkpoint_starts_again(flags: Flags, tmp_path: Path, method: str) -> None:
+    """With no checkpoint yet, ``--resume`` starts from the first step and ends the same."""
+    ok(*flags(tmp_path / "undisturbed", *METHODS[method]))
+    killed = flags(tmp_path / "killed", *METHODS[method])
+    run_until(killed, 2)
+    assert checkpoints(tmp_path / "killed") == []
+    ok(*killed, "--resume")
+    check_same_run(tmp_path / "killed", tmp_path / "undisturbed")
+
+
+def test_a_run_may_be_killed_twice(flags: Flags, tmp_path: Path) -> None:
+    """A resumed run that is killed resumes once more to the same bits."""
+    ok(*flags(tmp_path / "undisturbed"))
+    killed = flags(tmp_path / "killed")
+    run_until(killed, STEPS_PER_EPOCH + 1)
+    run_until([*killed, "--resume"], STEPS_PER_EPOCH + 1)
+    ok(*killed, "--resume")
+    check_same_run(tmp_path / "killed", tmp_path / "undisturbed")
+
+
+def test_a_half_written_checkpoint_falls_back_to_the_one_before(flags: Flags, tmp_path: Path) -> None:
+    """A newest checkpoint without its state file is passed over, and the bits stay the same."""
+    ok(*flags(tmp_path / "undisturbed"))
+    killed = flags(tmp_path / "killed")
+    run_until(killed, 3 * STEPS_PER_EPOCH + 2)
+    before = checkpoints(tmp_path / "killed")
+    assert len(before) == 2
+    (state,) = (tmp_path / "killed").rglob(f"checkpoint-{before[-1]}/trainer_state.json")
+    state.unlink()
+    (state.parent / "optimizer.pt").write_bytes(b"cut")
+    ok(*killed, "--resume")
+    check_same_run(tmp_path / "killed", tmp_path / "undisturbed")
+
+
+def test_a_killed_run_may_move(flags: Flags, tmp_path: Path) -> None:
+    """``--out`` may differ when a run is resumed: its checkpoints are found where they are now."""
+    ok(*flags(tmp_path / "undisturbed"))
+    run_until(flags(tmp_path / "killed"), 4 * STEPS_PER_EPOCH + 2)
+    shutil.move(tmp_path / "killed", tmp_path / "moved")
+    ok(*flags(tmp_path / "moved"), "--resume")
+    check_same_run(tmp_path / "moved", tmp_path / "undisturbed")
+
+
+def test_a_process_that_is_killed_from_outside(flags: Flags, tmp_path: Path) -> None:
+    """The real command, killed by another process once a checkpoint exists, resumes to the same bits."""
+    more = ("--epochs", 30, "--strategy", "random")
+    ok(*flags(tmp_path / "undisturbed", *more))
+    killed = flags(tmp_path / "killed", *more)
+    process = subprocess.Popen([sys.executable, "-m", "promptwise", *killed], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not checkpoints(tmp_path / "killed") and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "metrics.json").exists()
+    ok(*killed, "--resume")
+    check_same_run(tmp_path / "killed", tmp_path / "undisturbed")
+
+
+def test_resuming_a_finished_run_changes_nothing(tickets: Path, tiny: Path, trained: Path) -> None:
+    """A finished run is not touched, its scores are printed again, and the exit code is 0."""
+    before = contents(trained)
+    times = {path: path.stat().st_mtime_ns for path in trained.iterdir()}
+    printed = ok(*train_flags(tickets, tiny, trained, "--epochs", 3), "--resume").out
+    assert contents(trained) == before
+    assert {path: path.stat().st_mtime_ns for path in trained.iterdir()} == times
+    assert f"{read_json(trained / 'metrics.json')['test']['accuracy']:.4f}" in printed
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_resuming_with_other_settings_is_refused(
+    flags: Flags, tmp_path: Path, tickets: Path, tiny: Path, adapter: Path, finished: bool
+) -> None:
+    """The message names every flag that differs with both of its values; nothing is touched."""
+    if finished:
+        folder, same = adapter, train_flags(tickets, tiny, adapter, "--epochs", 3)
+    else:
+        folder, same = tmp_path / "killed", flags(tmp_path / "killed")
+        run_until(same, STEPS_PER_EPOCH + 1)
+    before = contents(folder)
+    other: tuple[Any, ...] = ("--lr", 0.5, "--seed", 7, "--base", "prompt")
+    says = ("--lr was 0.01 and is 0.5", "--seed was 0 and is 7", "--base was 'prefix' and is 'prompt'")
+    fails(2, *same, "--resume", *other, says=says)
+    assert contents(folder) == before
+
+
+def test_resuming_on_changed_data_is_refused(tiny: Path, tmp_path: Path) -> None:
+    """A data file that changed since the run was killed would give neither the old result nor the new one."""
+    data = write_csv(tmp_path / "tickets.csv", ticket_rows())
+    flags = train_flags(data, tiny, tmp_path / "killed", "--epochs", 5)
+    run_until(flags, STEPS_PER_EPOCH + 1)
+    write_csv(data, [{**row, "body": row["body"] + " again"} for row in ticket_rows()])
+    result = promptwise(*flags, "--resume")
+    assert result.code != 0
+    assert result.error
+
+
+def test_resuming_nothing_is_refused(flags: Flags, tmp_path: Path) -> None:
+    """A folder without a run cannot be resumed, and ``--resume`` excludes ``--overwrite``."""
+    fails(1, *flags(tmp_path / "nothing"), "--resume", says=[tmp_path / "nothing", "train_config.json"])
+    assert not (tmp_path / "nothing").exists()
+    fails(2, *flags(tmp_path / "nothing"), "--resume", "--overwrite", says=["--resume", "--overwrite"])

@@ -1,0 +1,123 @@
+"""What ``promptwise train`` writes, and where its settings come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.integration.command import contents, ok, read_json, train_flags
+
+
+def test_a_run_writes_adapter_metrics_and_card(trained: Path) -> None:
+    """A finished run holds its five files and nothing else."""
+    assert set(contents(trained)) == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "metrics.json",
+        "train_config.json",
+        "README.md",
+    }
+    assert {path.name for path in trained.iterdir() if path.is_dir()} == set()
+
+
+def test_metrics_record_what_a_result_depends_on(trained: Path, tickets: Path) -> None:
+    """``metrics.json`` has scores, seed, versions, data, parameters, time and memory."""
+    metrics = read_json(trained / "metrics.json")
+    assert metrics["seed"] == 0
+    assert 0 <= metrics["test"]["accuracy"] <= 1
+    assert 0 <= metrics["validation"]["accuracy"] <= 1
+    assert metrics["majority"] == 0.5
+    assert {"promptwise", "python", "torch", "transformers", "device"} <= set(metrics["versions"])
+    assert metrics["data"]["origin"] == str(tickets)
+    assert len(metrics["data"]["fingerprint"]) == 64
+    assert metrics["data"]["rows"] == {"train": 32, "validation": 4, "test": 4}
+    assert metrics["parameters"]["tuned"] > 0
+    assert metrics["parameters"]["share"] == metrics["parameters"]["tuned"] / metrics["parameters"]["backbone"]
+    assert metrics["time"]["train_s"] > 0
+    assert metrics["memory"]["process_peak_mib"] > 0
+    assert metrics["steps"] == 12
+
+
+def test_the_card_has_valid_front_matter(trained: Path, tiny: Path) -> None:
+    """``README.md`` starts with a YAML block that names the backbone, and shows the scores."""
+    _, header, body = (trained / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    data = yaml.safe_load(header)
+    assert data["base_model"] == str(tiny)
+    assert data["library_name"] == "promptwise"
+    assert "| test | 4 |" in body
+
+
+def test_the_end_of_a_run_is_printed(tickets: Path, tiny: Path, tmp_path: Path) -> None:
+    """Scores, row counts, tuned parameters and the folder are printed on standard output."""
+    out = tmp_path / "run"
+    printed = ok(*train_flags(tickets, tiny, out)).out
+    metrics = read_json(out / "metrics.json")
+    assert f"{metrics['test']['accuracy']:.4f}" in printed
+    assert "rows: 32 train, 4 validation, 4 test" in printed
+    assert f"{metrics['parameters']['tuned']:,}" in printed
+    assert str(out) in printed.replace("\n", "")
+
+
+def test_the_same_command_gives_the_same_adapter(tickets: Path, tiny: Path, tmp_path: Path, trained: Path) -> None:
+    """Two runs with one seed have the same bits, and another seed has others."""
+    for name, seed in (("again", 0), ("other", 1)):
+        ok(*train_flags(tickets, tiny, tmp_path / name, "--epochs", 3, "--seed", seed))
+    first = contents(trained)["adapter_model.safetensors"]
+    assert contents(tmp_path / "again")["adapter_model.safetensors"] == first
+    assert contents(tmp_path / "other")["adapter_model.safetensors"] != first
+
+
+def test_tensorboard_gets_an_event_file(tickets: Path, tiny: Path, tmp_path: Path) -> None:
+    """``--report-to tensorboard`` leaves an event file in the run's folder."""
+    pytest.importorskip("tensorboard")
+    ok(*train_flags(tickets, tiny, tmp_path / "run", "--report-to", "tensorboard"))
+    assert len(list((tmp_path / "run").rglob("events.out.tfevents*"))) == 1
+
+
+def test_flags_win_over_the_config_file(tickets: Path, tiny: Path, tmp_path: Path) -> None:
+    """Keys of the file count unless a flag says otherwise, written with ``-`` or with ``_``."""
+    file = tmp_path / "run.yaml"
+    settings = {
+        "data": str(tickets),
+        "text-column": "nonsense",
+        "label_column": "team",
+        "model": str(tiny),
+        "batch-size": 4,
+        "max_length": 20,
+        "length": 7,
+        "epochs": 1,
+        "threads": 1,
+        "dtype": "fp32",
+        "train-table": True,
+        "lr": "1e-3",
+    }
+    file.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    ok("train", "--config", file, "--text-column", "body", "--length", 3, "--no-train-table", "--out", tmp_path / "run")
+    used = read_json(tmp_path / "run" / "train_config.json")
+    assert used["text_column"] == "body"
+    assert (used["length"], used["batch_size"], used["max_length"]) == (3, 4, 20)
+    assert (used["train_table"], used["lr"]) == (False, 1e-3)
+
+
+@pytest.mark.parametrize("base", ["prompt", "prefix"])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        ("--strategy", "shared"),
+        ("--strategy", "random"),
+        ("--encoder", "cnn"),
+        ("--encoder", "rnn"),
+        ("--encoder", "mlp"),
+        ("--encoder", "mlp", "--train-table"),
+        ("--head", "cloze"),
+    ],
+    ids=" ".join,
+)
+def test_every_method_trains_and_comes_back(
+    tickets: Path, tiny: Path, tmp_path: Path, base: str, strategy: tuple[str, ...]
+) -> None:
+    """Each base with each strategy, encoder and head runs from the flags to a prediction of the loaded adapter."""
+    ok(*train_flags(tickets, tiny, tmp_path / "run", "--base", base, *strategy))
+    assert '"label"' in ok("predict", "--adapter", tmp_path / "run", "--text", "a good film", "--dtype", "fp32").out

@@ -1,0 +1,246 @@
+"""``evaluate``, ``predict``, ``info``, ``tasks`` and ``strategies`` on a trained adapter."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from promptwise.tasks import task_names
+from tests.integration.command import ok, read_json, ticket_rows, write_csv, write_jsonl
+
+TEXTS = ["a good film", "", "what a terrible, boring and awful book! " * 5, "film number 3 was bad", "fun"]
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that is wide enough for a line of any table."""
+    monkeypatch.setenv("COLUMNS", "400")
+
+
+def predicted(*arguments: object, stdin: bytes = b"") -> list[dict[str, object]]:
+    """The rows that ``predict`` prints as JSON lines."""
+    printed = ok("predict", "--dtype", "fp32", *arguments, stdin=stdin).out
+    return [json.loads(line) for line in printed.splitlines()]
+
+
+def check_rows(rows: list[dict[str, object]], labels: tuple[str, ...] = ("blame", "praise")) -> None:
+    """Every row has a probability for each label in their order, and names the most probable one."""
+    assert rows
+    for row in rows:
+        probabilities = row["probabilities"]
+        assert isinstance(probabilities, dict)
+        assert tuple(probabilities) == labels
+        assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert row["label"] == max(probabilities, key=probabilities.__getitem__)
+
+
+def one_by_one(adapter: Path, texts: list[str]) -> list[dict[str, object]]:
+    """The predictions of commands that see one text each."""
+    return [predicted("--adapter", adapter, "--text", text)[0] for text in texts]
+
+
+def check_same(found: list[dict[str, object]], expected: list[dict[str, object]]) -> None:
+    """Two lists of predictions are the same up to the rounding of a batch."""
+    assert [row["label"] for row in found] == [row["label"] for row in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=2e-5)
+
+
+def test_repeated_texts_keep_their_order(trained: Path) -> None:
+    """``--text`` may be repeated; a batch gives what each text gives alone."""
+    rows = predicted("--adapter", trained, *(part for text in TEXTS for part in ("--text", text)))
+    check_rows(rows)
+    check_same(rows, one_by_one(trained, TEXTS))
+    assert len({json.dumps(row) for row in rows}) > 2
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "txt", "stdin", "dash"])
+def test_files_and_standard_input_keep_their_order(trained: Path, tmp_path: Path, kind: str) -> None:
+    """Rows of every source come out in the order they went in, whatever the batch size."""
+    lines = "".join(text + "\n" for text in TEXTS)
+    source: list[object] = []
+    match kind:
+        case "jsonl":
+            source = [write_jsonl(tmp_path / "in.jsonl", ({"body": text} for text in TEXTS))]
+        case "csv":
+            source = [write_csv(tmp_path / "in.csv", ({"team": "?", "body": text} for text in TEXTS))]
+        case "txt":
+            (tmp_path / "in.txt").write_text(lines, encoding="utf-8")
+            source = [tmp_path / "in.txt"]
+        case "dash":
+            source = ["-"]
+    rows = predicted("--adapter", trained, "--batch-size", 2, *source, stdin=lines.encode())
+    check_rows(rows)
+    check_same(rows, one_by_one(trained, TEXTS))
+
+
+def test_a_long_file_is_streamed_in_order(trained: Path, tmp_path: Path) -> None:
+    """Sorting by length inside chunks does not move rows, also past the first chunk."""
+    texts = [f"film number {index} was good" + " and fun" * (index * 7 % 5) for index in range(70)]
+    file = write_jsonl(tmp_path / "in.jsonl", ({"body": text} for text in texts))
+    small = predicted("--adapter", trained, "--batch-size", 2, file)
+    assert len(small) == 70
+    check_same(small, predicted("--adapter", trained, "--batch-size", 64, file))
+    check_same(small[-3:], one_by_one(trained, texts[-3:]))
+
+
+def test_csv_output_parses_back(trained: Path, tmp_path: Path) -> None:
+    """``--format csv`` has a header with the labels and says what the JSON lines say, also in a file."""
+    texts = [part for text in TEXTS for part in ("--text", text)]
+    printed = ok("predict", "--adapter", trained, "--dtype", "fp32", "--format", "csv", *texts).out
+    table = list(csv.DictReader(io.StringIO(printed)))
+    assert list(table[0]) == ["label", "blame", "praise"]
+    rows = predicted("--adapter", trained, *texts)
+    assert [row["label"] for row in table] == [row["label"] for row in rows]
+    for line, row in zip(table, rows, strict=True):
+        assert {name: float(line[name]) for name in ("blame", "praise")} == row["probabilities"]
+    file = tmp_path / "labels.csv"
+    silent = ok("predict", "--adapter", trained, "--dtype", "fp32", "--format", "csv", "--out", file, *texts).out
+    assert (silent, file.read_text(encoding="utf-8")) == ("", printed)
+
+
+def test_an_input_may_have_other_columns(trained: Path, tmp_path: Path) -> None:
+    """``--text-column`` of predict names the column of this file."""
+    file = write_csv(tmp_path / "in.csv", ({"words": text} for text in TEXTS))
+    check_same(predicted("--adapter", trained, "--text-column", "words", file), one_by_one(trained, TEXTS))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " \t\n ",
+        "\U0001f600\U0001f468‍\U0001f469‍\U0001f467",
+        "a good film " * 8334,
+        "a" * 100_000,
+        "[SEP] [MASK] [PAD]",
+        "\x00",
+    ],
+    ids=["empty", "whitespace", "emoji", "100,000 characters", "one long word", "special tokens", "null byte"],
+)
+def test_strange_texts_get_a_prediction(trained: Path, text: str) -> None:
+    """Empty, blank, odd and very long texts are classified like any other."""
+    rows = predicted("--adapter", trained, "--text", text)
+    assert len(rows) == 1
+    check_rows(rows)
+
+
+def test_evaluate_scores_a_file(trained: Path, tickets: Path) -> None:
+    """``evaluate --data`` prints every metric by name, and the majority class beside it."""
+    lines = dict(line.split(": ") for line in ok("evaluate", "--adapter", trained, "--data", tickets).out.splitlines())
+    assert list(lines) == ["accuracy", "majority", "rows"]
+    assert (lines["majority"], lines["rows"]) == ("0.5000", "40")
+
+
+def test_evaluate_agrees_with_predict(trained: Path, tickets: Path) -> None:
+    """The accuracy of evaluate is the share of predict's labels that are right."""
+    result = json.loads(ok("evaluate", "--adapter", trained, "--data", tickets, "--json", "--dtype", "fp32").out)
+    labels = [row["team"] for row in ticket_rows()]
+    rows = predicted("--adapter", trained, tickets)
+    right = sum(row["label"] == label for row, label in zip(rows, labels, strict=True))
+    assert result["accuracy"] == right / len(labels)
+
+
+@pytest.mark.parametrize(
+    ("task", "metrics", "rows"),
+    [("multirc", ["accuracy", "f1a", "em"], 18), ("cb", ["accuracy", "macro_f1"], 18)],
+)
+def test_a_task_on_pairs_from_a_local_folder(
+    answers: Path, tiny: Path, tmp_path: Path, task: str, metrics: list[str], rows: int
+) -> None:
+    """A SuperGLUE task of the package runs from local files; evaluate repeats the test scores of the run."""
+    run = tmp_path / "run"
+    small = ("--length", 4, "--epochs", 2, "--batch-size", 8, "--threads", 1, "--dtype", "fp32")
+    ok("train", "--task", task, "--data-dir", answers, "--model", tiny, "--out", run, *small)
+    use = ("--adapter", run, "--dtype", "fp32", "--data-dir", answers)
+    recorded = read_json(run / "metrics.json")
+    scores = json.loads(ok("evaluate", *use, "--json").out)
+    assert list(scores) == [*metrics, "majority", "rows"]
+    assert scores == {**recorded["test"], "majority": recorded["majority"], "rows": rows}
+    lines = ok("evaluate", *use, "--task", task).out.splitlines()
+    assert lines == [*(f"{name}: {recorded['test'][name]:.4f}" for name in metrics), lines[-2], f"rows: {rows}"]
+    labels = tuple(read_json(run / "adapter_config.json")["task"]["labels"])
+    pairs = [("a good film", "it was good"), ("bad", "great fun and a story"), ("", "")]
+    repeated = [part for one, two in pairs for part in ("--text", one, "--text-pair", two)]
+    found = predicted("--adapter", run, *repeated)
+    check_rows(found, labels)
+    alone = [predicted("--adapter", run, "--text", one, "--text-pair", two)[0] for one, two in pairs]
+    check_same(found, alone)
+
+
+def test_a_pair_file_goes_all_the_way(tiny: Path, tmp_path: Path) -> None:
+    """``--text-pair-column`` works through train, evaluate and predict, from flags and from a file."""
+    rows = [{"q": row["body"], "a b": "it was good", "y": row["team"]} for row in ticket_rows()]
+    data = write_csv(tmp_path / "pairs.csv", rows)
+    columns = ("--text-column", "q", "--text-pair-column", "a b", "--label-column", "y")
+    small = ("--length", 4, "--epochs", 1, "--threads", 1, "--dtype", "fp32", "--out", tmp_path / "run")
+    ok("train", "--data", data, *columns, "--model", tiny, *small)
+    assert "rows: 40" in ok("evaluate", "--adapter", tmp_path / "run", "--data", data).out
+    from_file = predicted("--adapter", tmp_path / "run", data)
+    pairs = [part for row in rows[:3] for part in ("--text", row["q"], "--text-pair", row["a b"])]
+    check_same(from_file[:3], predicted("--adapter", tmp_path / "run", *pairs))
+    swapped = predicted("--adapter", tmp_path / "run", "--text-column", "a b", "--text-pair-column", "q", data)
+    assert swapped != from_file
+
+
+def test_info_shows_what_an_adapter_is(trained: Path) -> None:
+    """``info`` prints task, labels, method, size, scores, seed and fingerprints."""
+    config, metrics = read_json(trained / "adapter_config.json"), read_json(trained / "metrics.json")
+    shown = ok("info", trained).out
+    for word in (
+        *("tickets", "blame, praise", "prefix", "encoder (mlp)", "classifier"),
+        config["backbone"]["fingerprint"][:16],
+        f"{config['tuned_parameters']:,}",
+        f"accuracy {metrics['test']['accuracy']:.4f}",
+        metrics["data"]["fingerprint"][:16],
+    ):
+        assert word in shown
+
+
+def test_info_needs_no_torch(trained: Path) -> None:
+    """``info`` answers without importing torch or transformers."""
+    code = (
+        "import sys; from promptwise.cli import main; main();"
+        "sys.exit(bool({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "info", str(trained)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "fingerprint" in done.stdout
+
+
+def test_tasks_lists_every_task() -> None:
+    """``tasks`` has a line for each task, and ``tasks NAME`` prints its spec."""
+    names = [line.split()[0] for line in ok("tasks").out.splitlines()]
+    assert tuple(names[1:]) == task_names()
+    assert len(names) == 9
+    for name in task_names():
+        assert f"name: {name}\n" in ok("tasks", name).out
+
+
+def test_strategies_lists_every_part() -> None:
+    """``strategies`` names all strategies, encoders, bases and heads."""
+    lines = [tuple(line.split()[:2]) for line in ok("strategies").out.splitlines()[1:]]
+    assert lines == [
+        *[("strategy", name) for name in ("shared", "random", "encoder")],
+        *[("encoder", name) for name in ("cnn", "rnn", "mlp")],
+        *[("base", name) for name in ("prompt", "prefix")],
+        *[("head", name) for name in ("classifier", "cloze")],
+    ]
+
+
+def test_a_command_in_a_shell(trained: Path) -> None:
+    """The installed ``python -m promptwise`` predicts from a pipe and ends with 0."""
+    done = subprocess.run(
+        [sys.executable, "-m", "promptwise", "predict", "--adapter", str(trained), "--threads", "1"],
+        input="a good film\nbad\n",
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    check_rows([json.loads(line) for line in done.stdout.splitlines()])

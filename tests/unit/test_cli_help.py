@@ -1,0 +1,117 @@
+"""The help of the command line: complete, true, and there without importing anything heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+from click.testing import CliRunner
+
+from promptwise.cli import cli
+from promptwise.config import DTYPES, POOLINGS, TrainConfig, default_of, flag_name
+from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES
+from promptwise.tasks import task_names
+
+COMMANDS = ("train", "evaluate", "predict", "info", "tasks", "strategies", "demo")
+WIDE = {"terminal_width": 1000, "max_content_width": 1000}
+HEAVY = ("torch", "transformers", "datasets", "numpy", "accelerate", "pyarrow", "safetensors")
+
+
+def help_of(*arguments: str) -> str:
+    """What ``--help`` prints, as one line."""
+    result = CliRunner().invoke(cli, [*arguments, "--help"], prog_name="promptwise", **WIDE)
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+def test_the_help_lists_the_commands_in_order() -> None:
+    """Every command that exists is in the help, and no other."""
+    listed = help_of().partition("Commands: ")[2].split()
+    assert tuple(cli.commands) == COMMANDS
+    assert [listed.index(name) for name in COMMANDS] == sorted(listed.index(name) for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help(command: str) -> None:
+    """``--help`` of each command says how it is used and what it does."""
+    text = help_of(command)
+    assert text.startswith(f"Usage: promptwise {command}")
+    assert str(cli.commands[command].help).split("\n")[0] in text
+
+
+def test_train_has_a_flag_for_every_setting() -> None:
+    """Every field of ``TrainConfig`` is a flag with its help and its default."""
+    text = help_of("train")
+    settings = fields(TrainConfig)
+    assert len(settings) >= 28
+    for setting in settings:
+        assert f"{flag_name(setting.name)} " in text
+        assert " ".join(setting.metadata["help"].split()) in text
+        default = default_of(setting)
+        if default is not None and not isinstance(default, bool):
+            shown = f"{default:g}" if isinstance(default, float) else str(default)
+            assert f"[default: {shown}]" in text
+    for flag in ("--config", "--overwrite", "--resume"):
+        assert flag in text
+
+
+def test_the_help_names_the_choices_that_exist() -> None:
+    """The names in the help are those of the registries."""
+    text = help_of("train")
+    for registry in (BASES, STRATEGIES, ENCODERS, HEADS):
+        assert f"[{'|'.join(registry.names())}]" in text
+    for choices in (POOLINGS, DTYPES):
+        assert f"[{'|'.join(choices)}]" in text
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_using_an_adapter_has_the_same_flags(command: str) -> None:
+    """``evaluate`` and ``predict`` name where the adapter, the backbone and the data come from."""
+    text = help_of(command)
+    for flag in ("--adapter", "--model", "--batch-size", "--dtype", "--threads", "--text-column"):
+        assert f"{flag} " in text
+
+
+def test_commands_named_in_the_help_exist() -> None:
+    """Lines of the help that show a command use flags which that command has."""
+    shown = [
+        line.split()
+        for command in COMMANDS
+        for line in str(cli.commands[command].help).splitlines()
+        if line.strip().startswith("promptwise ")
+    ]
+    assert len(shown) >= 4
+    for words in shown:
+        command = cli.commands[words[1]]
+        flags = {flag for parameter in command.params for flag in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= flags
+        if "--task" in words:
+            assert words[words.index("--task") + 1] in task_names()
+
+
+def run_python(code: str) -> str:
+    """Standard output of a new Python that runs ``code``."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_importing_imports_nothing_heavy() -> None:
+    """``import promptwise`` and its command line need the standard library and click alone."""
+    code = f"import sys, promptwise, promptwise.cli; print(sorted(set({HEAVY}) & set(sys.modules)))"
+    assert run_python(code).strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "command", [("-h",), ("--version",), ("train", "--help"), ("predict", "-h"), ("tasks",), ("strategies",)]
+)
+def test_looking_things_up_imports_nothing_heavy(command: tuple[str, ...]) -> None:
+    """Help, version and lists come without the model libraries."""
+    code = (
+        f"import sys; sys.argv = ['promptwise', *{command}]\n"
+        "from promptwise.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"print('heavy:', sorted(set({HEAVY}) & set(sys.modules)))"
+    )
+    assert run_python(code).splitlines()[-1] == "heavy: []"
