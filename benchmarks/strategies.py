@@ -55,7 +55,8 @@ def settings(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         if encoder:
             config["encoder"] = encoder
         rate = "default" if lr is None else f"{lr:g}"
-        name = f"{task}_{base}_{method}_{pooling}_lr{rate}_seed{seed}"
+        size = f"K{arguments.length}_{arguments.epochs:g}epochs_{arguments.dtype}"
+        name = f"{task}_{base}_{method}_{pooling}_lr{rate}_{size}_seed{seed}"
         runs.append({"name": name, "task": task, "method": method, "config": config})
     return runs
 
@@ -115,7 +116,7 @@ def table(runs: list[dict[str, Any]], out: Path, split: str, records: Path | Non
             values = row.get(task, [])
             spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
             shown.append(f"{statistics.mean(values):.4f}{spread} (n={len(values)})" if values else "missing")
-        sizes = ", ".join(f"{tuned[base, method, pooling, rate].get(task, 0):,}" for task in tasks)
+        sizes = ", ".join(f"{tuned[base, method, pooling, rate][task]:,}" for task in tasks if task in row)
         label = method if pooling == "auto" else f"{method}, {pooling}"
         lines.append(f"| {base} | {label} | {rate} | {' | '.join(shown)} | {sizes} |")
     return "\n".join(lines)

@@ -70,6 +70,7 @@ def save_adapter(model: PromptedModel, folder: Path) -> None:
             "name": backbone.name,
             "model_type": backbone.model_type,
             "fingerprint": backbone.fingerprint,
+            "lm_fingerprint": backbone.lm_fingerprint if model.head.cloze else None,
         },
         "prompt": asdict(model.prompt_config),
         "task": model.spec.to_dict(),
@@ -160,7 +161,7 @@ def load_adapter(
     from safetensors.torch import load_file
 
     from promptwise.model import PromptedModel
-    from promptwise.placement import prepare_backbone
+    from promptwise.placement import place
     from promptwise.registry import HEADS
 
     folder = adapter_folder(name)
@@ -168,9 +169,14 @@ def load_adapter(
     weights = check_weights(folder, config)
     prompt_config, spec = PromptConfig(**config["prompt"]), TaskSpec.from_dict(config["task"])
     made_for = config["backbone"]
-    if backbone is None or isinstance(backbone, str):
-        cloze = HEADS.get(prompt_config.head).cloze
-        backbone = prepare_backbone(backbone or made_for["name"], cloze, dtype, device)
+    cloze = HEADS.get(prompt_config.head).cloze
+    backbone = place(backbone or made_for["name"], cloze, dtype, device)
+    if cloze and backbone.has_lm_head and backbone.lm_fingerprint != made_for.get("lm_fingerprint"):
+        raise AdapterError(
+            f"The adapter in {folder} was made for the language-model head of {made_for['name']} (fingerprint "
+            f"{str(made_for.get('lm_fingerprint'))[:16]}), but that of {backbone.name} has fingerprint "
+            f"{str(backbone.lm_fingerprint)[:16]}. Nothing was loaded."
+        )
     if backbone.fingerprint != made_for["fingerprint"]:
         raise AdapterError(
             f"The adapter in {folder} was made for {made_for['name']} (fingerprint {made_for['fingerprint'][:16]}), "

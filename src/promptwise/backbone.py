@@ -41,6 +41,7 @@ class Backbone(nn.Module):
         self.config = model.config
         self.pooling = pooling
         self.fingerprint = _fingerprint(self.base)
+        self.lm_fingerprint = _fingerprint(model, whole=True) if self.has_lm_head else None
         self.compute_dtype = torch.float32
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -63,7 +64,8 @@ class Backbone(nn.Module):
     @property
     def hidden_size(self) -> int:
         """``H``, the width of the last hidden state."""
-        return int(self.config.hidden_size)
+        # OPT projects its last hidden state back to the width of its embeddings.
+        return int(getattr(self.config, "word_embed_proj_dim", None) or self.config.hidden_size)
 
     @cached_property
     def max_positions(self) -> int | None:
@@ -107,20 +109,25 @@ class Backbone(nn.Module):
         return torch.autocast(self.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32)
 
     def set_compute_dtype(self, dtype: torch.dtype) -> None:
-        """Store the frozen matrices in the dtype that they are multiplied in.
+        """Store the frozen matrices in the dtype that they are multiplied in, and everything else in float32.
 
-        Autocast would cast each of them again at every step; the products are the same. Embeddings and norms
-        keep the checkpoint's dtype.
+        Autocast would cast each matrix again at every step; the products are the same.
+
+        Raises:
+            BackboneError: The matrices were narrowed already, and what was cut off is gone.
         """
+        if self.compute_dtype != torch.float32 and dtype != self.compute_dtype:
+            raise BackboneError(f"{self.name} is stored in {self.compute_dtype}; load it again for {dtype}.")
         self.compute_dtype = dtype
-        if dtype == torch.float32:
-            return
-        tied = {id(self.base.get_input_embeddings().weight)}
-        for module in self.model.modules():
-            weight = getattr(module, "weight", None)
-            is_matrix = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-            if is_matrix and isinstance(weight, Tensor) and id(weight) not in tied:
-                weight.data = weight.data.to(dtype)
+        embedding = self.base.get_input_embeddings().weight
+        matrices = {
+            id(module.weight)
+            for module in self.model.modules()
+            if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+        } - {id(embedding)}
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(dtype if id(tensor) in matrices else torch.float32)
 
     def run(
         self,
@@ -160,13 +167,15 @@ class Backbone(nn.Module):
     def _run_encoder_decoder(
         self, instance: Instance, embeddings: Tensor, mask: Tensor, attention: dict[str, Any]
     ) -> Tensor:
+        if self.config.decoder_start_token_id is None:
+            raise BackboneError(f"{self.name} names no decoder_start_token_id, so its decoder cannot be asked.")
         encoder, decoder = self.base.get_encoder(), self.base.get_decoder()
         attended = mask.long()
         memory = encoder(inputs_embeds=embeddings, attention_mask=attended, **attention).last_hidden_state
         start = instance.ids.new_full((instance.ids.shape[0], 1), self.config.decoder_start_token_id)
         one_answer = self.max_positions is None
         if one_answer:
-            sentinel = [torch.full_like(start, self.mask_token_id or 0)] if self.has_lm_head else []
+            sentinel = [torch.full_like(start, self.mask_token_id or 0)] if instance.cloze else []
             ids = torch.cat([start, *sentinel], dim=1)
         else:
             ids = torch.cat([start, instance.ids[:, :-1]], dim=1)
@@ -190,7 +199,7 @@ def load_backbone(name: str, *, lm_head: bool = False) -> Backbone:
 
     folder = locate(name)
     try:
-        config = transformers.AutoConfig.from_pretrained(folder)
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         for key, value in vars(config).items():
             # A frozen model is run without dropout, also while a training framework calls train() on it.
             if isinstance(value, float) and any(word in key for word in ("dropout", "pdrop", "layerdrop")):
@@ -198,9 +207,14 @@ def load_backbone(name: str, *, lm_head: bool = False) -> Backbone:
         loader = _lm_class(config, name) if lm_head else transformers.AutoModel
         with _quiet_transformers():
             model, report = loader.from_pretrained(
-                folder, config=config, use_safetensors=True, dtype="auto", output_loading_info=True
+                folder,
+                config=config,
+                use_safetensors=True,
+                dtype="auto",
+                output_loading_info=True,
+                trust_remote_code=False,
             )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
     except BackboneError:
         raise
     except Exception as error:  # transformers, safetensors and tokenizers each raise types of their own
@@ -265,11 +279,11 @@ def _declared_pooling(folder: Path) -> str | None:
     return "first" if declared.get("pooling_mode_cls_token") else None
 
 
-def _fingerprint(base: nn.Module) -> str:
-    """sha256 over names, shapes, dtypes and bytes of the base model's weights, without pooler and output layer."""
+def _fingerprint(model: nn.Module, whole: bool = False) -> str:
+    """sha256 over names, shapes, dtypes and bytes of the weights; the output layer counts with ``whole`` alone."""
     digest = hashlib.sha256()
-    for key, tensor in sorted(base.named_parameters(), key=lambda item: item[0]):
-        if key.startswith(("pooler.", "lm_head.")):
+    for key, tensor in sorted(model.named_parameters(), key=lambda item: item[0]):
+        if "pooler." in key or (key.startswith("lm_head.") and not whole):
             continue
         digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

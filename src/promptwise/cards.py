@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from promptwise.config import PromptConfig
+
 REPOSITORY = "https://arxiv.org/abs/2206.01958"
 
 
@@ -18,9 +20,7 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any] | None, place: st
         place: Folder or repository, as the usage example names it.
     """
     task, prompt, backbone = config["task"], config["prompt"], config["backbone"]
-    method = f"{prompt['base']} tuning, {prompt['strategy']} strategy"
-    if prompt["strategy"] == "encoder":
-        method += f" ({prompt['encoder']})"
+    method = f"{prompt['base']} tuning, strategy {PromptConfig(**prompt).method}"
     header = {
         "base_model": backbone["name"],
         "library_name": "promptwise",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
@@ -45,7 +45,7 @@ class PromptConfig:
     strategy: str = _setting("encoder", "How the prompt of an input is made.", choices="STRATEGIES")
     encoder: str = _setting("mlp", "The network of the encoder strategy.", choices="ENCODERS")
     train_table: bool = _setting(False, "Train the token table under the encoder too; the paper freezes it.")
-    length: int = _setting(32, "K, prompt vectors per input.", minimum=1)
+    length: int = _setting(32, "K, prompt vectors per input.", minimum=1, maximum=100_000)
     head: str = _setting("classifier", "How scores are read off the model.", choices="HEADS")
     pooling: str = _setting(
         "auto", "What the classifier reads; auto asks the model's folder and kind.", choices=POOLINGS
@@ -54,6 +54,11 @@ class PromptConfig:
 
     def __post_init__(self) -> None:
         check_values(self)
+
+    @property
+    def method(self) -> str:
+        """The strategy, with its network where it has one."""
+        return f"{self.strategy} ({self.encoder})" if self.strategy == "encoder" else self.strategy
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,11 @@ def check_values(config: Any) -> None:
     problems = []
     for setting in fields(config):
         value = getattr(config, setting.name)
+        try:
+            _typed(setting, value)
+        except (TypeError, ValueError, OverflowError):
+            problems.append(f"{flag_name(setting.name)} must be {value_type(setting).__name__}, found {value!r}.")
+            continue
         choices, minimum = choices_of(setting), setting.metadata.get("minimum")
         if choices and value not in choices:
             raise UnknownNameError(flag_name(setting.name), str(value), choices)
@@ -198,11 +208,6 @@ def value_type(setting: Field[Any]) -> type:
 def flag_name(name: str) -> str:
     """The flag of a field."""
     return "--" + name.replace("_", "-")
-
-
-def default_of(setting: Field[Any]) -> Any:
-    """The default of a field; every field has one."""
-    return None if setting.default is MISSING else setting.default
 
 
 def _typed(setting: Field[Any], value: Any) -> Any:

@@ -17,24 +17,38 @@ from promptwise.errors import OutputError
 def open_atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file under a temporary name in the same folder, and rename it when all went well.
 
+    What is no ordinary file, such as a pipe or ``/dev/null``, is written straight through.
+
     Raises:
         OutputError: The file cannot be written; names the path and the reason.
     """
-    temporary = None
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
+    path = path.resolve()
+    temporary = None
     try:
+        if path.exists() and not path.is_file():
+            with path.open(mode, encoding=encoding, newline=newline) as file:
+                yield file
+            return
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def _umask() -> int:
+    """The permissions that new files go without; the system tells only when it is set."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

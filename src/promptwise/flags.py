@@ -14,7 +14,6 @@ from promptwise.config import (
     PromptConfig,
     TrainConfig,
     choices_of,
-    default_of,
     flag_name,
     value_type,
 )
@@ -78,7 +77,7 @@ def config_options(*names: str) -> Callable[[_F], _F]:
 
 
 def _option(setting: Field[Any]) -> Callable[[_F], _F]:
-    kind, default = value_type(setting), default_of(setting)
+    kind, default = value_type(setting), setting.default
     text = setting.metadata["help"]
     flag = flag_name(setting.name)
     if kind is bool:

@@ -21,12 +21,14 @@ class Instance:
         mask: ``[B, T]`` real tokens, ``False`` = padding.
         text: ``[B, T]`` tokens of the input's own text: no padding, no special token, no template word.
         embeddings: ``[B, T, E]`` frozen word embeddings of ``ids``.
+        cloze: Whether the inputs ask for a word at a mask.
     """
 
     ids: Tensor
     mask: Tensor
     text: Tensor
     embeddings: Tensor
+    cloze: bool = False
 
     def first_text(self, count: int) -> Instance:
         """The first ``count`` tokens of the text of each row, moved to the left.
@@ -52,7 +54,8 @@ class Instance:
 
     def cut(self, length: int) -> Instance:
         """The first ``length`` columns."""
-        return Instance(self.ids[:, :length], self.mask[:, :length], self.text[:, :length], self.embeddings[:, :length])
+        parts = {name: getattr(self, name)[:, :length] for name in ("ids", "mask", "text", "embeddings")}
+        return replace(self, **parts)
 
     def left_aligned(self) -> tuple[Instance, Tensor]:
         """The same rows with their real tokens first, and the ``[B, T]`` order that was used.

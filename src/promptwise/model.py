@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from promptwise.assembly import expect_no_backbone, leave_out_backbone, seeded, strategy_options
 from promptwise.backbone import Backbone
 from promptwise.batching import chunks, collate, encode_examples, input_format_for
 from promptwise.config import PromptConfig
 from promptwise.errors import ConfigError
 from promptwise.hub import DEFAULT_MODEL
 from promptwise.instance import Instance
-from promptwise.placement import prepare_backbone
+from promptwise.placement import place
 from promptwise.registry import BASES, HEADS, STRATEGIES
 from promptwise.tasks.spec import TaskSpec, load_spec
 from promptwise.tasks.template import Features, Texts, require_mask_last
@@ -70,15 +70,15 @@ class PromptedModel(nn.Module):
             raise ConfigError("The cloze head needs a backbone that was loaded with lm_head=True.")
         if head.cloze and backbone.kind == "decoder":
             require_mask_last(spec, backbone.name)
-        with _seeded(seed):
+        with seeded(seed):
             self.injector = injector(backbone, config.length, strategy.instance_wise)
-            self.strategy = strategy(self.injector.shape, **_strategy_options(config))
+            self.strategy = strategy(self.injector.shape, **strategy_options(config))
             self.head = head(backbone, spec, **({} if head.cloze else {"pooling": config.pooling}))
         self.input_format = input_format_for(backbone, spec, config, head.cloze, self.injector.reserved_positions)
         self.input_format.check(self.injector.reserved_positions, backbone.max_positions, backbone.name)
         self.backbone = backbone
-        self.register_state_dict_post_hook(_leave_out_backbone)
-        self.register_load_state_dict_post_hook(_expect_no_backbone)
+        self.register_state_dict_post_hook(leave_out_backbone)
+        self.register_load_state_dict_post_hook(expect_no_backbone)
         self.to(backbone.device)
         self.eval()
 
@@ -113,8 +113,7 @@ class PromptedModel(nn.Module):
             config = PromptConfig(**options)
         except TypeError as error:
             raise ConfigError(f"{error}; the options are {', '.join(asdict(PromptConfig()))}.") from error
-        if isinstance(backbone, str):
-            backbone = prepare_backbone(backbone, HEADS.get(config.head).cloze, dtype, device)
+        backbone = place(backbone, HEADS.get(config.head).cloze, dtype, device)
         return cls(backbone, spec, config, seed)
 
     @property
@@ -174,7 +173,8 @@ class PromptedModel(nn.Module):
         """
         mask = attention_mask.bool()
         text = mask if text_mask is None else text_mask.bool() & mask
-        instance, order = Instance(input_ids, mask, text, self.backbone.embed(input_ids)).left_aligned()
+        given = Instance(input_ids, mask, text, self.backbone.embed(input_ids), self.head.cloze)
+        instance, order = given.left_aligned()
         room = self.input_format.max_tokens
         if input_ids.shape[1] > room:
             # Padding to a fixed length may be wider than the model; only padding is cut.
@@ -204,7 +204,7 @@ class PromptedModel(nn.Module):
                 ids, mask = tensors["input_ids"], tensors["attention_mask"].bool()
                 yield Instance(ids, mask, tensors["text_mask"], ids.new_zeros(*ids.shape, 0, dtype=torch.float32))
 
-        with _seeded(self.seed):
+        with seeded(self.seed):
             self.strategy.prepare(instances(), self.backbone.base.get_input_embeddings())
 
     def features(self, examples: Sequence[Example]) -> list[Features]:
@@ -232,19 +232,32 @@ class PromptedModel(nn.Module):
         """
         from promptwise.training import fit
 
-        return fit(self, data, options, output_dir)
+        return fit(self, data, {"seed": self.seed, **options}, output_dir)
 
     def predict(self, texts: Iterable[str | Texts], batch_size: int = 64) -> list[Prediction]:
-        """Predictions in the order of the texts; a pair of texts is a tuple."""
+        """Predictions in the order of the texts; a pair of texts is a tuple.
+
+        Raises:
+            ConfigError: One string instead of several, or one text where the task has two, or two where it has one.
+        """
         return list(self.predict_stream(texts, batch_size))
 
     def predict_stream(self, texts: Iterable[str | Texts], batch_size: int = 64) -> Iterator[Prediction]:
         """As :meth:`predict`, without holding more than a few batches at a time."""
+        if isinstance(texts, str):
+            raise ConfigError(f"predict takes several texts: write [{texts[:40]!r}].")
         for chunk in chunks(texts, batch_size * _SORTED_BATCHES):
-            pairs = [(text, None) if isinstance(text, str) else text for text in chunk]
+            pairs = [self._checked(text) for text in chunk]
             for row in torch.softmax(self.logits(self.input_format.encode(pairs), batch_size), dim=-1).tolist():
                 probabilities = dict(zip(self.spec.labels, row, strict=True))
                 yield Prediction(max(probabilities, key=probabilities.__getitem__), probabilities)
+
+    def _checked(self, text: str | Texts) -> Texts:
+        pair: Texts = (text, None) if isinstance(text, str) else text
+        if (pair[1] is None) != (self.spec.text_pair is None):
+            needed = "single texts" if self.spec.text_pair is None else "pairs of texts, each a tuple"
+            raise ConfigError(f"{self.spec.name} is a task on {needed}; found {str(text)[:60]!r}.")
+        return pair
 
     @torch.inference_mode()
     def logits(self, rows: Sequence[Features], batch_size: int = 64) -> Tensor:
@@ -294,25 +307,3 @@ class PromptedModel(nn.Module):
         from promptwise.adapter import push_adapter
 
         return push_adapter(self, repo_id, **options)
-
-
-def _strategy_options(config: PromptConfig) -> dict[str, Any]:
-    names = STRATEGIES.get(config.strategy).options
-    return {name: getattr(config, name) for name in names}
-
-
-def _leave_out_backbone(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    for key in [key for key in state if key.startswith(prefix + "backbone.")]:
-        del state[key]
-
-
-def _expect_no_backbone(module: nn.Module, incompatible: Any) -> None:
-    incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if not key.startswith("backbone.")]
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """First values from ``seed``, and the global generator left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from promptwise.backbone import Backbone, load_backbone
@@ -12,9 +14,34 @@ def prepare_backbone(name: str, lm_head: bool, dtype: str, device: str | torch.d
     """Load a backbone, move it to its device and store it in its compute dtype."""
     backbone = load_backbone(name, lm_head=lm_head)
     if device is None:
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        device = default_device()
     backbone.to(device)
     backbone.set_compute_dtype(resolve_dtype(dtype, backbone.device))
+    return backbone
+
+
+def default_device() -> torch.device:
+    """An accelerator if there is one, this process's own where several share a run; else the CPU."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is None:
+        return torch.device("cpu")
+    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def place(backbone: str | Backbone, lm_head: bool, dtype: str, device: str | torch.device | None) -> Backbone:
+    """A backbone that is ready to be prompted; one that is loaded already stays where and as it is.
+
+    Raises:
+        ConfigError: Another dtype or device is asked of a loaded backbone, which may serve other models too.
+    """
+    if isinstance(backbone, str):
+        return prepare_backbone(backbone, lm_head, dtype, device)
+    same_dtype = dtype == "auto" or resolve_dtype(dtype, backbone.device) == backbone.compute_dtype
+    if not same_dtype or (device is not None and torch.device(device).type != backbone.device.type):
+        raise ConfigError(
+            f"The loaded backbone runs in {backbone.compute_dtype} on {backbone.device}; {dtype} on "
+            f"{device or backbone.device} was asked for. Leave both out, or name the model instead."
+        )
     return backbone
 
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from promptwise.tasks.data import TaskData
 
 RUN_FILE = "train_config.json"
-_FINGERPRINT = "data_fingerprint"
 TRAINER_FOLDER = "trainer"
 
 
@@ -65,8 +64,6 @@ def train(
         _remove_checkpoints(folder)
         return finished
     data = load_data(config)
-    if resume:
-        _check_same_data(folder, data)
 
     from promptwise.model import PromptedModel
     from promptwise.placement import prepare_backbone
@@ -75,13 +72,16 @@ def train(
     check_logger(config.report_to)
     set_threads(config.threads)
     backbone = backbone or prepare_backbone(config.model, HEADS.get(config.head).cloze, config.dtype)
+    found = {"data_fingerprint": data.fingerprint, "backbone_fingerprint": backbone.fingerprint}
+    if resume:
+        _check_unchanged(folder, found)
     model = PromptedModel(backbone, data.spec, config.prompt_config(), config.seed)
     if is_main_process():
         if not resume:
             # The adapter's files are replaced when their successors are whole. These would be mistaken for ours.
             (folder / METRICS_FILE).unlink(missing_ok=True)
             _remove_checkpoints(folder)
-        write_json(folder / RUN_FILE, {**asdict(config), _FINGERPRINT: data.fingerprint})
+        write_json(folder / RUN_FILE, {**asdict(config), **found})
     metrics = fit(model, data, config.fit_config(), folder / TRAINER_FOLDER, resume=resume, progress=progress)
     if is_main_process():
         save_adapter(model, folder)
@@ -161,17 +161,18 @@ def _remove_checkpoints(folder: Path) -> None:
 def _read_run(file: Path) -> dict[str, Any]:
     """The settings of a run, without what is kept beside them."""
     values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    values.pop(_FINGERPRINT, None)
-    return values
+    return {key: value for key, value in values.items() if not key.endswith("_fingerprint")}
 
 
-def _check_same_data(folder: Path, data: TaskData) -> None:
-    before = json.loads((folder / RUN_FILE).read_text(encoding="utf-8")).get(_FINGERPRINT)
-    if before != data.fingerprint:
-        raise ConfigError(
-            f"The data has changed since the run in {folder} began: its fingerprint was {str(before)[:16]} and is "
-            f"{data.fingerprint[:16]} ({data.origin}). Use --overwrite to start again."
-        )
+def _check_unchanged(folder: Path, found: dict[str, str]) -> None:
+    """Make sure that data and backbone are those that the run began with."""
+    before = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    for key, value in found.items():
+        if before.get(key) != value:
+            raise ConfigError(
+                f"The {key.removesuffix('_fingerprint')} has changed since the run in {folder} began: its fingerprint "
+                f"was {str(before.get(key))[:16]} and is {value[:16]}. Use --overwrite to start again."
+            )
 
 
 def _check_same(folder: Path, config: TrainConfig) -> None:

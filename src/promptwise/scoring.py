@@ -79,7 +79,7 @@ def load_examples(
         raise ConfigError(
             f"The adapter was trained on {own.name!r}, a file of your own: name one to score it on with --data."
         )
-    spec = own if task is None else load_spec(task)
+    spec = load_spec(own.name if task is None else task)
     if spec.labels != own.labels:
         raise ConfigError(
             f"The adapter knows the labels {', '.join(own.labels)}; the task {spec.name!r} has "

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from promptwise.adapter import read_metrics
+from promptwise.config import PromptConfig
 from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES
 from promptwise.tasks.spec import load_spec, task_names
 
@@ -52,12 +53,11 @@ def print_info(folder: Path, config: dict[str, Any]) -> None:
     prompt, backbone, task = config["prompt"], config["backbone"], config["task"]
     table = plain_table("", "")
     table.show_header = False
-    strategy = f"{prompt['strategy']} ({prompt['encoder']})" if prompt["strategy"] == "encoder" else prompt["strategy"]
     rows = {
         "adapter": str(folder),
         "backbone": f"{backbone['name']} ({backbone['model_type']}, fingerprint {backbone['fingerprint'][:16]})",
         "base": prompt["base"],
-        "strategy": strategy,
+        "strategy": PromptConfig(**prompt).method,
         "head": prompt["head"],
         "prompt length K": str(prompt["length"]),
         "tuned parameters": size_text(config["tuned_parameters"], config["tuned_share"]),

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-import resource
-import sys
+import json
 import tempfile
 import time
 from dataclasses import asdict
@@ -14,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import SequentialSampler
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 
-from promptwise import __version__
 from promptwise.config import FitConfig
+from promptwise.environment import peak_memory, versions
 from promptwise.errors import ConfigError, DataError, TrainingError, UnknownNameError
+from promptwise.files import write_json
 from promptwise.scoring import score
 from promptwise.tasks.metrics import compute, get_metric, majority_accuracy
 
@@ -40,6 +39,10 @@ class PromptTrainer(Trainer):
             groups = self.accelerator.unwrap_model(self.model).parameter_groups(arguments.pop("lr"))
             self.optimizer = make(groups, weight_decay=self.args.weight_decay, **arguments)
         return self.optimizer
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler:
+        """The order of the rows, which grouped metrics count on; ``Trainer`` would group them by length."""
+        return SequentialSampler(eval_dataset)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Keep weights that are not finite from following a good checkpoint: the loss shows them a step later."""
@@ -64,7 +67,7 @@ class PromptTrainer(Trainer):
         """
         result = super().compute_loss(model, inputs, *args, **kwargs)
         loss: Tensor = result[0] if isinstance(result, tuple) else result
-        if model.training and not torch.isfinite(loss):
+        if model.training and not torch.isfinite(loss).all():
             step = self.state.global_step + 1
             raise TrainingError(self._not_finite(f"The loss is {loss.item()} at step {step}"))
         return result
@@ -151,6 +154,8 @@ def fit(
         torch.cuda.reset_peak_memory_stats()
     train_started = time.perf_counter()
     try:
+        if checkpoint is not None:
+            _find_best_again(checkpoint)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         # Trainer tells its callbacks nothing of an error; an open bar would be drawn again below the message.
@@ -179,13 +184,19 @@ def fit(
         },
         "backbone": {"name": model.backbone.name, "fingerprint": model.backbone.fingerprint},
         "config": {**asdict(model.prompt_config), **asdict(config), "lr": trainer.args.learning_rate},
+        "optimizer": {
+            "name": str(trainer.args.optim),
+            "schedule": str(trainer.args.lr_scheduler_type),
+            "max_grad_norm": trainer.args.max_grad_norm,
+            "strategy_lr": trainer.args.learning_rate * model.strategy.lr_scale,
+        },
         "time": {
             "train_s": train_seconds,
             "total_s": time.perf_counter() - started,
             "resumed": bool(checkpoint),
         },
-        "memory": _memory(),
-        "versions": _versions(model),
+        "memory": peak_memory(),
+        "versions": versions(model),
         "history": trainer.state.log_history,
     }
     return metrics
@@ -237,6 +248,8 @@ def make_trainer(
         label_names=["labels"],
         ddp_find_unused_parameters=False,
     )
+    # Without a launcher Trainer would spread the model over every GPU of the machine with DataParallel.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     groups = [example.group for example in data.validation]
 
     def scores(prediction: EvalPrediction) -> dict[str, float]:
@@ -254,6 +267,15 @@ def make_trainer(
     )
     _remove_printer(trainer)
     return trainer
+
+
+def _find_best_again(checkpoint: Path) -> None:
+    """Name the best checkpoint by where it is now: its folder may have been moved since it was written."""
+    file = checkpoint / "trainer_state.json"
+    state = json.loads(file.read_text(encoding="utf-8"))
+    best = checkpoint.parent / f"checkpoint-{state.get('best_global_step')}"
+    if best.is_dir():
+        write_json(file, {**state, "best_model_checkpoint": str(best)})
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -286,27 +308,3 @@ def _remove_printer(trainer: Trainer) -> None:
     from transformers.trainer_callback import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-
-
-def _memory() -> dict[str, float]:
-    """Peak memory in MiB: of the process since it started, and of the accelerator since training started."""
-    unit = 1024 * 1024 if sys.platform == "darwin" else 1024
-    memory = {"process_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
-    if torch.cuda.is_available():
-        memory["device_peak_mib"] = torch.cuda.max_memory_allocated() / 1024**2
-    return memory
-
-
-def _versions(model: PromptedModel) -> dict[str, str]:
-    packages = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy")
-    device = (
-        torch.cuda.get_device_name() if model.device.type == "cuda" else f"{model.device.type} ({platform.machine()})"
-    )
-    return {
-        "promptwise": __version__,
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
-        "device": device,
-        "threads": str(torch.get_num_threads()),
-        "dtype": str(model.backbone.compute_dtype).removeprefix("torch."),
-    }

@@ -12,7 +12,7 @@ from torch import Tensor
 from promptwise import PromptedModel
 from promptwise.backbone import Backbone
 from promptwise.instance import Instance
-from promptwise.model import prepare_backbone
+from promptwise.placement import prepare_backbone
 from promptwise.tasks.data import Example
 from promptwise.tasks.spec import TaskSpec
 
@@ -90,7 +90,8 @@ def instance_of(model: PromptedModel, rows: Sequence[dict[str, Any]]) -> Instanc
     """Make the instance that strategies see of features."""
     batch = model.collate(rows)
     ids = batch["input_ids"]
-    return Instance(ids, batch["attention_mask"].bool(), batch["text_mask"], model.backbone.embed(ids))
+    mask, embeddings = batch["attention_mask"].bool(), model.backbone.embed(ids)
+    return Instance(ids, mask, batch["text_mask"], embeddings, model.head.cloze)
 
 
 def tensors_of(module: torch.nn.Module) -> dict[str, Tensor]:

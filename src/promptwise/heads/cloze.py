@@ -60,7 +60,7 @@ class ClozeHead(Head):
             logits = nn.functional.linear(transform(take(hidden, position)), matrix[self.token_ids])
         if bias is not None:
             logits = logits + bias[self.token_ids]
-        return logits.float() @ self.shares
+        return _scaled(logits.float(), backbone.config) @ self.shares
 
 
 def label_word_tokens(tokenizer: Any, spec: TaskSpec) -> list[list[list[int]]]:
@@ -132,6 +132,13 @@ def lm_head_parts(backbone: Backbone) -> tuple[Transform, Tensor, Tensor | None]
         f"The cloze head does not know the language-model head of {backbone.model_type!r} ({backbone.name}). "
         "Use --head classifier."
     )
+
+
+def _scaled(logits: Tensor, config: Any) -> Tensor:
+    """What some decoders do to their logits last: Granite divides, Cohere multiplies, Gemma caps them."""
+    logits = logits / (getattr(config, "logits_scaling", None) or 1.0) * (getattr(config, "logit_scale", None) or 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 def _chain(*steps: Transform) -> Transform:

@@ -3,7 +3,7 @@
 transformers calls the attention function that a model's configuration names, and hands keyword arguments of the
 model's forward on to it. So prefixes travel as the argument ``prompt_keys_values``; no cache is involved, and
 gradient checkpointing keeps them. Models without that interface never call the function, which
-:func:`find_attention_layers` notices.
+:func:`use_prefix_attention` notices.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from promptwise.backbone import Backbone
+from promptwise.errors import BackboneError
 
 NAME = "promptwise_prefix"
 
@@ -28,6 +29,7 @@ class AttentionLayer:
 
     heads: int
     head_size: int
+    value_size: int
 
 
 def prefix_attention(
@@ -38,7 +40,7 @@ def prefix_attention(
     attention_mask: Tensor | None,
     prompt_keys_values: tuple[Tensor, ...] | None = None,
     position_bias: Tensor | None = None,
-    attention_probe: list[Any] | None = None,
+    attention_probe: dict[Any, AttentionLayer] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention over the layer's prefix and the sequence.
@@ -48,8 +50,7 @@ def prefix_attention(
     """
     if attention_probe is not None and module not in attention_probe:
         module.prompt_layer = len(attention_probe)
-        module.prompt_heads, module.prompt_head_size = key.shape[1], key.shape[3]
-        attention_probe.append(module)
+        attention_probe[module] = AttentionLayer(key.shape[1], key.shape[3], value.shape[3])
     if prompt_keys_values is not None:
         keys, values = prompt_keys_values[module.prompt_layer].to(key.dtype).expand(-1, key.shape[0], -1, -1, -1)
         length = keys.shape[2]
@@ -72,29 +73,44 @@ def prefix_mask(*args: Any, **kwargs: Any) -> Tensor | None:
     return mask
 
 
-def use_prefix_attention(backbone: Backbone) -> None:
-    """Make the backbone call :func:`prefix_attention`; without a prefix that is plain attention."""
-    AttentionInterface.register(NAME, prefix_attention)
-    AttentionMaskInterface.register(NAME, prefix_mask)
-    for module in backbone.model.modules():
-        # T5's two stacks have copies of the configuration.
-        if hasattr(module, "config"):
-            module.config._attn_implementation = NAME
-
-
-def find_attention_layers(backbone: Backbone) -> list[AttentionLayer]:
-    """Number the self-attention layers of the prompted stack by running one token through it.
+def use_prefix_attention(backbone: Backbone) -> list[AttentionLayer]:
+    """Make the backbone call :func:`prefix_attention`, plain attention without a prefix, and number its layers.
 
     Returns:
-        The layers in order; empty where the model has no attention interface.
+        The self-attention layers of the prompted stack, in order.
+
+    Raises:
+        BackboneError: The model's attention cannot take keys and values from outside, or its layers differ in size.
+            The backbone is as it was before.
     """
-    stack = backbone.base.get_encoder() if backbone.kind == "encoder-decoder" else backbone.base
-    probe: list[Any] = []
-    embeddings = backbone.embed(torch.zeros(1, 1, dtype=torch.long, device=backbone.device))
+    refusal = f"Prefix tuning cannot serve {backbone.model_type} ({backbone.name}): "
+    if not getattr(backbone.model, "_supports_sdpa", False):
+        raise BackboneError(refusal + "its attention takes no keys and values from outside. Use --base prompt.")
+    AttentionInterface.register(NAME, prefix_attention)
+    AttentionMaskInterface.register(NAME, prefix_mask)
+    # T5's two stacks have copies of the configuration.
+    configs = [module.config for module in backbone.model.modules() if hasattr(module, "config")]
+    before = [config._attn_implementation for config in configs]
     try:
-        with torch.no_grad(), backbone.autocast():
-            stack(inputs_embeds=embeddings, attention_probe=probe)
-    except TypeError:
-        # A forward without **kwargs cannot hand anything to its attention.
-        return []
-    return [AttentionLayer(module.prompt_heads, module.prompt_head_size) for module in probe]
+        for config in configs:
+            config._attn_implementation = NAME
+        layers = _probe(backbone)
+        if not layers:
+            raise BackboneError(refusal + "its attention takes no keys and values from outside. Use --base prompt.")
+        if len(set(layers)) > 1 or layers[0].head_size != layers[0].value_size:
+            raise BackboneError(refusal + "its layers differ in the size of their keys and values. Use --base prompt.")
+    except Exception:
+        for config, implementation in zip(configs, before, strict=True):
+            config._attn_implementation = implementation
+        raise
+    return layers
+
+
+def _probe(backbone: Backbone) -> list[AttentionLayer]:
+    """The layers that call the attention function when one token runs through the prompted stack."""
+    stack = backbone.base.get_encoder() if backbone.kind == "encoder-decoder" else backbone.base
+    probe: dict[Any, AttentionLayer] = {}
+    embeddings = backbone.embed(torch.zeros(1, 1, dtype=torch.long, device=backbone.device))
+    with torch.no_grad(), backbone.autocast():
+        stack(inputs_embeds=embeddings, attention_probe=probe)
+    return list(probe.values())

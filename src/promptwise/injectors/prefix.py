@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from promptwise.backbone import Backbone
-from promptwise.errors import BackboneError
-from promptwise.injectors.attention import find_attention_layers, use_prefix_attention
+from promptwise.injectors.attention import use_prefix_attention
 from promptwise.injectors.base import Injector, PromptShape
 from promptwise.instance import Instance, Prompt
 
@@ -30,13 +29,7 @@ class PrefixInjector(Injector):
 
     def __init__(self, backbone: Backbone, length: int, instance_wise: bool) -> None:
         super().__init__(backbone, length, instance_wise)
-        use_prefix_attention(backbone)
-        layers = find_attention_layers(backbone)
-        if not layers:
-            raise BackboneError(
-                f"Prefix tuning cannot serve {backbone.model_type} ({backbone.name}): its attention takes no keys and "
-                "values from outside. Use --base prompt."
-            )
+        layers = use_prefix_attention(backbone)
         self.layers, self.heads, self.head_size = len(layers), layers[0].heads, layers[0].head_size
         layer_width = 2 * self.heads * self.head_size
         scale = 0.5

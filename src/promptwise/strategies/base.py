@@ -68,7 +68,7 @@ class VocabularyTable(nn.Module):
         self.rows = nn.Parameter(torch.empty(0, width))
 
     def allocate(self, ids: Tensor, start: Tensor | None = None) -> None:
-        """Make a row for each distinct id.
+        """Make a row for each distinct id; one that has a row already keeps its values.
 
         Args:
             ids: Any shape.
@@ -81,10 +81,14 @@ class VocabularyTable(nn.Module):
         if not ids.numel():
             raise DataError("No training text has a token, so a vocabulary table has nothing to learn from.")
         device = self.rows.device
-        self.ids = torch.unique(ids).to(device=device, dtype=torch.int32)
+        distinct = torch.unique(ids).to(device=device, dtype=torch.int32)
         if start is None:
-            start = torch.empty(len(self.ids), self.width).uniform_(-self.init_scale, self.init_scale)
-        self.rows = nn.Parameter(start.to(device=device, dtype=torch.float32))
+            start = torch.empty(len(distinct), self.width).uniform_(-self.init_scale, self.init_scale)
+        start = start.to(device=device, dtype=torch.float32)
+        if len(self.ids):
+            rows, known = self(distinct)
+            start = torch.where(known.unsqueeze(-1), rows.detach(), start)
+        self.ids, self.rows = distinct, nn.Parameter(start)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Rows ``[..., width]`` of ``ids``, and which ids have a row; the others get an arbitrary one.

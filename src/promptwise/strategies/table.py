@@ -38,5 +38,6 @@ class RandomTable(Strategy):
         """The rows ``[B, K, W]`` of the first ``K`` tokens of each text."""
         first = instance.first_text(self.shape.length)
         rows, known = self.table(first.ids)
-        fallback = self.table.rows.detach().mean(0)
-        return Prompt(torch.where(known.unsqueeze(-1), rows, fallback), first.mask)
+        if not bool((known | ~first.mask).all()):
+            rows = torch.where(known.unsqueeze(-1), rows, self.table.rows.detach().mean(0))
+        return Prompt(rows, first.mask)

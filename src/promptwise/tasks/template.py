@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from promptwise.errors import ConfigError
@@ -78,6 +79,14 @@ class InputFormat:
                 row["input_ids"], row["text_mask"] = [self._filler()], [False]
         return rows
 
+    @cached_property
+    def _special_tokens(self) -> tuple[list[int], list[int]]:
+        """The special tokens that the tokenizer puts before and after a single text."""
+        encoded = self.tokenizer("a", return_special_tokens_mask=True)
+        ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
+        inner = [index for index, flag in enumerate(special) if not flag]
+        return list(ids[: inner[0]]), list(ids[inner[-1] + 1 :])
+
     def _filler(self) -> int:
         tokenizer = self.tokenizer
         return int(tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id or 0)
@@ -108,7 +117,7 @@ class InputFormat:
         before_ids, before_field = self._tokens(before.rstrip(), text, pair)
         after_ids, after_field = ([], []) if self.mask_token_id is None else self._tokens(after, text, pair)
         mask = [] if self.mask_token_id is None else [self.mask_token_id]
-        first, last = _special_tokens(self.tokenizer)
+        first, last = self._special_tokens
         if self.mask_token_id is None:
             last = []
         ids = [*first, *before_ids, *mask, *after_ids, *last]
@@ -161,14 +170,6 @@ def _pieces(template: str) -> Iterator[tuple[str, int]]:
             yield rest[:index], 0
         yield "", number
         rest = rest[index + len(name) :]
-
-
-def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The special tokens that the tokenizer puts before and after a single text."""
-    encoded = tokenizer("a", return_special_tokens_mask=True)
-    ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
-    inner = [index for index, flag in enumerate(special) if not flag]
-    return list(ids[: inner[0]]), list(ids[inner[-1] + 1 :])
 
 
 def _shortened(fields: list[int], limit: int) -> list[int]:

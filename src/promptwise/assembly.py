@@ -1,0 +1,48 @@
+"""Small parts of putting a prompted model together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from promptwise.config import PromptConfig
+from promptwise.errors import ConfigError
+from promptwise.registry import STRATEGIES
+
+
+def strategy_options(config: PromptConfig) -> dict[str, Any]:
+    """The settings that a strategy takes, by name.
+
+    Raises:
+        ConfigError: It asks for a setting that does not exist.
+    """
+    names = STRATEGIES.get(config.strategy).options
+    unknown = [name for name in names if not hasattr(config, name)]
+    if unknown:
+        raise ConfigError(
+            f"The strategy {config.strategy!r} asks for settings that do not exist: {', '.join(unknown)}."
+        )
+    return {name: getattr(config, name) for name in names}
+
+
+def leave_out_backbone(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Hook of ``state_dict``: what is frozen is not saved."""
+    for key in [key for key in state if key.startswith(prefix + "backbone.")]:
+        del state[key]
+
+
+def expect_no_backbone(module: nn.Module, incompatible: Any) -> None:
+    """Hook of ``load_state_dict``: what is not saved is not missed."""
+    incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if ".backbone." not in f".{key}"]
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """First values from ``seed``, and the global generator left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -1,0 +1,44 @@
+"""What a run ran on: versions, device and peak memory, for its record."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from typing import TYPE_CHECKING
+
+import torch
+
+from promptwise import __version__
+
+if TYPE_CHECKING:
+    from promptwise.model import PromptedModel
+
+
+def peak_memory() -> dict[str, float]:
+    """Peak memory in MiB: of the process since it started, and of the accelerator since training started."""
+    memory = {}
+    if sys.platform != "win32":
+        import resource
+
+        unit = 1024 * 1024 if sys.platform == "darwin" else 1024
+        memory["process_peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    if torch.cuda.is_available():
+        memory["device_peak_mib"] = torch.cuda.max_memory_allocated() / 1024**2
+    return memory
+
+
+def versions(model: PromptedModel) -> dict[str, str]:
+    """Versions of what took part, and the device, threads and dtype it ran with."""
+    packages = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy")
+    device = (
+        torch.cuda.get_device_name() if model.device.type == "cuda" else f"{model.device.type} ({platform.machine()})"
+    )
+    return {
+        "promptwise": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+        "device": device,
+        "threads": str(torch.get_num_threads()),
+        "dtype": str(model.backbone.compute_dtype).removeprefix("torch."),
+    }
