@@ -10,6 +10,7 @@ import hashlib
 import json
 import tempfile
 from dataclasses import asdict
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         holds = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) if folder.is_dir() else ""
         found = f"it holds {holds}" if holds else "it is empty" if folder.is_dir() else "there is no such folder"
+        near = get_close_matches(folder.name, [path.parent.name for path in folder.parent.glob(f"*/{CONFIG_FILE}")])
+        if near and not folder.exists():
+            found += f"; {folder.parent} has {', '.join(near)}"
         raise AdapterError(f"{folder} is no saved adapter: {CONFIG_FILE} is missing ({found}).")
     config = _read_json(file, _CONFIG_PARTS)
     if config["format"] != FORMAT:

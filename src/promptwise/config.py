@@ -45,7 +45,7 @@ class PromptConfig:
     strategy: str = _setting("encoder", "How the prompt of an input is made.", choices="STRATEGIES")
     encoder: str = _setting("mlp", "The network of the encoder strategy.", choices="ENCODERS")
     train_table: bool = _setting(False, "Train the token table under the encoder too; the paper freezes it.")
-    length: int = _setting(32, "K, prompt vectors per input.", minimum=1, maximum=100_000)
+    length: int = _setting(32, "K, prompt vectors per input.", minimum=1, maximum=4096)
     head: str = _setting("classifier", "How scores are read off the model.", choices="HEADS")
     pooling: str = _setting(
         "auto", "What the classifier reads; auto asks the model's folder and kind.", choices=POOLINGS
@@ -120,8 +120,8 @@ class TrainConfig(PromptConfig, FitConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.task is None) == (self.data is None):
-            given = "both" if self.task is not None else "neither"
-            raise ConfigError(f"Give either --task NAME or --data FILE; {given} was given.")
+            given = "both were" if self.task is not None else "neither was"
+            raise ConfigError(f"Give either --task NAME or --data FILE; {given} given.")
         partner, other = ("--task", _WITH_DATA) if self.data is None else ("--data", _WITH_TASK)
         defaults = {one.name: one.default for one in fields(self)}
         idle = [flag_name(name) for name in other if getattr(self, name) != defaults[name]]

@@ -10,7 +10,7 @@ from promptwise.hub import DEFAULT_MODEL
 from promptwise.model import PromptedModel
 from promptwise.placement import prepare_backbone
 from promptwise.run import train
-from promptwise.tables import console, plain_table, size_text
+from promptwise.tables import console, plain_table, program, size_text
 
 SENTENCES = (
     "The orchestra tuned for a minute, then the conductor raised her baton.",
@@ -55,6 +55,6 @@ def run_demo(out: Path, epochs: float | None = None) -> None:
     for text, prediction in zip(SENTENCES, model.predict(SENTENCES), strict=True):
         console.print(f"  {prediction.label} ({prediction.probabilities[prediction.label]:.0%})  {text}", markup=False)
     console.print(
-        f'\nNext: promptwise predict --adapter {config.out} --text "Your own sentence."\n'
-        "      promptwise train --data your.csv --text-column text --label-column label --out runs/yours"
+        f'\nNext: {program()} predict --adapter {config.out} --text "Your own sentence."\n'
+        f"      {program()} train --data your.csv --text-column text --label-column label --out runs/yours"
     )

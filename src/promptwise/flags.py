@@ -70,15 +70,18 @@ def config_options(*names: str) -> Callable[[_F], _F]:
 
     def decorate(function: _F) -> _F:
         for setting in reversed(settings):
-            function = _option(setting)(function)
+            function = _option(setting, trained=bool(names))(function)
         return function
 
     return decorate
 
 
-def _option(setting: Field[Any]) -> Callable[[_F], _F]:
+def _option(setting: Field[Any], trained: bool) -> Callable[[_F], _F]:
     kind, default = value_type(setting), setting.default
     text = setting.metadata["help"]
+    if trained and setting.name.endswith("_column"):
+        # The commands that use an adapter read the columns that it was trained on.
+        text, default = f"{text.partition(' in --data')[0]}; by default as the adapter was trained.", None
     flag = flag_name(setting.name)
     if kind is bool:
         declaration = f"{flag}/--no-{flag[2:]}"

@@ -13,7 +13,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptwise.adapter import CARD_FILE, CONFIG_FILE, METRICS_FILE, read_config, read_metrics, save_adapter
+from promptwise.adapter import (
+    CARD_FILE,
+    CONFIG_FILE,
+    METRICS_FILE,
+    WEIGHTS_FILE,
+    read_config,
+    read_metrics,
+    save_adapter,
+)
 from promptwise.cards import model_card
 from promptwise.config import TrainConfig, flag_name
 from promptwise.errors import ConfigError, OutputError
@@ -136,7 +144,12 @@ def _check_folder(folder: Path, config: TrainConfig, overwrite: bool, resume: bo
     for place in (folder, *folder.parents):
         if place.exists() and not place.is_dir():
             raise OutputError(f"{place} is a file; --out names a folder.")
-    held = [name for name in (RUN_FILE, CONFIG_FILE, METRICS_FILE) if (folder / name).is_file()]
+    held = [name for name in (RUN_FILE, CONFIG_FILE) if (folder / name).is_file()]
+    foreign = [name for name in (CARD_FILE, METRICS_FILE, WEIGHTS_FILE) if (folder / name).exists()]
+    if foreign and not held:
+        raise OutputError(
+            f"{folder} holds {', '.join(foreign)}, but no run that wrote it: it would be lost. Use another --out."
+        )
     if not held:
         if resume:
             raise OutputError(f"{folder} holds no run to resume ({RUN_FILE} is missing). Leave --resume out.")

@@ -133,6 +133,8 @@ def input_texts(
             raise ConfigError(f"{spec.name} is a task on single texts: leave --text-pair out.")
         seconds: Sequence[str | None] = pairs or [None] * len(texts)
         return iter(list(zip(texts, seconds, strict=True)))
+    if (file is None or str(file) == "-") and sys.stdin.isatty():
+        print("Reading texts from standard input, one a line; Ctrl-D ends it.", file=sys.stderr)
     source: Path | TextIO = sys.stdin if file is None or str(file) == "-" else file
     return iter_texts(source, spec, text_column=text_column, text_pair_column=text_pair_column)
 

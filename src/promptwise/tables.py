@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ def plain_table(*columns: str, title: str | None = None) -> Table:
     return table
 
 
+def program() -> str:
+    """How the person can call the command line from where they are."""
+    return "promptwise" if shutil.which("promptwise") else os.path.relpath(sys.argv[0])
+
+
 def size_text(tuned: int, share: float) -> str:
     """Tuned parameters and their share of the backbone's."""
     return f"{tuned:,} ({share:.2%} of the backbone)"
@@ -45,7 +51,10 @@ def print_result(metrics: dict[str, Any], folder: str) -> None:
     console.print(f"rows: {rows['train']} train, {rows['validation']} validation, {rows['test']} test")
     console.print(f"tuned parameters: {size_text(tuned['tuned'], tuned['share'])}")
     console.print(f"trained in {metrics['time']['train_s']:.0f} s, saved in {folder}")
-    console.print(f'next: promptwise predict --adapter {folder} --text "..."')
+    first, value = next(iter(metrics["test"].items()))
+    if first == "accuracy" and value <= metrics["majority"]:
+        console.print("note: this is no better than always saying the most frequent label")
+    console.print(f'next: {program()} predict --adapter {folder} --text "..."')
 
 
 def print_info(folder: Path, config: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from promptwise.cli import cli
-from promptwise.config import DTYPES, POOLINGS, TrainConfig, default_of, flag_name
+from promptwise.config import DTYPES, POOLINGS, TrainConfig, flag_name
 from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES
 from promptwise.tasks import task_names
 
@@ -49,7 +49,7 @@ def test_train_has_a_flag_for_every_setting() -> None:
     for setting in settings:
         assert f"{flag_name(setting.name)} " in text
         assert " ".join(setting.metadata["help"].split()) in text
-        default = default_of(setting)
+        default = setting.default
         if default is not None and not isinstance(default, bool):
             shown = f"{default:g}" if isinstance(default, float) else str(default)
             assert f"[default: {shown}]" in text

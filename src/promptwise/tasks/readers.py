@@ -72,7 +72,7 @@ def require_file(path: Path) -> Path:
     names = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
     near = get_close_matches(path.name, names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    raise DataError(f"No file {path.name!r} in {path.parent}.{hint} Check the path.")
+    raise DataError(f"No file {path.name!r} in the folder {str(path.parent)!r}.{hint} Check the path.")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

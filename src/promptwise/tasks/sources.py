@@ -176,7 +176,7 @@ class HubDataset:
             with contextlib.nullcontext() if hub_reachable() else _offline():
                 table = datasets.load_dataset(self.source.dataset, self.source.config, split=hub_split)
         except Exception as error:  # datasets lets through errors of a dozen unrelated types from its own libraries.
-            reason = (str(error).splitlines() or [""])[0]
+            reason = (str(error).splitlines() or [""])[0].replace(" (OfflineModeIsEnabled)", "")
             raise DataError(
                 f"{self.origin}, split {hub_split}: cannot be loaded ({type(error).__name__}: {reason}). "
                 "If this machine cannot reach the Hub, fetch the data elsewhere and pass its folder: "
