@@ -213,9 +213,9 @@ def _quiet() -> None:
 
 def main() -> None:
     """Run the command line; errors are one line on standard error, with ``--debug`` a traceback too."""
-    # Threads that spin while they wait stop each other where another program has a core: training took 52 s
-    # instead of 7 beside one busy process. The setting must stand before torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Threads that spin long while they wait stop each other where another program has a core; see LOG.md. The setting
+    # must stand before torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:

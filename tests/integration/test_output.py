@@ -149,3 +149,29 @@ def test_a_full_disk_is_reported(tickets: Path, tiny: Path, adapter: Path, monke
     assert contents(adapter)["adapter_model.safetensors"] == before
     monkeypatch.undo()
     ok("predict", "--adapter", adapter, "--text", "x")
+
+
+@pytest.mark.parametrize("flags", [[], ["--overwrite"]])
+@pytest.mark.parametrize("name", ["README.md", "metrics.json", "adapter_model.safetensors"])
+def test_files_that_no_run_wrote_are_not_lost(
+    tickets: Path, tiny: Path, tmp_path: Path, name: str, flags: list[str]
+) -> None:
+    """``--out .`` in a project must not replace its README, with or without ``--overwrite``."""
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    fails(
+        1,
+        "train",
+        "--data",
+        tickets,
+        "--text-column",
+        "body",
+        "--label-column",
+        "team",
+        "--model",
+        tiny,
+        "--out",
+        tmp_path,
+        *flags,
+        says=[name, "would be lost"],
+    )
+    assert (tmp_path / name).read_text(encoding="utf-8") == "mine"

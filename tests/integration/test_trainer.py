@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
 
-from promptwise import PromptedModel, TaskSpec
+from promptwise import PromptedModel, TaskData, TaskSpec
 from promptwise.errors import ConfigError, DataError
 from promptwise.tasks.examples import Example
 from tests.tiny import build_backbone
@@ -92,3 +93,19 @@ def test_texts_without_a_token_give_a_table_nothing_to_learn(backbone: str) -> N
     model = PromptedModel.from_backbone(backbone, task=SPEC, strategy="random", length=4, dtype="fp32")
     with pytest.raises(DataError, match="No training text has a token"):
         model.prepare(model.features([Example("", None, 0)]))
+
+
+def test_grouped_metrics_see_rows_in_their_order(backbone: str) -> None:
+    """Exact match while training is that of the same checkpoint scored afterwards, whatever the rows' lengths."""
+    spec = replace(SPEC, metrics=("em", "accuracy"), group="{group}")
+    rows = [Example("film " * (index * 7 % 11), None, index % 2, group=str(index // 3)) for index in range(30)]
+    data = TaskData(spec, rows, rows, rows, fingerprint="none", origin="test")
+    model = PromptedModel.from_backbone(backbone, task=spec, strategy="random", length=4, dtype="fp32", device="cpu")
+    metrics = model.fit(data, epochs=3, lr=0.05, batch_size=4)
+    seen = [
+        entry["eval_em"]
+        for entry in metrics["history"]
+        if entry.get("step") == metrics["best_step"] and "eval_em" in entry
+    ]
+    assert seen == [pytest.approx(metrics["validation"]["em"])]
+    assert metrics["validation"]["em"] == max(entry.get("eval_em", 0) for entry in metrics["history"])
