@@ -39,9 +39,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(DEMO): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing promptwise and torch into $(VENV): about a minute, more on a slow network."
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[offline]'
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing promptwise, torch and the tools into $(VENV): about a minute, more on a slow network."
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[offline,tensorboard,dev]'
 	@touch $@ $(DEMO)

@@ -54,8 +54,8 @@ _METRICS_PARTS: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def save_adapter(model: PromptedModel, folder: Path) -> None:
-    """Write the two files, each whole or not at all.
+def save_adapter(model: PromptedModel, folder: Path) -> dict[str, Any]:
+    """Write the two files, each whole or not at all, and return the configuration.
 
     Raises:
         OutputError: A file cannot be written.
@@ -81,6 +81,7 @@ def save_adapter(model: PromptedModel, folder: Path) -> None:
     }
     write_atomic(folder / WEIGHTS_FILE, weights)
     write_json(folder / CONFIG_FILE, config)
+    return config
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -175,17 +176,17 @@ def load_adapter(
     made_for = config["backbone"]
     cloze = HEADS.get(prompt_config.head).cloze
     backbone = place(backbone or made_for["name"], cloze, dtype, device)
-    if cloze and backbone.has_lm_head and backbone.lm_fingerprint != made_for.get("lm_fingerprint"):
-        raise AdapterError(
-            f"The adapter in {folder} was made for the language-model head of {made_for['name']} (fingerprint "
-            f"{str(made_for.get('lm_fingerprint'))[:16]}), but that of {backbone.name} has fingerprint "
-            f"{str(backbone.lm_fingerprint)[:16]}. Nothing was loaded."
-        )
     if backbone.fingerprint != made_for["fingerprint"]:
         raise AdapterError(
             f"The adapter in {folder} was made for {made_for['name']} (fingerprint {made_for['fingerprint'][:16]}), "
             f"but {backbone.name} has fingerprint {backbone.fingerprint[:16]}. Nothing was loaded; give the backbone "
             "that it was trained on."
+        )
+    if cloze and backbone.has_lm_head and backbone.lm_fingerprint != made_for.get("lm_fingerprint"):
+        raise AdapterError(
+            f"The adapter in {folder} was made for the language-model head of {made_for['name']} (fingerprint "
+            f"{str(made_for.get('lm_fingerprint'))[:16]}), but that of {backbone.name} has fingerprint "
+            f"{str(backbone.lm_fingerprint)[:16]}. Nothing was loaded."
         )
     model = PromptedModel(backbone, spec, prompt_config)
     try:
@@ -225,7 +226,7 @@ def push_adapter(model: PromptedModel, repo_id: str, **options: Any) -> str:
     api.create_repo(repo_id, exist_ok=True, private=options.pop("private", None))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        save_adapter(model, folder)
-        write_atomic(folder / CARD_FILE, model_card(read_config(folder), None, repo_id))
+        config = save_adapter(model, folder)
+        write_atomic(folder / CARD_FILE, model_card(config, None, repo_id))
         commit = api.upload_folder(repo_id=repo_id, folder_path=folder, **options)
     return str(commit.commit_url)

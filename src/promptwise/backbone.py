@@ -20,6 +20,9 @@ from promptwise.errors import BackboneError
 from promptwise.hub import locate
 from promptwise.instance import Instance, gather_rows
 
+# A base model may have a pooler or not; T5's language-model class, its own base model, has the output layer too.
+_NOT_BODY = ("pooler.", "lm_head.")
+
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
 
 
@@ -40,8 +43,9 @@ class Backbone(nn.Module):
         self.has_lm_head = model.get_output_embeddings() is not None
         self.config = model.config
         self.pooling = pooling
-        self.fingerprint = _fingerprint(self.base)
-        self.lm_fingerprint = _fingerprint(model, whole=True) if self.has_lm_head else None
+        body = {key: weight for key, weight in self.base.named_parameters() if not key.startswith(_NOT_BODY)}
+        self.fingerprint = _fingerprint(body)
+        self.lm_fingerprint = _fingerprint(_others(model, body)) if self.has_lm_head else None
         self.compute_dtype = torch.float32
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -55,6 +59,11 @@ class Backbone(nn.Module):
     def kind(self) -> Kind:
         """Whether tokens see both sides, only what is before them, or an encoder's output."""
         return kind_of(self.config)
+
+    @cached_property
+    def parameter_count(self) -> int:
+        """How many frozen numbers there are."""
+        return sum(parameter.numel() for parameter in self.parameters())
 
     @property
     def embedding_size(self) -> int:
@@ -279,14 +288,18 @@ def _declared_pooling(folder: Path) -> str | None:
     return "first" if declared.get("pooling_mode_cls_token") else None
 
 
-def _fingerprint(model: nn.Module, whole: bool = False) -> str:
-    """sha256 over names, shapes, dtypes and bytes of the weights; the output layer counts with ``whole`` alone."""
+def _others(model: nn.Module, body: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """The weights of a model that are not in its body: those of its language-model head."""
+    known = {id(weight) for weight in body.values()}
+    return {key: weight for key, weight in model.named_parameters() if id(weight) not in known and "pooler." not in key}
+
+
+def _fingerprint(weights: dict[str, nn.Parameter]) -> str:
+    """sha256 over names, shapes, dtypes and bytes of weights."""
     digest = hashlib.sha256()
-    for key, tensor in sorted(model.named_parameters(), key=lambda item: item[0]):
-        if "pooler." in key or (key.startswith("lm_head.") and not whole):
-            continue
-        digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for key, weight in sorted(weights.items()):
+        digest.update(f"{key} {tuple(weight.shape)} {weight.dtype}\n".encode())
+        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -80,7 +80,7 @@ def evaluate(
     spec, examples = load_examples(read_config(adapter_folder(adapter)), **flags)
     _quiet()
     result: dict[str, float | int] = {
-        **score(load_for_use(adapter, model, dtype, threads), spec, examples, batch_size),
+        **score(load_for_use(adapter, model, dtype, threads), spec, examples, batch_size, "scoring"),
         "majority": majority_accuracy([example.label for example in examples]),
         "rows": len(examples),
     }

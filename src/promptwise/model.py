@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from promptwise.assembly import expect_no_backbone, leave_out_backbone, seeded, strategy_options
@@ -129,7 +130,7 @@ class PromptedModel(nn.Module):
     @property
     def tuned_share(self) -> float:
         """Tuned parameters divided by those of the frozen backbone."""
-        return self.tuned_parameters / sum(parameter.numel() for parameter in self.backbone.parameters())
+        return self.tuned_parameters / self.backbone.parameter_count
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Groups for an optimizer: what is trained at ``lr``, and the strategy at its own share of it."""
@@ -260,15 +261,23 @@ class PromptedModel(nn.Module):
         return pair
 
     @torch.inference_mode()
-    def logits(self, rows: Sequence[Features], batch_size: int = 64) -> Tensor:
-        """Logits ``[N, C]`` of features, on the CPU; inputs of like length share a batch."""
+    def logits(self, rows: Sequence[Features], batch_size: int = 64, progress: str | None = None) -> Tensor:
+        """Logits ``[N, C]`` of features, on the CPU; inputs of like length share a batch.
+
+        Args:
+            rows: Features as :meth:`features` makes them.
+            batch_size: How many at a time.
+            progress: Title of a progress bar, which shows once it takes more than two seconds.
+        """
         self.eval()
         by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
         logits = torch.empty(len(rows), len(self.spec.labels))
-        for indices in chunks(by_length, batch_size):
-            batch = self.collate([rows[index] for index in indices])
-            batch.pop("labels", None)
-            logits[indices] = self(**{key: value.to(self.device) for key, value in batch.items()}).logits.cpu()
+        with tqdm(total=len(rows), desc=progress, unit="row", delay=2, disable=progress is None) as bar:
+            for indices in chunks(by_length, batch_size):
+                batch = self.collate([rows[index] for index in indices])
+                batch.pop("labels", None)
+                logits[indices] = self(**{key: value.to(self.device) for key, value in batch.items()}).logits.cpu()
+                bar.update(len(indices))
         return logits
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -18,7 +18,6 @@ from promptwise.adapter import (
     CONFIG_FILE,
     METRICS_FILE,
     WEIGHTS_FILE,
-    read_config,
     read_metrics,
     save_adapter,
 )
@@ -69,7 +68,8 @@ def train(
         _check_folder(folder, config, overwrite, resume)
     finished = read_metrics(folder) if resume else None
     if finished is not None:
-        _remove_checkpoints(folder)
+        if is_main_process():
+            _remove_checkpoints(folder)
         return finished
     data = load_data(config)
 
@@ -92,8 +92,8 @@ def train(
         write_json(folder / RUN_FILE, {**asdict(config), **found})
     metrics = fit(model, data, config.fit_config(), folder / TRAINER_FOLDER, resume=resume, progress=progress)
     if is_main_process():
-        save_adapter(model, folder)
-        write_atomic(folder / CARD_FILE, model_card(read_config(folder), metrics, str(folder)))
+        saved = save_adapter(model, folder)
+        write_atomic(folder / CARD_FILE, model_card(saved, metrics, str(folder)))
         write_json(folder / METRICS_FILE, metrics)
         _remove_checkpoints(folder)
     return metrics

@@ -97,9 +97,15 @@ def _is_packaged(spec: TaskSpec) -> bool:
     return all(getattr(spec, part) == getattr(known, part) for part in ("text", "text_pair", "label", "labels"))
 
 
-def score(model: PromptedModel, spec: TaskSpec, examples: Sequence[Example], batch_size: int = 64) -> dict[str, float]:
-    """The metrics of a task on examples, by name."""
-    choices = model.logits(model.features(examples), batch_size).argmax(-1).tolist()
+def score(
+    model: PromptedModel,
+    spec: TaskSpec,
+    examples: Sequence[Example],
+    batch_size: int = 64,
+    progress: str | None = None,
+) -> dict[str, float]:
+    """The metrics of a task on examples, by name; ``progress`` is the title of a bar for long waits."""
+    choices = model.logits(model.features(examples), batch_size, progress).argmax(-1).tolist()
     labels, groups = [example.label for example in examples], [example.group for example in examples]
     return compute(spec.metrics, choices, labels, groups, len(spec.labels))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 
 from promptwise.config import FitConfig
 from promptwise.environment import peak_memory, versions
@@ -163,18 +164,18 @@ def fit(
             if isinstance(callback, ProgressBar):
                 callback.close()
     train_seconds = time.perf_counter() - train_started
-    model.eval()
+    shown = progress and trainer.is_world_process_zero()
     metrics = {
         "task": data.spec.name,
-        "test": score(model, data.spec, data.test),
-        "validation": score(model, data.spec, data.validation),
+        "test": score(model, data.spec, data.test, progress="scoring test" if shown else None),
+        "validation": score(model, data.spec, data.validation, progress="scoring validation" if shown else None),
         "majority": majority_accuracy([example.label for example in data.test]),
         "seed": config.seed,
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step,
         "parameters": {
             "tuned": model.tuned_parameters,
-            "backbone": sum(parameter.numel() for parameter in model.backbone.parameters()),
+            "backbone": model.backbone.parameter_count,
             "share": model.tuned_share,
         },
         "data": {
@@ -183,7 +184,7 @@ def fit(
             "rows": {split: len(getattr(data, split)) for split in ("train", "validation", "test")},
         },
         "backbone": {"name": model.backbone.name, "fingerprint": model.backbone.fingerprint},
-        "config": {**asdict(model.prompt_config), **asdict(config), "lr": trainer.args.learning_rate},
+        "config": {**asdict(model.prompt_config), **asdict(config)},
         "optimizer": {
             "name": str(trainer.args.optim),
             "schedule": str(trainer.args.lr_scheduler_type),
@@ -265,7 +266,7 @@ def make_trainer(
         compute_metrics=scores,
         callbacks=[ProgressBar(metric.name)] if progress else None,
     )
-    _remove_printer(trainer)
+    trainer.remove_callback(PrinterCallback)
     return trainer
 
 
@@ -302,9 +303,3 @@ def check_logger(name: str) -> None:
         raise UnknownNameError("--report-to", name, known)
     if name in INTEGRATION_TO_CALLBACK and name not in get_available_reporting_integrations():
         raise ConfigError(f"--report-to {name} needs its package: pip install {name}.")
-
-
-def _remove_printer(trainer: Trainer) -> None:
-    from transformers.trainer_callback import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)

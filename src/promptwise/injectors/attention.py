@@ -83,9 +83,14 @@ def use_prefix_attention(backbone: Backbone) -> list[AttentionLayer]:
         BackboneError: The model's attention cannot take keys and values from outside, or its layers differ in size.
             The backbone is as it was before.
     """
-    refusal = f"Prefix tuning cannot serve {backbone.model_type} ({backbone.name}): "
+
+    def refusal(why: str) -> BackboneError:
+        name = f"{backbone.model_type} ({backbone.name})"
+        return BackboneError(f"Prefix tuning cannot serve {name}: its {why}. Use --base prompt.")
+
+    closed = "attention takes no keys and values from outside"
     if not getattr(backbone.model, "_supports_sdpa", False):
-        raise BackboneError(refusal + "its attention takes no keys and values from outside. Use --base prompt.")
+        raise refusal(closed)
     AttentionInterface.register(NAME, prefix_attention)
     AttentionMaskInterface.register(NAME, prefix_mask)
     # T5's two stacks have copies of the configuration.
@@ -96,9 +101,9 @@ def use_prefix_attention(backbone: Backbone) -> list[AttentionLayer]:
             config._attn_implementation = NAME
         layers = _probe(backbone)
         if not layers:
-            raise BackboneError(refusal + "its attention takes no keys and values from outside. Use --base prompt.")
+            raise refusal(closed)
         if len(set(layers)) > 1 or layers[0].head_size != layers[0].value_size:
-            raise BackboneError(refusal + "its layers differ in the size of their keys and values. Use --base prompt.")
+            raise refusal("layers differ in the size of their keys and values")
     except Exception:
         for config, implementation in zip(configs, before, strict=True):
             config._attn_implementation = implementation

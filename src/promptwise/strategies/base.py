@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 import torch
@@ -48,6 +48,15 @@ class Strategy(nn.Module, ABC):
         """The prompt of each instance: vectors ``[B, K, W]`` and mask ``[B, K]``."""
 
 
+def text_ids(instances: Iterable[Instance], count: int | None = None) -> Tensor:
+    """The token ids ``[N]`` that texts show among their first ``count`` tokens, or anywhere; some may repeat."""
+    seen = [torch.empty(0, dtype=torch.long)]
+    for instance in instances:
+        first = instance.first_text(count or instance.ids.shape[1])
+        seen.append(torch.unique(first.ids[first.mask]).cpu())
+    return torch.cat(seen)
+
+
 class VocabularyTable(nn.Module):
     """A trained vector for each token id that training shows, and for no other.
 
@@ -67,13 +76,12 @@ class VocabularyTable(nn.Module):
         self.register_buffer("ids", torch.empty(0, dtype=torch.int32))
         self.rows = nn.Parameter(torch.empty(0, width))
 
-    def allocate(self, ids: Tensor, start: Tensor | None = None) -> None:
+    def allocate(self, ids: Tensor, start: Callable[[Tensor], Tensor] | None = None) -> None:
         """Make a row for each distinct id; one that has a row already keeps its values.
 
         Args:
             ids: Any shape.
-            start: ``[N, width]`` first values of the rows, in the order of the sorted distinct ids; drawn at random
-                without it.
+            start: Gives the first values ``[N, width]`` of ids ``[N]``; drawn at random without it.
 
         Raises:
             DataError: There is no id, so there would be nothing to learn.
@@ -81,14 +89,16 @@ class VocabularyTable(nn.Module):
         if not ids.numel():
             raise DataError("No training text has a token, so a vocabulary table has nothing to learn from.")
         device = self.rows.device
-        distinct = torch.unique(ids).to(device=device, dtype=torch.int32)
+        ids = torch.unique(ids).to(device=device, dtype=torch.int32)
         if start is None:
-            start = torch.empty(len(distinct), self.width).uniform_(-self.init_scale, self.init_scale)
-        start = start.to(device=device, dtype=torch.float32)
+            values = torch.empty(len(ids), self.width).uniform_(-self.init_scale, self.init_scale)
+        else:
+            values = start(ids).detach()
+        values = values.to(device=device, dtype=torch.float32)
         if len(self.ids):
-            rows, known = self(distinct)
-            start = torch.where(known.unsqueeze(-1), rows.detach(), start)
-        self.ids, self.rows = distinct, nn.Parameter(start)
+            rows, known = self(ids)
+            values = torch.where(known.unsqueeze(-1), rows.detach(), values)
+        self.ids, self.rows = ids, nn.Parameter(values)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Rows ``[..., width]`` of ``ids``, and which ids have a row; the others get an arbitrary one.

@@ -11,7 +11,7 @@ from torch import nn
 from promptwise.injectors.base import PromptShape
 from promptwise.instance import Instance, Prompt
 from promptwise.registry import ENCODERS
-from promptwise.strategies.base import Strategy, VocabularyTable
+from promptwise.strategies.base import Strategy, VocabularyTable, text_ids
 from promptwise.strategies.networks import TextNetwork
 
 # Rank of the map from features to prompt vectors. A full map would have F x K x W weights, millions of them.
@@ -49,15 +49,8 @@ class EncoderPrompt(Strategy):
 
     def prepare(self, instances: Iterable[Instance], embedding: nn.Module) -> None:
         """With ``train_table``, copy the embeddings of the tokens that the training split shows."""
-        if self.table is None:
-            return
-        seen = [torch.empty(0, dtype=torch.long)]
-        for instance in instances:
-            first = instance.first_text(instance.ids.shape[1])
-            seen.append(torch.unique(first.ids[first.mask]).cpu())
-        ids = torch.unique(torch.cat(seen))
-        device = next(embedding.parameters()).device
-        self.table.allocate(ids, start=embedding(ids.to(device)).detach())
+        if self.table is not None:
+            self.table.allocate(text_ids(instances), start=embedding)
 
     def forward(self, instance: Instance) -> Prompt:
         """Vectors ``[B, K, W]``, all of them real."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from promptwise.injectors.base import PromptShape
 from promptwise.instance import Instance, Prompt
-from promptwise.strategies.base import Strategy, VocabularyTable
+from promptwise.strategies.base import Strategy, VocabularyTable, text_ids
 
 
 class RandomTable(Strategy):
@@ -28,11 +28,7 @@ class RandomTable(Strategy):
 
     def prepare(self, instances: Iterable[Instance], embedding: nn.Module) -> None:
         """Give a row to each token that the training split shows among the first ``K``."""
-        seen = [torch.empty(0, dtype=torch.int32)]
-        for instance in instances:
-            first = instance.first_text(self.shape.length)
-            seen.append(torch.unique(first.ids[first.mask]).to("cpu", torch.int32))
-        self.table.allocate(torch.cat(seen))
+        self.table.allocate(text_ids(instances, self.shape.length))
 
     def forward(self, instance: Instance) -> Prompt:
         """The rows ``[B, K, W]`` of the first ``K`` tokens of each text."""
