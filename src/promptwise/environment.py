@@ -12,7 +12,7 @@ import torch
 from promptwise import __version__
 
 if TYPE_CHECKING:
-    from promptwise.model import PromptedModel
+    from promptwise.backbone import Backbone
 
 
 def peak_memory() -> dict[str, float]:
@@ -28,11 +28,13 @@ def peak_memory() -> dict[str, float]:
     return memory
 
 
-def versions(model: PromptedModel) -> dict[str, str]:
+def versions(backbone: Backbone) -> dict[str, str]:
     """Versions of what took part, and the device, threads and dtype it ran with."""
     packages = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy")
     device = (
-        torch.cuda.get_device_name() if model.device.type == "cuda" else f"{model.device.type} ({platform.machine()})"
+        torch.cuda.get_device_name()
+        if backbone.device.type == "cuda"
+        else f"{backbone.device.type} ({platform.machine()})"
     )
     return {
         "promptwise": __version__,
@@ -40,5 +42,5 @@ def versions(model: PromptedModel) -> dict[str, str]:
         **{name: importlib.metadata.version(name) for name in packages},
         "device": device,
         "threads": str(torch.get_num_threads()),
-        "dtype": str(model.backbone.compute_dtype).removeprefix("torch."),
+        "dtype": str(backbone.compute_dtype).removeprefix("torch."),
     }

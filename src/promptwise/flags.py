@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
 from typing import Any, TypeVar
 
@@ -10,6 +10,7 @@ import click
 
 from promptwise.config import (
     DTYPES,
+    ClozeConfig,
     FitConfig,
     PromptConfig,
     TrainConfig,
@@ -62,6 +63,18 @@ def known_tasks() -> tuple[str, ...]:
     return task_names()
 
 
+def given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that were given; click has an empty tuple for one that may be repeated."""
+    return {key: value for key, value in flags.items() if value not in (None, ())}
+
+
+def cloze_options(function: _F) -> _F:
+    """Flags for all fields of :class:`ClozeConfig`."""
+    for setting in reversed(fields(ClozeConfig)):
+        function = _option(setting, trained=False)(function)
+    return function
+
+
 def config_options(*names: str) -> Callable[[_F], _F]:
     """Flags for fields of :class:`TrainConfig`, a run's own before those it inherits; all of them without names."""
     inherited = [one.name for part in (PromptConfig, FitConfig) for one in fields(part)]
@@ -86,6 +99,8 @@ def _option(setting: Field[Any], trained: bool) -> Callable[[_F], _F]:
     if kind is bool:
         declaration = f"{flag}/--no-{flag[2:]}"
         return click.option(declaration, default=None, help=text)
+    if kind is tuple:
+        return click.option(flag, multiple=True, default=None, help=text, metavar=setting.metadata["metavar"])
     if default is not None:
         text += f" [default: {default:g}]" if isinstance(default, float) else f" [default: {default}]"
     if setting.name == "task":

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from promptwise.errors import BackboneError, UnknownModelError
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+DEFAULT_CLOZE_MODEL = "minilm-cloze"
 
 _NETWORK_PROBE_SECONDS = 0.7
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "1_Pooling/*"]
@@ -75,9 +76,8 @@ def locate(name: str) -> Path:
         if folder is not None:
             return folder
         tried.append(why)
-    near = [
-        one for one in get_close_matches(name, {*OFFLINE_WHEELS, *_cached_models()}, n=3, cutoff=0.5) if one != name
-    ]
+    known = {*OFFLINE_WHEELS, DEFAULT_CLOZE_MODEL, *_cached_models()} - {name}
+    near = get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     raise UnknownModelError(f"Model {name!r} was not found: no such local folder; {'; '.join(tried)}.{hint}")
 

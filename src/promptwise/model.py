@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from promptwise.assembly import expect_no_backbone, leave_out_backbone, seeded, strategy_options
 from promptwise.backbone import Backbone
-from promptwise.batching import chunks, collate, encode_examples, input_format_for
+from promptwise.batching import chunks, input_format_for
 from promptwise.config import PromptConfig
 from promptwise.errors import ConfigError
 from promptwise.hub import DEFAULT_MODEL
@@ -22,24 +21,14 @@ from promptwise.instance import Instance
 from promptwise.placement import place
 from promptwise.registry import BASES, HEADS, STRATEGIES
 from promptwise.tasks.spec import TaskSpec, load_spec
-from promptwise.tasks.template import Features, Texts, require_mask_last
+from promptwise.tasks.template import Features, require_mask_last
+from promptwise.text_model import TextModel
 
 if TYPE_CHECKING:
-    from promptwise.tasks.data import Example, TaskData
-
-# How many batches are sorted by length together when predicting.
-_SORTED_BATCHES = 16
+    from promptwise.tasks.data import TaskData
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The prediction for one input: the best label, and the probability of each label in the task's order."""
-
-    label: str
-    probabilities: dict[str, float]
-
-
-class PromptedModel(nn.Module):
+class PromptedModel(TextModel):
     """A frozen backbone that is adapted to a task by a prompt made from each input.
 
     Only the strategy, the injector and the head have weights of their own; :meth:`state_dict` holds nothing else.
@@ -75,7 +64,9 @@ class PromptedModel(nn.Module):
             self.injector = injector(backbone, config.length, strategy.instance_wise)
             self.strategy = strategy(self.injector.shape, **strategy_options(config))
             self.head = head(backbone, spec, **({} if head.cloze else {"pooling": config.pooling}))
-        self.input_format = input_format_for(backbone, spec, config, head.cloze, self.injector.reserved_positions)
+        self.input_format = input_format_for(
+            backbone, spec, config.max_length, head.cloze, self.injector.reserved_positions
+        )
         self.input_format.check(self.injector.reserved_positions, backbone.max_positions, backbone.name)
         self.backbone = backbone
         self.register_state_dict_post_hook(leave_out_backbone)
@@ -116,11 +107,6 @@ class PromptedModel(nn.Module):
             raise ConfigError(f"{error}; the options are {', '.join(asdict(PromptConfig()))}.") from error
         backbone = place(backbone, HEADS.get(config.head).cloze, dtype, device)
         return cls(backbone, spec, config, seed)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.backbone.device
 
     @property
     def tuned_parameters(self) -> int:
@@ -172,21 +158,10 @@ class PromptedModel(nn.Module):
         Raises:
             ConfigError: An input has more real tokens than the model has room for.
         """
-        mask = attention_mask.bool()
-        text = mask if text_mask is None else text_mask.bool() & mask
-        given = Instance(input_ids, mask, text, self.backbone.embed(input_ids), self.head.cloze)
-        instance, order = given.left_aligned()
-        room = self.input_format.max_tokens
-        if input_ids.shape[1] > room:
-            # Padding to a fixed length may be wider than the model; only padding is cut.
-            if bool(instance.mask[:, room:].any()):
-                raise ConfigError(f"An input has more than {room} tokens, the most that this model was made for.")
-            instance, order = instance.cut(room), order[:, :room]
-        if mask_position is not None:
-            mask_position = mask.long().cumsum(1).gather(1, mask_position.unsqueeze(1)).squeeze(1) - 1
-        if token_type_ids is not None:
-            token_type_ids = token_type_ids.gather(1, order)
-        hidden = self.injector(self.backbone, instance, self.strategy(instance), token_type_ids)
+        instance, token_types, mask_position = self.instance(
+            input_ids, attention_mask, text_mask, token_type_ids, mask_position
+        )
+        hidden = self.injector(self.backbone, instance, self.strategy(instance), token_types)
         logits = self.head(self.backbone, hidden, instance.mask, mask_position)
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
@@ -208,14 +183,6 @@ class PromptedModel(nn.Module):
         with seeded(self.seed):
             self.strategy.prepare(instances(), self.backbone.base.get_input_embeddings())
 
-    def features(self, examples: Sequence[Example]) -> list[Features]:
-        """Tokenised inputs with their labels, as :meth:`collate` takes them."""
-        return encode_examples(self.input_format, examples)
-
-    def collate(self, rows: Sequence[Features]) -> dict[str, Tensor]:
-        """Pad features to the longest of a batch: the arguments of :meth:`forward`."""
-        return collate(rows, self.backbone.tokenizer.pad_token_id or 0)
-
     def fit(self, data: TaskData, output_dir: str | Path | None = None, **options: Any) -> dict[str, Any]:
         """Train on a task's data, choose the checkpoint on its validation part, and score the test split once.
 
@@ -234,51 +201,6 @@ class PromptedModel(nn.Module):
         from promptwise.training import fit
 
         return fit(self, data, {"seed": self.seed, **options}, output_dir)
-
-    def predict(self, texts: Iterable[str | Texts], batch_size: int = 64) -> list[Prediction]:
-        """Predictions in the order of the texts; a pair of texts is a tuple.
-
-        Raises:
-            ConfigError: One string instead of several, or one text where the task has two, or two where it has one.
-        """
-        return list(self.predict_stream(texts, batch_size))
-
-    def predict_stream(self, texts: Iterable[str | Texts], batch_size: int = 64) -> Iterator[Prediction]:
-        """As :meth:`predict`, without holding more than a few batches at a time."""
-        if isinstance(texts, str):
-            raise ConfigError(f"predict takes several texts: write [{texts[:40]!r}].")
-        for chunk in chunks(texts, batch_size * _SORTED_BATCHES):
-            pairs = [self._checked(text) for text in chunk]
-            for row in torch.softmax(self.logits(self.input_format.encode(pairs), batch_size), dim=-1).tolist():
-                probabilities = dict(zip(self.spec.labels, row, strict=True))
-                yield Prediction(max(probabilities, key=probabilities.__getitem__), probabilities)
-
-    def _checked(self, text: str | Texts) -> Texts:
-        pair: Texts = (text, None) if isinstance(text, str) else text
-        if (pair[1] is None) != (self.spec.text_pair is None):
-            needed = "single texts" if self.spec.text_pair is None else "pairs of texts, each a tuple"
-            raise ConfigError(f"{self.spec.name} is a task on {needed}; found {str(text)[:60]!r}.")
-        return pair
-
-    @torch.inference_mode()
-    def logits(self, rows: Sequence[Features], batch_size: int = 64, progress: str | None = None) -> Tensor:
-        """Logits ``[N, C]`` of features, on the CPU; inputs of like length share a batch.
-
-        Args:
-            rows: Features as :meth:`features` makes them.
-            batch_size: How many at a time.
-            progress: Title of a progress bar, which shows once it takes more than two seconds.
-        """
-        self.eval()
-        by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
-        logits = torch.empty(len(rows), len(self.spec.labels))
-        with tqdm(total=len(rows), desc=progress, unit="row", delay=2, disable=progress is None) as bar:
-            for indices in chunks(by_length, batch_size):
-                batch = self.collate([rows[index] for index in indices])
-                batch.pop("labels", None)
-                logits[indices] = self(**{key: value.to(self.device) for key, value in batch.items()}).logits.cpu()
-                bar.update(len(indices))
-        return logits
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``adapter_config.json`` and ``adapter_model.safetensors``; see :mod:`promptwise.adapter`."""

@@ -6,33 +6,23 @@ and without the second is a run to resume.
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptwise.adapter import (
-    CARD_FILE,
-    CONFIG_FILE,
-    METRICS_FILE,
-    WEIGHTS_FILE,
-    read_metrics,
-    save_adapter,
-)
+from promptwise.adapter import CONFIG_FILE, WEIGHTS_FILE, read_metrics, save_adapter
 from promptwise.cards import model_card
-from promptwise.config import TrainConfig, flag_name
-from promptwise.errors import ConfigError, OutputError
+from promptwise.config import TrainConfig
+from promptwise.errors import ConfigError
 from promptwise.files import write_atomic, write_json
 from promptwise.registry import HEADS
+from promptwise.run_folder import CARD_FILE, METRICS_FILE, RunFolder
 
 if TYPE_CHECKING:
     from promptwise.backbone import Backbone
     from promptwise.tasks.data import TaskData
 
 RUN_FILE = "train_config.json"
-TRAINER_FOLDER = "trainer"
 
 
 def train(
@@ -63,13 +53,13 @@ def train(
     """
     if config.out is None:
         raise ConfigError("--out is missing: name the folder that receives the adapter.")
-    folder = Path(config.out)
+    folder = RunFolder(Path(config.out), RUN_FILE, CONFIG_FILE, (CARD_FILE, METRICS_FILE, WEIGHTS_FILE))
     if is_main_process():
-        _check_folder(folder, config, overwrite, resume)
-    finished = read_metrics(folder) if resume else None
+        folder.check(config, overwrite, resume)
+    finished = read_metrics(folder.path) if resume else None
     if finished is not None:
         if is_main_process():
-            _remove_checkpoints(folder)
+            folder.remove_checkpoints()
         return finished
     data = load_data(config)
 
@@ -82,20 +72,16 @@ def train(
     backbone = backbone or prepare_backbone(config.model, HEADS.get(config.head).cloze, config.dtype)
     found = {"data_fingerprint": data.fingerprint, "backbone_fingerprint": backbone.fingerprint}
     if resume:
-        _check_unchanged(folder, found)
+        folder.check_unchanged(found)
     model = PromptedModel(backbone, data.spec, config.prompt_config(), config.seed)
     if is_main_process():
-        if not resume:
-            # The adapter's files are replaced when their successors are whole. These would be mistaken for ours.
-            (folder / METRICS_FILE).unlink(missing_ok=True)
-            _remove_checkpoints(folder)
-        write_json(folder / RUN_FILE, {**asdict(config), **found})
-    metrics = fit(model, data, config.fit_config(), folder / TRAINER_FOLDER, resume=resume, progress=progress)
+        folder.begin(config, found, resume)
+    metrics = fit(model, data, config.fit_config(), folder.trainer, resume=resume, progress=progress)
     if is_main_process():
-        saved = save_adapter(model, folder)
-        write_atomic(folder / CARD_FILE, model_card(saved, metrics, str(folder)))
-        write_json(folder / METRICS_FILE, metrics)
-        _remove_checkpoints(folder)
+        saved = save_adapter(model, folder.path)
+        write_atomic(folder.path / CARD_FILE, model_card(saved, metrics, str(folder.path)))
+        write_json(folder.path / METRICS_FILE, metrics)
+        folder.remove_checkpoints()
     return metrics
 
 
@@ -130,76 +116,3 @@ def set_threads(threads: int | None) -> None:
 def is_main_process() -> bool:
     """Whether this process writes the files of a run that ``accelerate launch`` or ``torchrun`` shares out."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _check_folder(folder: Path, config: TrainConfig, overwrite: bool, resume: bool) -> None:
-    """Make sure that the folder is this run's to write.
-
-    Raises:
-        ConfigError: ``overwrite`` and ``resume`` exclude each other, or the run to resume has other settings.
-        OutputError: The folder holds a run that is neither, or no run to resume.
-    """
-    if overwrite and resume:
-        raise ConfigError("--overwrite and --resume exclude each other.")
-    for place in (folder, *folder.parents):
-        if place.exists() and not place.is_dir():
-            raise OutputError(f"{place} is a file; --out names a folder.")
-    held = [name for name in (RUN_FILE, CONFIG_FILE) if (folder / name).is_file()]
-    foreign = [name for name in (CARD_FILE, METRICS_FILE, WEIGHTS_FILE) if (folder / name).exists()]
-    if foreign and not held:
-        raise OutputError(
-            f"{folder} holds {', '.join(foreign)}, but no run that wrote it: it would be lost. Use another --out."
-        )
-    if not held:
-        if resume:
-            raise OutputError(f"{folder} holds no run to resume ({RUN_FILE} is missing). Leave --resume out.")
-    elif resume:
-        _check_same(folder, config)
-    elif not overwrite:
-        raise OutputError(
-            f"{folder} holds a run ({', '.join(held)}). Use --overwrite to replace it, --resume to go on with it, or "
-            "another --out."
-        )
-
-
-def _remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints, and the trainer's folder if it holds no logs."""
-    trainer = folder / TRAINER_FOLDER
-    for checkpoint in trainer.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-    if trainer.is_dir() and not any(trainer.iterdir()):
-        trainer.rmdir()
-
-
-def _read_run(file: Path) -> dict[str, Any]:
-    """The settings of a run, without what is kept beside them."""
-    values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return {key: value for key, value in values.items() if not key.endswith("_fingerprint")}
-
-
-def _check_unchanged(folder: Path, found: dict[str, str]) -> None:
-    """Make sure that data and backbone are those that the run began with."""
-    before = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    for key, value in found.items():
-        if before.get(key) != value:
-            raise ConfigError(
-                f"The {key.removesuffix('_fingerprint')} has changed since the run in {folder} began: its fingerprint "
-                f"was {str(before.get(key))[:16]} and is {value[:16]}. Use --overwrite to start again."
-            )
-
-
-def _check_same(folder: Path, config: TrainConfig) -> None:
-    file = folder / RUN_FILE
-    if not file.is_file():
-        raise OutputError(f"{folder} holds an adapter but no {RUN_FILE}, so it cannot be resumed. Use --overwrite.")
-    try:
-        before = TrainConfig(**_read_run(file))
-    except (TypeError, ValueError) as error:
-        raise OutputError(f"{file} cannot be read ({error}), so the run cannot be resumed. Use --overwrite.") from error
-    now, then = asdict(replace(config, out=None)), asdict(replace(before, out=None))
-    changed = [f"{flag_name(key)} was {then[key]!r} and is {now[key]!r}" for key in now if now[key] != then[key]]
-    if changed:
-        raise ConfigError(
-            f"{folder} holds a run with other settings: {'; '.join(changed)}. Resume with the same settings, or use "
-            "another --out."
-        )

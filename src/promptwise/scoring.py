@@ -11,18 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from promptwise.config import TrainConfig
 from promptwise.errors import ConfigError, DataError
 from promptwise.files import open_atomic
 from promptwise.tasks.data import load_task
 from promptwise.tasks.examples import Example, examples_from_rows
 from promptwise.tasks.fields import column_field
-from promptwise.tasks.metrics import compute
+from promptwise.tasks.metrics import compute, majority_accuracy
 from promptwise.tasks.readers import read_rows
 from promptwise.tasks.spec import TaskSpec, load_spec, task_names
 from promptwise.tasks.texts import iter_texts
 
 if TYPE_CHECKING:
-    from promptwise.model import Prediction, PromptedModel
+    from promptwise.model import PromptedModel
+    from promptwise.text_model import Prediction, TextModel
 
 
 def load_for_use(adapter: str, model: str | None, dtype: str, threads: int | None) -> PromptedModel:
@@ -98,7 +100,7 @@ def _is_packaged(spec: TaskSpec) -> bool:
 
 
 def score(
-    model: PromptedModel,
+    model: TextModel,
     spec: TaskSpec,
     examples: Sequence[Example],
     batch_size: int = 64,
@@ -108,6 +110,29 @@ def score(
     choices = model.logits(model.features(examples), batch_size, progress).argmax(-1).tolist()
     labels, groups = [example.label for example in examples], [example.group for example in examples]
     return compute(spec.metrics, choices, labels, groups, len(spec.labels))
+
+
+def zero_shot_scores(config: TrainConfig, calibration: str, batch_size: int = 64) -> dict[str, float | int]:
+    """The metrics of a task's template and label words on its test split, with nothing tuned.
+
+    Args:
+        config: Names the data, the model, its dtype and the threads; the other fields are not read.
+        calibration: As in :class:`~promptwise.zero_shot.ZeroShotModel`.
+        batch_size: How many inputs at a time.
+    """
+    from promptwise.run import load_data, set_threads
+    from promptwise.zero_shot import ZeroShotModel
+
+    set_threads(config.threads)
+    data = load_data(config)
+    model = ZeroShotModel.from_backbone(
+        config.model, task=data.spec, calibration=calibration, max_length=config.max_length, dtype=config.dtype
+    )
+    return {
+        **score(model, data.spec, data.test, batch_size, "scoring"),
+        "majority": majority_accuracy([example.label for example in data.test]),
+        "rows": len(data.test),
+    }
 
 
 def input_texts(

@@ -85,6 +85,20 @@ def print_info(folder: Path, config: dict[str, Any]) -> None:
     console.print(table)
 
 
+def print_pretraining(metrics: dict[str, Any], folder: str) -> None:
+    """What a pretraining run reached."""
+    first, last = metrics["history"][0], metrics["history"][-1]
+    table = plain_table("", "before", "after")
+    for name, label in (("accuracy", "held-out accuracy"), ("accuracy_mask_token", "at mask tokens alone")):
+        table.add_row(label, f"{first[name]:.3f}", f"{last[name]:.3f}")
+    console.print(table)
+    console.print(
+        f"{metrics['tokens']:,} tokens, {metrics['trained_parameters']:,} parameters in {folder}; use it with "
+        f"--model {folder}",
+        highlight=False,
+    )
+
+
 def print_tasks() -> None:
     """Every task in a line."""
     table = plain_table("task", "classes", "metrics", "source", "description")

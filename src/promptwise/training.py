@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 from tqdm.auto import tqdm
@@ -18,7 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from promptwise.config import FitConfig
 from promptwise.environment import peak_memory, versions
-from promptwise.errors import ConfigError, DataError, TrainingError, UnknownNameError
+from promptwise.errors import ConfigError, DataError, OutputError, TrainingError, UnknownNameError
 from promptwise.files import write_json
 from promptwise.scoring import score
 from promptwise.tasks.metrics import compute, get_metric, majority_accuracy
@@ -50,7 +51,26 @@ class PromptTrainer(Trainer):
         broken = [name for name, value in self.model.state_dict().items() if not torch.isfinite(value).all()]
         if broken:
             raise TrainingError(self._not_finite(f"{broken[0]} is not finite after step {self.state.global_step}"))
-        super()._save_checkpoint(*args, **kwargs)
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            # A full disk is an error of three types: json, torch and safetensors write a part of a checkpoint each.
+            kept = last_checkpoint(Path(self.args.output_dir))
+            safe = f"{kept} is whole, and --resume goes on from it" if kept else "No checkpoint was written yet"
+            raise OutputError(
+                f"The checkpoint of step {self.state.global_step} cannot be written to {self.args.output_dir} "
+                f"({error}). {safe} once there is room."
+            ) from error
+
+    def run(self, checkpoint: Path | None) -> None:
+        """Train to the end, from a checkpoint if there is one."""
+        try:
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            # Trainer tells its callbacks nothing of an error; an open bar would be drawn again below the message.
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, ProgressBar):
+                    callback.close()
 
     def _not_finite(self, what: str) -> str:
         kept, rate = last_checkpoint(Path(self.args.output_dir)), self.args.learning_rate
@@ -75,27 +95,38 @@ class PromptTrainer(Trainer):
 
 
 class ProgressBar(TrainerCallback):
-    """One bar over all steps, with the loss and the latest validation score; printed by the main process alone."""
+    """One bar over all steps, with what was logged last; printed by the main process alone.
 
-    def __init__(self, metric: str) -> None:
-        self.metric = metric
+    Args:
+        shown: Keys of ``Trainer``'s log and how the bar names them.
+    """
+
+    def __init__(self, shown: dict[str, str]) -> None:
+        self.names = shown
         self.bar: Any = None
         self.shown: dict[str, str] = {}
 
+    def open_bar(self, state: Any) -> Any:
+        """The bar, where training starts or resumes."""
+        return tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step")
+
+    def place(self, state: Any) -> int:
+        """How far training is, in the unit of the bar."""
+        return int(state.global_step)
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the bar where training starts or resumes."""
+        """Open the bar."""
         if state.is_world_process_zero:
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step")
+            self.bar = self.open_bar(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Move the bar."""
         if self.bar is not None:
-            self.bar.update(state.global_step - self.bar.n)
+            self.bar.update(self.place(state) - self.bar.n)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         """Show what was logged."""
-        names = {"loss": "loss", f"eval_{self.metric}": f"validation {self.metric}"}
-        self.shown.update({label: f"{logs[key]:.3f}" for key, label in names.items() if logs and key in logs})
+        self.shown.update({label: f"{logs[key]:.3f}" for key, label in self.names.items() if logs and key in logs})
         if self.bar is not None:
             self.bar.set_postfix(self.shown)
 
@@ -154,15 +185,9 @@ def fit(
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     train_started = time.perf_counter()
-    try:
-        if checkpoint is not None:
-            _find_best_again(checkpoint)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        # Trainer tells its callbacks nothing of an error; an open bar would be drawn again below the message.
-        for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, ProgressBar):
-                callback.close()
+    if checkpoint is not None:
+        _find_best_again(checkpoint)
+    trainer.run(checkpoint)
     train_seconds = time.perf_counter() - train_started
     shown = progress and trainer.is_world_process_zero()
     metrics = {
@@ -197,7 +222,7 @@ def fit(
             "resumed": bool(checkpoint),
         },
         "memory": peak_memory(),
-        "versions": versions(model),
+        "versions": versions(model.backbone),
         "history": trainer.state.log_history,
     }
     return metrics
@@ -264,7 +289,9 @@ def make_trainer(
         eval_dataset=model.features(data.validation),
         data_collator=model.collate,
         compute_metrics=scores,
-        callbacks=[ProgressBar(metric.name)] if progress else None,
+        callbacks=[ProgressBar({"loss": "loss", f"eval_{metric.name}": f"validation {metric.name}"})]
+        if progress
+        else None,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

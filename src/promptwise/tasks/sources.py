@@ -167,9 +167,14 @@ class HubDataset:
             DataError: The Hub cannot be reached or has no such data, or its rows do not fit the task.
         """
         hub_split = self.source.splits[split]
-        return examples_from_rows(spec, self._rows(hub_split), f"{self.origin}, split {hub_split}")
+        return examples_from_rows(spec, self.rows(hub_split), f"{self.origin}, split {hub_split}")
 
-    def _rows(self, hub_split: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    def rows(self, hub_split: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Yield the number and the row of every row of one of its own splits, and read the cache where that will do.
+
+        Raises:
+            DataError: The Hub cannot be reached or has no such data.
+        """
         import datasets
 
         try:

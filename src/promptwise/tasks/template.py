@@ -81,11 +81,7 @@ class InputFormat:
 
     @cached_property
     def _special_tokens(self) -> tuple[list[int], list[int]]:
-        """The special tokens that the tokenizer puts before and after a single text."""
-        encoded = self.tokenizer("a", return_special_tokens_mask=True)
-        ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
-        inner = [index for index, flag in enumerate(special) if not flag]
-        return list(ids[: inner[0]]), list(ids[inner[-1] + 1 :])
+        return special_tokens(self.tokenizer)
 
     def _filler(self) -> int:
         tokenizer = self.tokenizer
@@ -155,6 +151,14 @@ class InputFormat:
                 start += 1
             fields.append(next((number for end, number in ends if start < end), ends[-1][1]))
         return list(encoded["input_ids"]), fields
+
+
+def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The special tokens that a tokenizer puts before and after a single text."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
+    inner = [index for index, flag in enumerate(special) if not flag]
+    return list(ids[: inner[0]]), list(ids[inner[-1] + 1 :])
 
 
 def _pieces(template: str) -> Iterator[tuple[str, int]]:

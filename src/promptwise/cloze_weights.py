@@ -1,0 +1,158 @@
+"""A language-model head and low-rank updates in one small safetensors file, put on top of an encoder when it is loaded.
+
+``r`` is the rank of an update; a matrix ``[out, in]`` becomes ``W + scale * B A`` (Hu et al. 2021, equation 3) with
+``A`` ``[r, in]`` and ``B`` ``[out, r]``, as peft names and computes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from promptwise import __version__
+from promptwise.errors import BackboneError
+from promptwise.files import write_atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from promptwise.backbone import Backbone
+
+WEIGHTS_FILE = "cloze.safetensors"
+FORMAT = 1
+EMBEDDED = {"minilm-cloze": "0" * 64}
+"""The models whose weights come with the package, and the sha256 of their file."""
+
+_ABOUT = "promptwise_cloze"
+_A, _B = ".lora_A.weight", ".lora_B.weight"
+
+
+@dataclass(frozen=True)
+class ClozeWeights:
+    """What turns an encoder into a masked language model.
+
+    Attributes:
+        base_model: The encoder's name.
+        base_fingerprint: Fingerprint of its body.
+        scale: Factor of the updates.
+        tensors: Updates by the names of their modules in the base model with ``.lora_A.weight`` and
+            ``.lora_B.weight``, everything else by its name in the whole model.
+        digest: sha256 of the file.
+    """
+
+    base_model: str
+    base_fingerprint: str
+    scale: float
+    tensors: Mapping[str, Tensor]
+    digest: str
+
+    def merge_into(self, backbone: Backbone) -> None:
+        """Change an encoder in place; its fingerprints become those of the encoder and this file together.
+
+        Raises:
+            BackboneError: It is another encoder, or the tensors do not fit it.
+        """
+        import torch
+
+        if backbone.fingerprint != self.base_fingerprint:
+            raise BackboneError(
+                f"These cloze weights were made for {self.base_model} (fingerprint {self.base_fingerprint[:16]}), but "
+                f"{backbone.name} has fingerprint {backbone.fingerprint[:16]}."
+            )
+        body, whole = dict(backbone.base.named_parameters()), dict(backbone.model.named_parameters())
+        try:
+            with torch.no_grad():
+                for name, value in self.tensors.items():
+                    if name.endswith(_A):
+                        module = name.removesuffix(_A)
+                        update = self.tensors[module + _B].float() @ value.float()
+                        body[module + ".weight"] += self.scale * update
+                    elif not name.endswith(_B):
+                        whole[name].copy_(value.float().reshape_as(whole[name]))
+        except (KeyError, RuntimeError) as error:
+            raise BackboneError(f"These cloze weights do not fit {backbone.name}: {error}") from error
+        # The merged numbers may differ in the last bit from one processor to another, so they are not hashed.
+        backbone.fingerprint = _joined(self.base_fingerprint, self.digest)
+        backbone.lm_fingerprint = _joined("head", self.digest)
+
+
+def find_cloze_weights(name: str) -> ClozeWeights | None:
+    """The cloze weights that a model name stands for, a folder's or embedded ones; ``None`` for other models.
+
+    Raises:
+        BackboneError: The file was altered, or cannot be read.
+    """
+    file = Path(name).expanduser() / WEIGHTS_FILE
+    if file.is_file():
+        return read_cloze_weights(file)
+    if name not in EMBEDDED:
+        return None
+    with as_file(files("promptwise").joinpath("weights", name, WEIGHTS_FILE)) as file:
+        weights = read_cloze_weights(file)
+    if weights.digest != EMBEDDED[name]:
+        raise BackboneError(
+            f"The weights of {name} have sha256 {weights.digest}, but {EMBEDDED[name]} is expected; they were altered, "
+            "so they are not loaded. Install promptwise again."
+        )
+    return weights
+
+
+def read_cloze_weights(file: Path) -> ClozeWeights:
+    """Read a file.
+
+    Raises:
+        BackboneError: It cannot be read, or is of another format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        with safe_open(file, framework="pt") as opened:
+            about = json.loads((opened.metadata() or {}).get(_ABOUT, "{}"))
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise BackboneError(f"{file} cannot be read ({error}); make or copy it again.") from error
+    if about.get("format") != FORMAT or not {"base_model", "base_fingerprint", "scale"} <= about.keys():
+        raise BackboneError(
+            f"{file} has format {about.get('format')!r}; promptwise {__version__} reads format {FORMAT!r}. It was not "
+            "written by `promptwise pretrain cloze`, or by a later version."
+        )
+    return ClozeWeights(about["base_model"], about["base_fingerprint"], about["scale"], tensors, digest)
+
+
+def write_cloze_weights(
+    file: Path, base_model: str, base_fingerprint: str, scale: float, tensors: Mapping[str, Tensor]
+) -> str:
+    """Write a file in float16, whole or not at all, and return its sha256.
+
+    Raises:
+        BackboneError: A number is too large for float16.
+        OutputError: The file cannot be written.
+    """
+    import torch
+    from safetensors.torch import save
+
+    narrow = {name: value.detach().cpu().to(torch.float16).contiguous() for name, value in tensors.items()}
+    wide = [name for name, value in narrow.items() if not torch.isfinite(value).all()]
+    if wide:
+        raise BackboneError(f"{wide[0]} has numbers beyond float16's largest, 65,504; train with a lower --lr.")
+    about = {
+        "format": FORMAT,
+        "promptwise_version": __version__,
+        "base_model": base_model,
+        "base_fingerprint": base_fingerprint,
+        "scale": scale,
+    }
+    # safetensors writes its keys in another order each time, and the same weights should give the same bytes.
+    content = save(narrow, metadata={_ABOUT: json.dumps(about)})
+    write_atomic(file, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _joined(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -1,0 +1,69 @@
+"""The model card of cloze weights, from what their run measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+
+def cloze_card(metrics: dict[str, Any], name: str) -> str:
+    """The card in Markdown with the Hub's metadata block.
+
+    Args:
+        metrics: What ``metrics.json`` holds.
+        name: Folder or name, as the usage example gives it.
+    """
+    config, corpus, curve = metrics["config"], metrics["corpus"], metrics["history"]
+    before, after = curve[0], curve[-1]
+    header = {
+        "base_model": metrics["backbone"]["name"],
+        "library_name": "promptwise",
+        "pipeline_tag": "fill-mask",
+        "tags": ["promptwise", "masked-lm", "lora"],
+    }
+    sources = "\n".join(f"- `{source}`" for source in corpus["sources"])
+    return f"""---
+{yaml.safe_dump(header, sort_keys=True).strip()}
+---
+
+# A language-model head for {metrics["backbone"]["name"]}
+
+A masked-language-model head and low-rank updates (rank {config["rank"]}) of the encoder's matrices:
+{metrics["trained_parameters"]:,} numbers in float16, put on top of the frozen encoder when it is loaded. The output
+matrix is the encoder's own word embeddings.
+
+```python
+from promptwise.backbone import load_backbone
+
+backbone = load_backbone("{name}")
+print(type(backbone.model).__name__, backbone.tokenizer.mask_token)
+```
+
+## Corpus
+
+{sources}
+
+{corpus["paragraphs"]:,} paragraphs, {corpus["tokens"]:,} tokens in blocks of {config["block_length"]}; beside them
+{corpus["held_out_paragraphs"]:,} paragraphs were held out by their hash and never trained on.
+
+## Training
+
+{metrics["steps"]:,} steps, {metrics["tokens"]:,} tokens seen, {metrics["time"]["train_s"] / 3600:.1f} hours on
+{metrics["versions"]["device"]}; {config["mask_rate"]:.0%} of the tokens masked as whole words (80/10/10), AdamW with
+peak learning rate {config["lr"]:g}, cosine schedule, seed {config["seed"]}.
+
+| held-out accuracy | before | after |
+|---|---|---|
+| of all predicted tokens | {before["accuracy"]:.3f} | {after["accuracy"]:.3f} |
+| of those at the mask token | {before["accuracy_mask_token"]:.3f} | {after["accuracy_mask_token"]:.3f} |
+
+Both are on {corpus["held_out_tokens"]:,} held-out tokens with fixed masks; a tenth of the predicted tokens stand in the
+text unchanged, which makes the first number the higher one.
+
+## Limits
+
+The encoder's sentence embeddings are no longer what they were: use the plain encoder for them. The model knows the
+language of its corpus alone, was trained on blocks of {config["block_length"]} tokens, and was trained far less than
+a model that was pretrained to fill masks from its start.
+"""

@@ -1,0 +1,105 @@
+"""A frozen encoder with a language-model head and low-rank updates that are trained to fill masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from promptwise.backbone import Backbone
+from promptwise.errors import ConfigError
+from promptwise.heads.cloze import lm_head_parts
+from promptwise.pretraining.blocks import IGNORED
+
+
+class MaskedLM(nn.Module):
+    """What ``Trainer`` trains: the head, and peft's LoRA on every matrix of the encoder's layers (Hu et al. 2021).
+
+    Only the rows of the masked positions reach the output matrix, which is the frozen word-embedding matrix.
+
+    Args:
+        backbone: An encoder with its language-model head; it is changed in place.
+        rank: Rank ``r`` of the updates; they are scaled by ``alpha / r`` with ``alpha = r``.
+
+    Raises:
+        ConfigError: peft is not installed.
+        BackboneError: The head of this model type is not known.
+    """
+
+    # Otherwise Trainer multiplies the loss by the number of accumulation steps and processes.
+    accepts_loss_kwargs = False
+    output_matrix: Tensor
+
+    def __init__(self, backbone: Backbone, rank: int) -> None:
+        super().__init__()
+        try:
+            from peft import LoraConfig, inject_adapter_in_model
+        except ImportError as error:
+            raise ConfigError("`pretrain cloze` needs peft: pip install 'promptwise[pretrain]'.") from error
+        self.backbone = backbone
+        lm_head_parts(backbone)
+        matrices = [name for name, part in backbone.base.named_modules() if isinstance(part, nn.Linear)]
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=matrices), backbone.base)
+        tied = backbone.base.get_input_embeddings().weight
+        inside = {id(parameter) for parameter in backbone.base.parameters()}
+        for name, parameter in backbone.model.named_parameters():
+            head = id(parameter) not in inside and parameter is not tied
+            parameter.requires_grad_(head or "lora_" in name)
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        self.register_buffer("output_matrix", tied.detach().to(backbone.compute_dtype), persistent=False)
+
+    def forward(self, input_ids: Tensor, positions: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Fill the masks.
+
+        Args:
+            input_ids: ``[B, T]`` without padding.
+            positions: ``[P]`` in the flattened batch.
+            labels: ``[P]`` tokens, or -100.
+
+        Returns:
+            ``loss``, the mean cross-entropy; ``predictions`` ``[P]``, the likeliest tokens; ``is_mask`` ``[P]``,
+            whether the mask token stood there.
+        """
+        transform, _, bias = lm_head_parts(self.backbone)
+        with self.backbone.autocast():
+            hidden = self.backbone.base(input_ids=input_ids).last_hidden_state.flatten(0, 1)[positions]
+            logits = nn.functional.linear(transform(hidden), self.output_matrix)
+        logits = logits.float() if bias is None else logits.float() + bias
+        return {
+            "loss": nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED),
+            "predictions": logits.detach().argmax(-1),
+            "is_mask": input_ids.flatten()[positions].eq(self.backbone.mask_token_id or 0),
+        }
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Groups for the optimizer: vectors are not decayed."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        vectors = [parameter for parameter in trained if parameter.ndim < 2]
+        matrices = [parameter for parameter in trained if parameter.ndim >= 2]
+        return [{"params": matrices, "lr": lr}, {"params": vectors, "lr": lr, "weight_decay": 0.0}]
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The trained tensors alone: the frozen ones are in the backbone's own files."""
+        return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load what :meth:`state_dict` gave."""
+        if strict and (wrong := set(state_dict) ^ set(self.state_dict())):
+            raise KeyError(f"not the tensors of this model: {', '.join(sorted(wrong)[:3])}")
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        # The frozen tensors are not missing; Trainer warns of those that are.
+        result.missing_keys.clear()
+        return result
+
+    def cloze_tensors(self) -> dict[str, Tensor]:
+        """The trained tensors by the names of :class:`~promptwise.cloze_weights.ClozeWeights`."""
+        base, whole = self.backbone.base, self.backbone.model
+        updates = {
+            name.replace(".default.", "."): value for name, value in base.named_parameters() if value.requires_grad
+        }
+        inside = {id(value) for value in base.parameters()}
+        head = {
+            name: value for name, value in whole.named_parameters() if value.requires_grad and id(value) not in inside
+        }
+        return {name: value.detach() for name, value in {**updates, **head}.items()}

@@ -1,0 +1,136 @@
+"""The folder of a run: its settings from the start, its results at the end, and whose it is to write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from promptwise.config import flag_name
+from promptwise.errors import ConfigError, OutputError
+from promptwise.files import write_json
+
+METRICS_FILE = "metrics.json"
+CARD_FILE = "README.md"
+
+_FINGERPRINT = "_fingerprint"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder that one run writes; a folder with settings and without ``metrics.json`` is a run to resume.
+
+    Attributes:
+        path: The folder.
+        settings_file: Holds the run's configuration.
+        product_file: What a finished run's folder is known by, also where the settings are gone.
+        other_files: What else a run writes beside the settings and the product.
+    """
+
+    path: Path
+    settings_file: str
+    product_file: str
+    other_files: tuple[str, ...] = (CARD_FILE, METRICS_FILE)
+
+    @property
+    def trainer(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "trainer"
+
+    def check(self, config: Any, overwrite: bool, resume: bool) -> None:
+        """Make sure that the folder is this run's to write.
+
+        Raises:
+            ConfigError: ``overwrite`` and ``resume`` exclude each other, or the run to resume has other settings.
+            OutputError: The folder holds a run that is neither, or no run to resume.
+        """
+        if overwrite and resume:
+            raise ConfigError("--overwrite and --resume exclude each other.")
+        for place in (self.path, *self.path.parents):
+            if place.exists() and not place.is_dir():
+                raise OutputError(f"{place} is a file; --out names a folder.")
+        held = [name for name in (self.settings_file, self.product_file) if (self.path / name).is_file()]
+        foreign = [name for name in self.other_files if (self.path / name).exists()]
+        if foreign and not held:
+            raise OutputError(
+                f"{self.path} holds {', '.join(foreign)}, but no run that wrote it: it would be lost. "
+                "Use another --out."
+            )
+        if not held:
+            if resume:
+                raise OutputError(
+                    f"{self.path} holds no run to resume ({self.settings_file} is missing). Leave --resume out."
+                )
+        elif resume:
+            self._check_same(config)
+        elif not overwrite:
+            raise OutputError(
+                f"{self.path} holds a run ({', '.join(held)}). Use --overwrite to replace it, --resume to go on with "
+                "it, or another --out."
+            )
+
+    def begin(self, config: Any, found: Mapping[str, str], resume: bool) -> None:
+        """Write the settings, and remove what would be mistaken for results of this run.
+
+        Args:
+            config: The run's configuration, a dataclass.
+            found: Fingerprints of what the run stands on, by names that end in ``_fingerprint``.
+            resume: Keep the checkpoints.
+        """
+        if not resume:
+            # The products are replaced when their successors are whole.
+            (self.path / METRICS_FILE).unlink(missing_ok=True)
+            self.remove_checkpoints()
+        write_json(self.path / self.settings_file, {**asdict(config), **found})
+
+    def check_unchanged(self, found: Mapping[str, str]) -> None:
+        """Make sure that what the run stands on is what it began with.
+
+        Raises:
+            ConfigError: A fingerprint is another one.
+        """
+        before = json.loads((self.path / self.settings_file).read_text(encoding="utf-8"))
+        for key, value in found.items():
+            if before.get(key) != value:
+                raise ConfigError(
+                    f"The {key.removesuffix(_FINGERPRINT)} has changed since the run in {self.path} began: its "
+                    f"fingerprint was {str(before.get(key))[:16]} and is {value[:16]}. Use --overwrite to start again."
+                )
+
+    def remove_checkpoints(self) -> None:
+        """Remove the checkpoints, and the trainer's folder if it holds no logs."""
+        for checkpoint in self.trainer.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+        if self.trainer.is_dir() and not any(self.trainer.iterdir()):
+            self.trainer.rmdir()
+
+    def _check_same(self, config: Any) -> None:
+        file = self.path / self.settings_file
+        if not file.is_file():
+            raise OutputError(
+                f"{self.path} holds {self.product_file} but no {self.settings_file}, so it cannot be resumed. "
+                "Use --overwrite."
+            )
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+            before = type(config)(**{key: value for key, value in values.items() if not key.endswith(_FINGERPRINT)})
+        except (TypeError, ValueError) as error:
+            raise OutputError(
+                f"{file} cannot be read ({error}), so the run cannot be resumed. Use --overwrite."
+            ) from error
+        now, then = _settings(config), _settings(before)
+        changed = [f"{flag_name(key)} was {then[key]!r} and is {now[key]!r}" for key in now if now[key] != then[key]]
+        if changed:
+            raise ConfigError(
+                f"{self.path} holds a run with other settings: {'; '.join(changed)}. Resume with the same settings, or "
+                "use another --out."
+            )
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """The settings as JSON has them, without the folder, which may have been moved."""
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(replace(config, out=None))))
+    return settings

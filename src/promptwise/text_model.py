@@ -1,0 +1,132 @@
+"""What every model here does with texts: tokens in, logits and predictions out, whatever its prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from promptwise.backbone import Backbone
+from promptwise.batching import chunks, collate, encode_examples
+from promptwise.errors import ConfigError
+from promptwise.heads.base import Head
+from promptwise.instance import Instance
+from promptwise.tasks.spec import TaskSpec
+from promptwise.tasks.template import Features, InputFormat, Texts
+
+if TYPE_CHECKING:
+    from promptwise.tasks.data import Example
+
+# How many batches are sorted by length together when predicting.
+_SORTED_BATCHES = 16
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The prediction for one input: the best label, and the probability of each label in the task's order."""
+
+    label: str
+    probabilities: dict[str, float]
+
+
+class TextModel(nn.Module):
+    """A frozen backbone with a head for one task; a subclass has the ``forward`` that says what lies between."""
+
+    spec: TaskSpec
+    backbone: Backbone
+    head: Head
+    input_format: InputFormat
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.backbone.device
+
+    def instance(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        text_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+        mask_position: Tensor | None,
+    ) -> tuple[Instance, Tensor | None, Tensor | None]:
+        """The left-aligned instance of a batch, its token types ``[B, T]`` and its mask positions ``[B]``.
+
+        Args:
+            input_ids: ``[B, T]``, padded on either side; the other arguments as in ``forward``.
+
+        Raises:
+            ConfigError: An input has more real tokens than the model has room for.
+        """
+        mask = attention_mask.bool()
+        text = mask if text_mask is None else text_mask.bool() & mask
+        given = Instance(input_ids, mask, text, self.backbone.embed(input_ids), self.head.cloze)
+        instance, order = given.left_aligned()
+        room = self.input_format.max_tokens
+        if input_ids.shape[1] > room:
+            # Padding to a fixed length may be wider than the model; only padding is cut.
+            if bool(instance.mask[:, room:].any()):
+                raise ConfigError(f"An input has more than {room} tokens, the most that this model was made for.")
+            instance, order = instance.cut(room), order[:, :room]
+        if mask_position is not None:
+            mask_position = mask.long().cumsum(1).gather(1, mask_position.unsqueeze(1)).squeeze(1) - 1
+        if token_type_ids is not None:
+            token_type_ids = token_type_ids.gather(1, order)
+        return instance, token_type_ids, mask_position
+
+    def features(self, examples: Sequence[Example]) -> list[Features]:
+        """Tokenised inputs with their labels, as :meth:`collate` takes them."""
+        return encode_examples(self.input_format, examples)
+
+    def collate(self, rows: Sequence[Features]) -> dict[str, Tensor]:
+        """Pad features to the longest of a batch: the arguments of :meth:`forward`."""
+        return collate(rows, self.backbone.tokenizer.pad_token_id or 0)
+
+    def predict(self, texts: Iterable[str | Texts], batch_size: int = 64) -> list[Prediction]:
+        """Predictions in the order of the texts; a pair of texts is a tuple.
+
+        Raises:
+            ConfigError: One string instead of several, or one text where the task has two, or two where it has one.
+        """
+        return list(self.predict_stream(texts, batch_size))
+
+    def predict_stream(self, texts: Iterable[str | Texts], batch_size: int = 64) -> Iterator[Prediction]:
+        """As :meth:`predict`, without holding more than a few batches at a time."""
+        if isinstance(texts, str):
+            raise ConfigError(f"predict takes several texts: write [{texts[:40]!r}].")
+        for chunk in chunks(texts, batch_size * _SORTED_BATCHES):
+            pairs = [self._checked(text) for text in chunk]
+            for row in torch.softmax(self.logits(self.input_format.encode(pairs), batch_size), dim=-1).tolist():
+                probabilities = dict(zip(self.spec.labels, row, strict=True))
+                yield Prediction(max(probabilities, key=probabilities.__getitem__), probabilities)
+
+    def _checked(self, text: str | Texts) -> Texts:
+        pair: Texts = (text, None) if isinstance(text, str) else text
+        if (pair[1] is None) != (self.spec.text_pair is None):
+            needed = "single texts" if self.spec.text_pair is None else "pairs of texts, each a tuple"
+            raise ConfigError(f"{self.spec.name} is a task on {needed}; found {str(text)[:60]!r}.")
+        return pair
+
+    @torch.inference_mode()
+    def logits(self, rows: Sequence[Features], batch_size: int = 64, progress: str | None = None) -> Tensor:
+        """Logits ``[N, C]`` of features, on the CPU; inputs of like length share a batch.
+
+        Args:
+            rows: Features as :meth:`features` makes them.
+            batch_size: How many at a time.
+            progress: Title of a progress bar, which shows once it takes more than two seconds.
+        """
+        self.eval()
+        by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+        logits = torch.empty(len(rows), len(self.spec.labels))
+        with tqdm(total=len(rows), desc=progress, unit="row", delay=2, disable=progress is None) as bar:
+            for indices in chunks(by_length, batch_size):
+                batch = self.collate([rows[index] for index in indices])
+                batch.pop("labels", None)
+                logits[indices] = self(**{key: value.to(self.device) for key, value in batch.items()}).logits.cpu()
+                bar.update(len(indices))
+        return logits
