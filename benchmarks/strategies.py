@@ -1,4 +1,4 @@
-"""Every strategy on both bases, over tasks, learning rates and seeds: one folder a run, and a table.
+"""Every strategy on both bases with either head, over tasks, learning rates and seeds: one folder a run, and a table.
 
 A run is what ``promptwise train`` does with the same settings. Runs that are there already are kept, so the same
 command goes on where it was stopped. With ``--choose`` the table shows the validation part of train, which is what a
@@ -32,15 +32,18 @@ def settings(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         arguments.poolings,
         arguments.bases,
         arguments.methods,
+        arguments.heads,
     )
+    rows = {task: int(count) for task, _, count in (one.partition("=") for one in arguments.train_rows)}
     runs = []
-    for task, seed, lr, pooling, base, method in grid:
+    for task, seed, lr, pooling, base, method, head in grid:
         strategy, _, encoder = method.partition("-")
         config = {
             # Sentences of SST-2 are a folder of their own with the files of the task sst2.
             "task": task.removesuffix("_sentence"),
             "data_dir": str(Path(arguments.data_dir) / task),
             "base": base,
+            "head": head,
             "strategy": strategy,
             "seed": seed,
             "pooling": pooling,
@@ -54,14 +57,16 @@ def settings(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             config["lr"] = lr
         if encoder:
             config["encoder"] = encoder
+        if task in rows:
+            config["train_rows"] = rows[task]
         rate = "default" if lr is None else f"{lr:g}"
-        size = f"K{arguments.length}_{arguments.epochs:g}epochs_{arguments.dtype}"
-        name = f"{task}_{base}_{method}_{pooling}_lr{rate}_{size}_seed{seed}"
+        size = f"K{arguments.length}_{arguments.epochs:g}epochs_{config.get('train_rows', 'all')}rows_{arguments.dtype}"
+        name = f"{task}_{base}_{method}_{head}_{pooling}_lr{rate}_{size}_seed{seed}"
         runs.append({"name": name, "task": task, "method": method, "config": config})
     return runs
 
 
-def work(runs: Any, out: str, deadline: float) -> None:
+def work(runs: Any, out: str, deadline: float, lm_head: bool) -> None:
     """Take runs from a queue until it is empty or time is up; the backbone is loaded once."""
     from promptwise.config import TrainConfig
     from promptwise.placement import prepare_backbone
@@ -76,7 +81,7 @@ def work(runs: Any, out: str, deadline: float) -> None:
         started = time.time()
         try:
             if backbone is None:
-                backbone = prepare_backbone(config.model, False, config.dtype)
+                backbone = prepare_backbone(config.model, lm_head, config.dtype)
             metrics = train(config, backbone=backbone, overwrite=True, progress=False)
         except Exception:
             print(f"FAILED {run['name']}", file=sys.stderr)
@@ -100,7 +105,8 @@ def table(runs: list[dict[str, Any]], out: Path, split: str, records: Path | Non
             continue
         metrics = json.loads(file.read_text(encoding="utf-8"))
         first = next(iter(metrics["test"]))
-        key = (run["config"]["base"], run["method"], run["config"]["pooling"], f"{metrics['config']['lr']:g}")
+        config = metrics["config"]
+        key = (config["base"], run["method"], config["head"], config["pooling"], f"{config['lr']:g}")
         cells.setdefault(key, {}).setdefault(run["task"], []).append(metrics[split][first])
         tuned.setdefault(key, {})[run["task"]] = metrics["parameters"]["tuned"]
         metrics.pop("history")
@@ -108,17 +114,19 @@ def table(runs: list[dict[str, Any]], out: Path, split: str, records: Path | Non
     if records is not None:
         records.write_text("\n".join(kept) + "\n", encoding="utf-8")
     tasks = list(dict.fromkeys(run["task"] for run in runs))
-    lines = [f"| base | strategy | lr | {' | '.join(f'{task} ({split})' for task in tasks)} | tuned parameters |"]
-    lines.append("|---" * (4 + len(tasks)) + "|")
-    for (base, method, pooling, rate), row in sorted(cells.items()):
+    lines = [
+        f"| base | strategy | head | lr | {' | '.join(f'{task} ({split})' for task in tasks)} | tuned parameters |"
+    ]
+    lines.append("|---" * (5 + len(tasks)) + "|")
+    for (base, method, head, pooling, rate), row in sorted(cells.items()):
         shown = []
         for task in tasks:
             values = row.get(task, [])
             spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
             shown.append(f"{statistics.mean(values):.4f}{spread} (n={len(values)})" if values else "missing")
-        sizes = ", ".join(f"{tuned[base, method, pooling, rate][task]:,}" for task in tasks if task in row)
+        sizes = ", ".join(f"{tuned[base, method, head, pooling, rate][task]:,}" for task in tasks if task in row)
         label = method if pooling == "auto" else f"{method}, {pooling}"
-        lines.append(f"| {base} | {label} | {rate} | {' | '.join(shown)} | {sizes} |")
+        lines.append(f"| {base} | {label} | {head} | {rate} | {' | '.join(shown)} | {sizes} |")
     return "\n".join(lines)
 
 
@@ -130,6 +138,8 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["sst2_sentence", "ag_news"])
     parser.add_argument("--bases", nargs="+", default=["prompt", "prefix"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--heads", nargs="+", default=["classifier"], choices=["classifier", "cloze"])
+    parser.add_argument("--train-rows", nargs="*", default=[], metavar="TASK=ROWS", help="a part of the training rows")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--lrs", nargs="+", type=float, default=[None], help="by default each method's own")
     parser.add_argument("--poolings", nargs="+", default=["auto"])
@@ -153,7 +163,8 @@ def main() -> None:
     for _ in range(arguments.jobs):
         queue.put(None)
     deadline = time.time() + 60 * arguments.minutes
-    workers = [context.Process(target=work, args=(queue, str(arguments.out), deadline)) for _ in range(arguments.jobs)]
+    job = (queue, str(arguments.out), deadline, "cloze" in arguments.heads)
+    workers = [context.Process(target=work, args=job) for _ in range(arguments.jobs)]
     for worker in workers:
         worker.start()
     for worker in workers:

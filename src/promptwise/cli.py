@@ -60,7 +60,7 @@ def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any)
 
 @cli.command()
 @adapter_options
-@config_options("task", "data", "text_column", "text_pair_column", "label_column", "data_dir")
+@config_options("task", "data", "text_column", "text_pair_column", "label_column", "data_dir", trained=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 def evaluate(
     adapter: str,
@@ -98,7 +98,7 @@ def evaluate(
     help="A text; may be repeated. Without it, FILE or standard input is read.",
 )
 @click.option("--text-pair", "pairs", multiple=True, help="The second text of each --text, for tasks on pairs.")
-@config_options("text_column", "text_pair_column")
+@config_options("text_column", "text_pair_column", trained=True)
 @click.option(
     "--format",
     "form",

@@ -111,7 +111,12 @@ class TrainConfig(PromptConfig, FitConfig):
         "Part of train on which the checkpoint is chosen, where the task has no split for that.",
         minimum=0,
     )
-    model: str = _setting(DEFAULT_MODEL, "Backbone: a local folder or a name on the Hub.", metavar="NAME")
+    train_rows: int | None = _setting(
+        None, "Train on this many rows only, the same ones for every seed, spread over the classes.", minimum=2
+    )
+    model: str = _setting(
+        DEFAULT_MODEL, "Backbone: a local folder, a name on the Hub, or minilm-cloze.", metavar="NAME"
+    )
     dtype: str = _setting(
         "auto", "Dtype of the frozen model's products; auto is bf16 where it is fast.", choices=DTYPES
     )
@@ -153,7 +158,7 @@ class ClozeConfig:
     model: str = _setting(DEFAULT_MODEL, "Encoder: a local folder or a name on the Hub.", metavar="NAME")
     tokens: int = _setting(50_000_000, "Tokens to train on; a text counts each time that it is read.", minimum=1)
     rank: int = _setting(40, "Rank of the updates of the encoder's matrices.", minimum=1)
-    lr: float = _setting(2e-3, "Peak learning rate.", minimum=0)
+    lr: float = _setting(3e-3, "Peak learning rate.", minimum=0)
     batch_size: int = _setting(32, "Blocks per step and process.", minimum=1)
     block_length: int = _setting(128, "Tokens of a block.", minimum=8)
     mask_rate: float = _setting(0.15, "Share of the tokens that are predicted.", minimum=0.01, maximum=0.9)

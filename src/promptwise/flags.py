@@ -75,15 +75,18 @@ def cloze_options(function: _F) -> _F:
     return function
 
 
-def config_options(*names: str) -> Callable[[_F], _F]:
-    """Flags for fields of :class:`TrainConfig`, a run's own before those it inherits; all of them without names."""
+def config_options(*names: str, trained: bool = False) -> Callable[[_F], _F]:
+    """Flags for fields of :class:`TrainConfig`, a run's own before those it inherits; all of them without names.
+
+    With ``trained`` they are of a command that uses an adapter.
+    """
     inherited = [one.name for part in (PromptConfig, FitConfig) for one in fields(part)]
     settings = [one for one in fields(TrainConfig) if not names or one.name in names]
     settings.sort(key=lambda one: inherited.index(one.name) if one.name in inherited else -1)
 
     def decorate(function: _F) -> _F:
         for setting in reversed(settings):
-            function = _option(setting, trained=bool(names))(function)
+            function = _option(setting, trained)(function)
         return function
 
     return decorate

@@ -91,18 +91,20 @@ def load_data(config: TrainConfig) -> TaskData:
     Raises:
         DataError: It is missing, malformed, or does not fit the task.
     """
-    from promptwise.tasks.data import load_task, task_from_file
+    from promptwise.tasks.data import load_task, task_from_file, with_train_rows
 
     if config.task is not None:
         data_dir = None if config.data_dir is None else Path(config.data_dir)
-        return load_task(config.task, data_dir, validation_fraction=config.validation_fraction)
-    return task_from_file(
-        Path(str(config.data)),
-        text_column=config.text_column,
-        text_pair_column=config.text_pair_column,
-        label_column=config.label_column,
-        template=config.template,
-    )
+        data = load_task(config.task, data_dir, validation_fraction=config.validation_fraction)
+    else:
+        data = task_from_file(
+            Path(str(config.data)),
+            text_column=config.text_column,
+            text_pair_column=config.text_pair_column,
+            label_column=config.label_column,
+            template=config.template,
+        )
+    return data if config.train_rows is None else with_train_rows(data, config.train_rows)
 
 
 def set_threads(threads: int | None) -> None:

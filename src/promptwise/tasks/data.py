@@ -149,6 +149,28 @@ def task_from_file(
     return _task_data(spec, {"train": train, "validation": validation, "test": test}, str(path))
 
 
+def with_train_rows(data: TaskData, rows: int) -> TaskData:
+    """The same task with fewer training rows: the same ones for every seed, spread over the classes as before.
+
+    Args:
+        data: A task with its splits; validation and test stay whole.
+        rows: How many to keep, at most; rows of the same text stay together.
+
+    Raises:
+        ConfigError: There are not as many.
+    """
+    if rows > len(data.train):
+        raise ConfigError(f"--train-rows is {rows:,}; {data.spec.name} ({data.origin}) has {len(data.train):,}.")
+    if rows == len(data.train):
+        return data
+    _, kept = hold_out(data.train, rows, salt="train rows", origin=data.origin)
+    return _task_data(
+        data.spec,
+        {"train": kept, "validation": data.validation, "test": data.test},
+        f"{data.origin}, {rows} train rows",
+    )
+
+
 def _sorted_labels(names: set[str]) -> tuple[str, ...]:
     if all(NUMBER.fullmatch(name) for name in names):
         return tuple(sorted(names, key=lambda name: (float(name), name)))
