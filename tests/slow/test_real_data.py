@@ -7,9 +7,12 @@ from statistics import mean
 
 import pytest
 
-from promptwise import TrainConfig
+from promptwise import TrainConfig, ZeroShotModel, load_backbone, load_task
 from promptwise.placement import prepare_backbone
+from promptwise.pretraining.corpus import read_corpus
+from promptwise.pretraining.evaluation import held_out_accuracy
 from promptwise.run import train
+from promptwise.scoring import score
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -34,3 +37,23 @@ def test_prefix_tuning_reaches_its_floor(task: str, folder: str, floor: float, t
         )
         scores.append(train(config, backbone=backbone)["test"]["accuracy"])
     assert mean(scores) >= floor
+
+
+@pytest.mark.slow
+def test_zero_shot_news() -> None:
+    """With no tuning, calibrated label words tell more than half of AG News' test right."""
+    if not (DATA / "ag_news").is_dir():
+        pytest.skip(f"{DATA / 'ag_news'} is not there")
+    data = load_task("ag_news", DATA / "ag_news", splits=("test",))
+    model = ZeroShotModel.from_backbone(task="ag_news")
+    assert score(model, data.spec, data.test)["accuracy"] > 0.5
+
+
+@pytest.mark.slow
+def test_held_out_masks_are_filled() -> None:
+    """The embedded model fills at least 40% of the masked tokens of the paragraphs that were never trained on."""
+    sources = [DATA / "corpus" / "wiki_en.txt.gz", DATA / "imdb" / "train.jsonl.gz"]
+    if not all(source.is_file() for source in sources):
+        pytest.skip(f"{sources[0]} is not there")
+    corpus = read_corpus(map(str, sources))
+    assert held_out_accuracy(load_backbone("minilm-cloze"), corpus.held_out)["accuracy"] >= 0.40

@@ -161,6 +161,11 @@ class Masking:
         return (drawn[word] & maskable).nonzero().squeeze(1)
 
 
+def ordinary_tokens(tokenizer: Any) -> Tensor:
+    """The ids of all tokens that are not special, ``[V']``."""
+    return torch.tensor(sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids)))
+
+
 def _seed(*parts: Any) -> int:
     """A seed of 63 bits made of some values."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1

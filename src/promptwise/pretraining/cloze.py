@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -21,16 +20,16 @@ from promptwise.environment import peak_memory, versions
 from promptwise.errors import BackboneError, ConfigError, DataError
 from promptwise.files import write_atomic, write_json
 from promptwise.placement import default_device, resolve_dtype
-from promptwise.pretraining.blocks import IGNORED, Blocks, Masking, Shuffled, pack
+from promptwise.pretraining.blocks import IGNORED, Blocks, Masking, Shuffled, ordinary_tokens, pack
 from promptwise.pretraining.cards import cloze_card
 from promptwise.pretraining.corpus import Corpus, read_corpus
+from promptwise.pretraining.evaluation import HELD_OUT_SEED
 from promptwise.pretraining.masked_lm import MaskedLM
 from promptwise.run import is_main_process, set_threads
 from promptwise.run_folder import CARD_FILE, METRICS_FILE, RunFolder
 from promptwise.training import ProgressBar, PromptTrainer, check_logger, last_checkpoint
 
 RUN_FILE = "cloze_config.json"
-_HELD_OUT_SEED = 0
 
 
 class ClozeTrainer(PromptTrainer):
@@ -192,7 +191,6 @@ def make_trainer(
 ) -> ClozeTrainer:
     """The trainer: a checkpoint and a score every ``eval_tokens`` tokens, cosine schedule to zero."""
     tokenizer = model.backbone.tokenizer
-    vocabulary = torch.tensor(sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids)))
     on_cpu = model.backbone.device.type == "cpu"
     arguments = TrainingArguments(
         output_dir=str(output_dir),
@@ -226,10 +224,10 @@ def make_trainer(
     arguments.eval_steps = arguments.save_steps = max(1, round(config.eval_tokens / tokens_per_step))
 
     def masking(blocks: Blocks, seed: int) -> Masking:
-        return Masking(blocks, tokenizer.mask_token_id, vocabulary, config.mask_rate, seed)
+        return Masking(blocks, tokenizer.mask_token_id, ordinary_tokens(tokenizer), config.mask_rate, seed)
 
     trainer = ClozeTrainer(
-        held_out_masking=masking(held_out, _HELD_OUT_SEED),
+        held_out_masking=masking(held_out, HELD_OUT_SEED),
         model=model,
         args=arguments,
         train_dataset=Shuffled(train, arguments.max_steps * config.batch_size * arguments.world_size, config.seed),
