@@ -47,6 +47,12 @@ class PromptConfig:
     encoder: str = _setting("mlp", "The network of the encoder strategy.", choices="ENCODERS")
     train_table: bool = _setting(False, "Train the token table under the encoder too; the paper freezes it.")
     length: int = _setting(32, "K, prompt vectors per input.", minimum=1, maximum=4096)
+    read_tokens: float | None = _setting(
+        None,
+        "How many tokens of a text the strategy reads; below 1, a share of --max-length. By default all it can use.",
+        minimum=1e-4,
+        maximum=10**6,
+    )
     head: str = _setting("classifier", "How scores are read off the model.", choices="HEADS")
     pooling: str = _setting(
         "auto", "What the classifier reads; auto asks the model's folder and kind.", choices=POOLINGS
@@ -55,6 +61,17 @@ class PromptConfig:
 
     def __post_init__(self) -> None:
         check_values(self)
+
+    @property
+    def reading(self) -> int | None:
+        """How many tokens of a text the strategy reads, at least one; ``None`` for all that it can use.
+
+        A share is the paper's sequence utilization rate (section 4): tokens read over the maximum length.
+        """
+        if self.read_tokens is None:
+            return None
+        tokens = self.read_tokens * self.max_length if self.read_tokens < 1 else self.read_tokens
+        return max(1, round(tokens))
 
     @property
     def method(self) -> str:

@@ -52,6 +52,10 @@ class Instance:
             embeddings=gather_rows(self.embeddings, order),
         )
 
+    def reading(self, count: int) -> Instance:
+        """The same rows, of whose texts a strategy may read the first ``count`` tokens alone."""
+        return replace(self, text=self.text & (self.text.long().cumsum(1) <= count))
+
     def cut(self, length: int) -> Instance:
         """The first ``length`` columns."""
         parts = {name: getattr(self, name)[:, :length] for name in ("ids", "mask", "text", "embeddings")}

@@ -17,7 +17,7 @@ from promptwise.batching import chunks, input_format_for
 from promptwise.config import PromptConfig
 from promptwise.errors import ConfigError
 from promptwise.hub import DEFAULT_MODEL
-from promptwise.instance import Instance
+from promptwise.instance import Instance, Prompt
 from promptwise.placement import place
 from promptwise.registry import BASES, HEADS, STRATEGIES
 from promptwise.tasks.spec import TaskSpec, load_spec
@@ -161,10 +161,20 @@ class PromptedModel(TextModel):
         instance, token_types, mask_position = self.instance(
             input_ids, attention_mask, text_mask, token_type_ids, mask_position
         )
-        hidden = self.injector(self.backbone, instance, self.strategy(instance), token_types)
+        hidden = self.injector(self.backbone, instance, self.prompt(instance), token_types)
         logits = self.head(self.backbone, hidden, instance.mask, mask_position)
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def prompt(self, instance: Instance) -> Prompt:
+        """The prompt of each instance: vectors ``[B, K, W]`` and mask ``[B, K]``."""
+        prompt: Prompt = self.strategy(self._read(instance))
+        return prompt
+
+    def _read(self, instance: Instance) -> Instance:
+        """What the strategy sees of an instance."""
+        count = self.prompt_config.reading
+        return instance if count is None else instance.reading(count)
 
     def prepare(self, inputs: Iterable[Features], batch_size: int = 256) -> None:
         """Show the strategy every training input once, which vocabulary tables need before training.
@@ -178,7 +188,8 @@ class PromptedModel(TextModel):
             for batch in chunks(inputs, batch_size):
                 tensors = {key: value.to(self.device) for key, value in self.collate(batch).items()}
                 ids, mask = tensors["input_ids"], tensors["attention_mask"].bool()
-                yield Instance(ids, mask, tensors["text_mask"], ids.new_zeros(*ids.shape, 0, dtype=torch.float32))
+                no_embeddings = ids.new_zeros(*ids.shape, 0, dtype=torch.float32)
+                yield self._read(Instance(ids, mask, tensors["text_mask"], no_embeddings))
 
         with seeded(self.seed):
             self.strategy.prepare(instances(), self.backbone.base.get_input_embeddings())
