@@ -53,6 +53,7 @@ class PromptConfig:
         minimum=1e-4,
         maximum=10**6,
     )
+    hard_prompt: bool = _setting(False, "Put the task's type-related words before every text; see `promptwise tasks`.")
     head: str = _setting("classifier", "How scores are read off the model.", choices="HEADS")
     pooling: str = _setting(
         "auto", "What the classifier reads; auto asks the model's folder and kind.", choices=POOLINGS

@@ -65,7 +65,7 @@ class PromptedModel(TextModel):
             self.strategy = strategy(self.injector.shape, **strategy_options(config))
             self.head = head(backbone, spec, **({} if head.cloze else {"pooling": config.pooling}))
         self.input_format = input_format_for(
-            backbone, spec, config.max_length, head.cloze, self.injector.reserved_positions
+            backbone, spec, config.max_length, head.cloze, self.injector.reserved_positions, config.hard_prompt
         )
         self.input_format.check(self.injector.reserved_positions, backbone.max_positions, backbone.name)
         self.backbone = backbone

@@ -30,7 +30,8 @@ class InputFormat:
         cloze: Whether to fill in the template.
         mask_token_id: The mask, or ``None`` for a decoder, whose input ends where the mask would stand.
         token_types: Whether to tell the texts of a pair apart by token types.
-        max_tokens: The most tokens of an input, everything included; prompts are not counted.
+        max_tokens: The most tokens of an input, everything included; soft prompts are not counted.
+        hard_prompt: Words that stand before every input; like template words they are not a text's own.
     """
 
     tokenizer: Any
@@ -39,13 +40,15 @@ class InputFormat:
     mask_token_id: int | None
     token_types: bool
     max_tokens: int
+    hard_prompt: str = ""
 
     def fixed_tokens(self) -> int:
         """How many tokens an input has besides its texts."""
         pair = "" if self.spec.text_pair else None
         if self.cloze:
             return len(self._fill("", pair)["input_ids"])
-        return int(self.tokenizer.num_special_tokens_to_add(pair=pair is not None))
+        special = int(self.tokenizer.num_special_tokens_to_add(pair=pair is not None))
+        return special + len(self.tokenizer(self.hard_prompt, add_special_tokens=False)["input_ids"])
 
     def check(self, prompts: int, max_positions: int | None, name: str) -> None:
         """Make sure that at least one token of text fits.
@@ -90,12 +93,14 @@ class InputFormat:
     def _plain(self, batch: Sequence[Texts]) -> Iterator[Features]:
         paired = self.spec.text_pair is not None
         encoded = self.tokenizer(
-            [text for text, _ in batch],
+            [self.hard_prompt + text for text, _ in batch],
             [pair or "" for _, pair in batch] if paired else None,
+            # The words of the hard prompt come first and stay: a text is cut at its end.
             truncation="longest_first",
             max_length=self.max_tokens,
             return_special_tokens_mask=True,
             return_token_type_ids=self.token_types,
+            return_offsets_mapping=bool(self.hard_prompt),
             split_special_tokens=True,
         )
         for index, ids in enumerate(encoded["input_ids"]):
@@ -103,13 +108,17 @@ class InputFormat:
                 "input_ids": ids,
                 "text_mask": [not special for special in encoded["special_tokens_mask"][index]],
             }
+            if self.hard_prompt:
+                places = zip(encoded.sequence_ids(index), encoded["offset_mapping"][index], strict=True)
+                hard = [sequence == 0 and stop <= len(self.hard_prompt) for sequence, (_, stop) in places]
+                row["text_mask"] = [own and not word for own, word in zip(row["text_mask"], hard, strict=True)]
             if self.token_types:
                 row["token_type_ids"] = encoded["token_type_ids"][index]
             yield row
 
     def _fill(self, text: str, pair: str | None) -> Features:
         """The template with its texts, cut to ``max_tokens``."""
-        before, _, after = self.spec.template.partition("{mask}")
+        before, _, after = (self.hard_prompt + self.spec.template).partition("{mask}")
         before_ids, before_field = self._tokens(before.rstrip(), text, pair)
         after_ids, after_field = ([], []) if self.mask_token_id is None else self._tokens(after, text, pair)
         mask = [] if self.mask_token_id is None else [self.mask_token_id]
