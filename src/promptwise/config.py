@@ -174,6 +174,9 @@ class ClozeConfig:
     text_column: str = _setting("text", "Column of the text in a --corpus with columns.", metavar="COLUMN")
     out: str | None = _setting(None, "Folder that receives the weights.", metavar="DIR")
     model: str = _setting(DEFAULT_MODEL, "Encoder: a local folder or a name on the Hub.", metavar="NAME")
+    start_from: str | None = _setting(
+        None, "Folder of an earlier run on the same encoder, whose weights are the first values.", metavar="DIR"
+    )
     tokens: int = _setting(50_000_000, "Tokens to train on; a text counts each time that it is read.", minimum=1)
     rank: int = _setting(40, "Rank of the updates of the encoder's matrices.", minimum=1)
     lr: float = _setting(3e-3, "Peak learning rate.", minimum=0)

@@ -88,6 +88,18 @@ def test_the_folder_is_a_model(finished: tuple[Path, str], tickets: Path, tmp_pa
     assert "accuracy" in ok("zero-shot", *data, *template).out
 
 
+def test_a_run_starts_from_an_earlier_one(flags: Flags, finished: tuple[Path, str], tmp_path: Path) -> None:
+    """The first score is the earlier run's last one, and tokens add up; another rank does not fit."""
+    earlier, _ = finished
+    ok(*flags(tmp_path / "more", "--start-from", earlier, "--tokens", BATCH * LENGTH))
+    before, after = read_json(earlier / "metrics.json"), read_json(tmp_path / "more" / "metrics.json")
+    assert after["history"][0]["loss"] == pytest.approx(before["history"][-1]["loss"], abs=0.01)
+    assert after["earlier_tokens"] == before["tokens"]
+    assert f"after {before['tokens']:,} in an earlier run" in (tmp_path / "more" / "README.md").read_text("utf-8")
+    fails(2, *flags(tmp_path / "no", "--start-from", earlier, "--rank", 8), says=["do not fit", "--rank"])
+    fails(2, *flags(tmp_path / "no", "--start-from", tmp_path), says=["is no finished run"])
+
+
 def test_a_killed_run_ends_as_an_undisturbed_one(flags: Flags, finished: tuple[Path, str], tmp_path: Path) -> None:
     """Killed between two checkpoints and resumed, a run has the bits and the curve of one that was left alone."""
     killed = flags(tmp_path / "killed")

@@ -23,6 +23,7 @@ def cloze_card(metrics: dict[str, Any], name: str) -> str:
         "tags": ["promptwise", "masked-lm", "lora"],
     }
     sources = "\n".join(f"- `{source}`" for source in corpus["sources"])
+    earlier = f" after {metrics['earlier_tokens']:,} in an earlier run" if metrics["earlier_tokens"] else ""
     return f"""---
 {yaml.safe_dump(header, sort_keys=True).strip()}
 ---
@@ -49,7 +50,7 @@ print(type(backbone.model).__name__, backbone.tokenizer.mask_token)
 
 ## Training
 
-{metrics["steps"]:,} steps, {metrics["tokens"]:,} tokens seen, {metrics["time"]["train_s"] / 3600:.1f} hours on
+{metrics["steps"]:,} steps, {metrics["tokens"]:,} tokens seen{earlier}, {metrics["time"]["train_s"] / 3600:.1f} hours on
 {metrics["versions"]["device"]}; {config["mask_rate"]:.0%} of the tokens masked as whole words (80/10/10), AdamW with
 peak learning rate {config["lr"]:g}, cosine schedule, seed {config["seed"]}.
 

@@ -14,7 +14,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from promptwise.assembly import seeded
 from promptwise.backbone import Backbone, load_backbone
-from promptwise.cloze_weights import WEIGHTS_FILE, write_cloze_weights
+from promptwise.cloze_weights import WEIGHTS_FILE, find_cloze_weights, write_cloze_weights
 from promptwise.config import ClozeConfig
 from promptwise.environment import peak_memory, versions
 from promptwise.errors import BackboneError, ConfigError, DataError
@@ -82,7 +82,7 @@ def pretrain_cloze(
         What ``metrics.json`` holds.
 
     Raises:
-        ConfigError: A setting cannot work.
+        ConfigError: A setting cannot work, or ``start_from`` does not fit.
         BackboneError: The model is no encoder with a mask token, or its language-model head is not known.
         DataError: The corpus cannot be read or is too small.
         OutputError: The folder holds a run, or cannot be written.
@@ -105,8 +105,6 @@ def pretrain_cloze(
     if resume:
         folder.check_unchanged(found)
     train, held_out = pack_corpus(backbone, corpus, config)
-    if is_main_process():
-        folder.begin(config, found, resume)
     backbone.to(default_device())
     if backbone.device.type == "cpu":
         # The backward pass of torch's fused attention is slow on CPUs; see LOG.md.
@@ -114,6 +112,9 @@ def pretrain_cloze(
     backbone.set_compute_dtype(resolve_dtype(config.dtype, backbone.device))
     with seeded(config.seed):
         model = MaskedLM(backbone, config.rank)
+    earlier = _earlier(config.start_from, model)
+    if is_main_process():
+        folder.begin(config, found, resume)
     trainer = make_trainer(model, train, held_out, config, folder.trainer, progress)
     checkpoint = last_checkpoint(folder.trainer) if resume else None
     # A resumed run has that score in its history.
@@ -125,6 +126,7 @@ def pretrain_cloze(
         "history": held_out_curve(trainer.state.log_history, tokens_per_step),
         "steps": trainer.state.global_step,
         "tokens": trainer.state.global_step * tokens_per_step,
+        "earlier_tokens": earlier,
         "corpus": {
             "sources": list(config.corpus),
             "paragraphs": len(corpus.train),
@@ -148,6 +150,18 @@ def pretrain_cloze(
         write_json(folder.path / METRICS_FILE, metrics)
         folder.remove_checkpoints()
     return metrics
+
+
+def _earlier(folder: str | None, model: MaskedLM) -> int:
+    """Start from an earlier run's weights, if there is one, and tell how many tokens it saw."""
+    if folder is None:
+        return 0
+    weights, file = find_cloze_weights(folder), Path(folder) / METRICS_FILE
+    if weights is None or not file.is_file():
+        raise ConfigError(f"--start-from {folder} is no finished run: {WEIGHTS_FILE} or {METRICS_FILE} is missing.")
+    model.start_from(weights)
+    metrics = json.loads(file.read_text(encoding="utf-8"))
+    return int(metrics["tokens"]) + int(metrics["earlier_tokens"])
 
 
 def load_encoder(name: str) -> Backbone:

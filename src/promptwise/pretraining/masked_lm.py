@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from promptwise.backbone import Backbone
+from promptwise.cloze_weights import ClozeWeights
 from promptwise.errors import ConfigError
 from promptwise.heads.cloze import lm_head_parts
 from promptwise.pretraining.blocks import IGNORED
@@ -91,6 +92,29 @@ class MaskedLM(nn.Module):
         # The frozen tensors are not missing; Trainer warns of those that are.
         result.missing_keys.clear()
         return result
+
+    def start_from(self, weights: ClozeWeights) -> None:
+        """Take the first values from an earlier run.
+
+        Raises:
+            ConfigError: It was on another encoder, or with another rank.
+        """
+        if weights.base_fingerprint != self.backbone.fingerprint:
+            raise ConfigError(
+                f"The weights to start from were made for {weights.base_model} (fingerprint "
+                f"{weights.base_fingerprint[:16]}); {self.backbone.name} has {self.backbone.fingerprint[:16]}."
+            )
+        own = self.cloze_tensors()
+        wrong = [
+            name for name, value in own.items() if getattr(weights.tensors.get(name), "shape", None) != value.shape
+        ]
+        if wrong:
+            raise ConfigError(
+                f"The weights to start from do not fit: {wrong[0]} is {tuple(own[wrong[0]].shape)} here. Use the "
+                "--rank that they were made with."
+            )
+        for name, value in own.items():
+            value.copy_(weights.tensors[name])
 
     def cloze_tensors(self) -> dict[str, Tensor]:
         """The trained tensors by the names of :class:`~promptwise.cloze_weights.ClozeWeights`."""
