@@ -25,9 +25,10 @@ from promptwise.pretraining.cards import cloze_card
 from promptwise.pretraining.corpus import Corpus, read_corpus
 from promptwise.pretraining.evaluation import HELD_OUT_SEED
 from promptwise.pretraining.masked_lm import MaskedLM
+from promptwise.progress import ProgressBar
 from promptwise.run import is_main_process, set_threads
 from promptwise.run_folder import CARD_FILE, METRICS_FILE, RunFolder
-from promptwise.training import ProgressBar, PromptTrainer, check_logger, last_checkpoint
+from promptwise.training import PromptTrainer, check_logger, last_checkpoint
 
 RUN_FILE = "cloze_config.json"
 
