@@ -255,7 +255,8 @@ def _check_complete(name: str, missing: Any, lm_head: bool) -> None:
     if lm_head:
         raise BackboneError(
             f"The cloze head needs a language-model head, and {name!r} has none (missing: {shown}). "
-            "Use --head classifier, or a model that was saved with its language-model head."
+            "Use --model minilm-cloze, give the model a head with `promptwise pretrain cloze`, or train with --head "
+            "classifier."
         )
     raise BackboneError(f"The weights of {name!r} are incomplete (missing: {shown}).")
 

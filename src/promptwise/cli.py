@@ -159,7 +159,8 @@ def predict(
     "--calibration",
     type=Name("--calibration", lambda: CALIBRATIONS),
     default="contextual",
-    help="How label words that are likely without any text are discounted. [default: contextual]",
+    help="Discount label words that are likely without any text: by the empty template (domain), or by the mean of "
+    "three templates without content (contextual). [default: contextual]",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Inputs at a time. [default: 64]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")

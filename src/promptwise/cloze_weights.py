@@ -71,9 +71,11 @@ class ClozeWeights:
                     if name.endswith(_A):
                         module = name.removesuffix(_A)
                         update = self.tensors[module + _B].float() @ value.float()
-                        body[module + ".weight"] += self.scale * update
+                        weight = body[module + ".weight"]
+                        # A model that is stored in a narrow dtype would lose most of the update.
+                        weight.data = weight.float() + self.scale * update
                     elif not name.endswith(_B):
-                        whole[name].copy_(value.float().reshape_as(whole[name]))
+                        whole[name].data = value.float().reshape_as(whole[name])
         except (KeyError, RuntimeError) as error:
             raise BackboneError(f"These cloze weights do not fit {backbone.name}: {error}") from error
         # The merged numbers may differ in the last bit from one processor to another, so they are not hashed.
@@ -82,16 +84,16 @@ class ClozeWeights:
 
 
 def find_cloze_weights(name: str) -> ClozeWeights | None:
-    """The cloze weights that a model name stands for, a folder's or embedded ones; ``None`` for other models.
+    """The cloze weights that a model name stands for, embedded ones or a folder's; ``None`` for other models.
+
+    A folder with the name of an embedded model is meant by ``./NAME``.
 
     Raises:
         BackboneError: The file was altered, or cannot be read.
     """
-    file = Path(name).expanduser() / WEIGHTS_FILE
-    if file.is_file():
-        return read_cloze_weights(file)
     if name not in EMBEDDED:
-        return None
+        file = Path(name).expanduser() / WEIGHTS_FILE
+        return read_cloze_weights(file) if name and file.is_file() else None
     with as_file(files("promptwise").joinpath("weights", name, WEIGHTS_FILE)) as file:
         weights = read_cloze_weights(file)
     if weights.digest != EMBEDDED[name]:

@@ -130,7 +130,7 @@ class TrainConfig(PromptConfig, FitConfig):
         minimum=0,
     )
     train_rows: int | None = _setting(
-        None, "Train on this many rows only, the same ones for every seed, spread over the classes.", minimum=2
+        None, "Train on about this many rows only, the same ones for every seed, spread over the classes.", minimum=2
     )
     model: str = _setting(
         DEFAULT_MODEL, "Backbone: a local folder, a name on the Hub, or minilm-cloze.", metavar="NAME"

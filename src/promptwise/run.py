@@ -70,7 +70,12 @@ def train(
     check_logger(config.report_to)
     set_threads(config.threads)
     backbone = backbone or prepare_backbone(config.model, HEADS.get(config.head).cloze, config.dtype)
-    found = {"data_fingerprint": data.fingerprint, "backbone_fingerprint": backbone.fingerprint}
+    found = {
+        "data": data.fingerprint,
+        "backbone": backbone.fingerprint,
+        "compute dtype": str(backbone.compute_dtype),
+        "number of processes": process_count(),
+    }
     if resume:
         folder.check_unchanged(found)
     model = PromptedModel(backbone, data.spec, config.prompt_config(), config.seed)
@@ -113,6 +118,11 @@ def set_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def process_count() -> int:
+    """How many processes share a run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main_process() -> bool:

@@ -16,7 +16,7 @@ from promptwise.files import write_json
 METRICS_FILE = "metrics.json"
 CARD_FILE = "README.md"
 
-_FINGERPRINT = "_fingerprint"
+_FOUND = "stands_on"
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class RunFolder:
                 raise OutputError(f"{place} is a file; --out names a folder.")
         held = [name for name in (self.settings_file, self.product_file) if (self.path / name).is_file()]
         foreign = [name for name in self.other_files if (self.path / name).exists()]
+        foreign += [f"{self.trainer.name}/{one.name}" for one in sorted(self.trainer.glob("checkpoint-*"))]
         if foreign and not held:
             raise OutputError(
                 f"{self.path} holds {', '.join(foreign)}, but no run that wrote it: it would be lost. "
@@ -72,33 +73,48 @@ class RunFolder:
                 "it, or another --out."
             )
 
-    def begin(self, config: Any, found: Mapping[str, str], resume: bool) -> None:
+    def begin(self, config: Any, found: Mapping[str, Any], resume: bool) -> None:
         """Write the settings, and remove what would be mistaken for results of this run.
 
         Args:
             config: The run's configuration, a dataclass.
-            found: Fingerprints of what the run stands on, by names that end in ``_fingerprint``.
+            found: What the run stands on, such as the fingerprint of its data, by the names that messages give it.
             resume: Keep the checkpoints.
         """
         if not resume:
             # The products are replaced when their successors are whole.
             (self.path / METRICS_FILE).unlink(missing_ok=True)
             self.remove_checkpoints()
-        write_json(self.path / self.settings_file, {**asdict(config), **found})
+        write_json(self.path / self.settings_file, {**asdict(config), _FOUND: found})
 
-    def check_unchanged(self, found: Mapping[str, str]) -> None:
+    def check_unchanged(self, found: Mapping[str, Any]) -> None:
         """Make sure that what the run stands on is what it began with.
 
         Raises:
-            ConfigError: A fingerprint is another one.
+            ConfigError: Something is another one.
         """
-        before = json.loads((self.path / self.settings_file).read_text(encoding="utf-8"))
-        for key, value in found.items():
-            if before.get(key) != value:
+        before = json.loads((self.path / self.settings_file).read_text(encoding="utf-8")).get(_FOUND, {})
+        for name, value in found.items():
+            if before.get(name) != value:
                 raise ConfigError(
-                    f"The {key.removesuffix(_FINGERPRINT)} has changed since the run in {self.path} began: its "
-                    f"fingerprint was {str(before.get(key))[:16]} and is {value[:16]}. Use --overwrite to start again."
+                    f"The {name} has changed since the run in {self.path} began: it was {str(before.get(name))[:16]} "
+                    f"and is {str(value)[:16]}. Use --overwrite to start again."
                 )
+
+    def finished(self) -> dict[str, Any] | None:
+        """The metrics of a finished run, or ``None``.
+
+        Raises:
+            OutputError: The file was not written by a run.
+        """
+        file = self.path / METRICS_FILE
+        if not file.is_file():
+            return None
+        try:
+            metrics: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise OutputError(f"{file} cannot be read ({error}). Use --overwrite to start again.") from error
+        return metrics
 
     def remove_checkpoints(self) -> None:
         """Remove the checkpoints, and the trainer's folder if it holds no logs."""
@@ -116,7 +132,7 @@ class RunFolder:
             )
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
-            before = type(config)(**{key: value for key, value in values.items() if not key.endswith(_FINGERPRINT)})
+            before = type(config)(**{key: value for key, value in values.items() if key != _FOUND})
         except (TypeError, ValueError) as error:
             raise OutputError(
                 f"{file} cannot be read ({error}), so the run cannot be resumed. Use --overwrite."

@@ -113,7 +113,9 @@ def score(
 
 
 def zero_shot_scores(config: TrainConfig, calibration: str, batch_size: int = 64) -> dict[str, float | int]:
-    """The metrics of a task's template and label words on its test split, with nothing tuned.
+    """The metrics of a task's template and label words, with nothing tuned.
+
+    They are on a task's test split, and on all rows of a file, as nothing is learnt from any.
 
     Args:
         config: Names the data, the model, its dtype and the threads; the other fields are not read.
@@ -124,14 +126,19 @@ def zero_shot_scores(config: TrainConfig, calibration: str, batch_size: int = 64
     from promptwise.zero_shot import ZeroShotModel
 
     set_threads(config.threads)
-    data = load_data(config)
+    if config.task is not None:
+        data = load_task(config.task, None if config.data_dir is None else Path(config.data_dir), splits=("test",))
+        examples = data.test
+    else:
+        data = load_data(config)
+        examples = data.train + data.validation + data.test
     model = ZeroShotModel.from_backbone(
         config.model, task=data.spec, calibration=calibration, max_length=config.max_length, dtype=config.dtype
     )
     return {
-        **score(model, data.spec, data.test, batch_size, "scoring"),
-        "majority": majority_accuracy([example.label for example in data.test]),
-        "rows": len(data.test),
+        **score(model, data.spec, examples, batch_size, "scoring"),
+        "majority": majority_accuracy([example.label for example in examples]),
+        "rows": len(examples),
     }
 
 

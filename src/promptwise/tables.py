@@ -87,7 +87,7 @@ def print_info(folder: Path, config: dict[str, Any]) -> None:
 
 def print_pretraining(metrics: dict[str, Any], folder: str) -> None:
     """What a pretraining run reached."""
-    first, last = metrics["history"][0], metrics["history"][-1]
+    first, last = metrics["history"][0], metrics["written"]
     table = plain_table("", "before", "after")
     for name, label in (("accuracy", "held-out accuracy"), ("accuracy_mask_token", "at mask tokens alone")):
         table.add_row(label, f"{first[name]:.3f}", f"{last[name]:.3f}")

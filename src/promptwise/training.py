@@ -7,7 +7,7 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
@@ -33,6 +33,7 @@ class PromptTrainer(Trainer):
     """``Trainer`` with the model's own parameter groups, which stops at a loss that is not finite."""
 
     optimizer: torch.optim.Optimizer | None
+    safe_lr: ClassVar[float] = FitConfig.lr
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """See ``Trainer.create_optimizer``; the groups are those of :meth:`PromptedModel.parameter_groups`."""
@@ -56,10 +57,10 @@ class PromptTrainer(Trainer):
         except (OSError, RuntimeError, SafetensorError) as error:
             # A full disk is an error of three types: json, torch and safetensors write a part of a checkpoint each.
             kept = last_checkpoint(Path(self.args.output_dir))
-            safe = f"{kept} is whole, and --resume goes on from it" if kept else "No checkpoint was written yet"
+            safe = f"{kept} is whole: make room and go on from it with --resume" if kept else "None was written before"
             raise OutputError(
                 f"The checkpoint of step {self.state.global_step} cannot be written to {self.args.output_dir} "
-                f"({error}). {safe} once there is room."
+                f"({error}). {safe}."
             ) from error
 
     def run(self, checkpoint: Path | None) -> None:
@@ -74,7 +75,7 @@ class PromptTrainer(Trainer):
 
     def _not_finite(self, what: str) -> str:
         kept, rate = last_checkpoint(Path(self.args.output_dir)), self.args.learning_rate
-        lower = min(rate / 10, FitConfig().lr)
+        lower = min(rate / 10, self.safe_lr)
         return (
             f"{what}. The likely cause is a learning rate that is too high ({rate:g}): try --lr {lower:g}, or "
             "--dtype fp32. " + (f"The last good checkpoint is {kept}." if kept else "No checkpoint was written yet.")
@@ -261,10 +262,17 @@ def _find_best_again(checkpoint: Path) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The latest checkpoint that is whole; ``Trainer`` writes its state last, so a killed write has none."""
-    steps = {path: path.parent.name.partition("-")[2] for path in folder.glob("checkpoint-*/trainer_state.json")}
-    numbered = {int(step): path.parent for path, step in steps.items() if step.isdecimal()}
-    return numbered[max(numbered)] if numbered else None
+    """The latest checkpoint that is whole: ``Trainer`` writes its state last, and a killed write has none or a part."""
+    whole = {}
+    for state in folder.glob("checkpoint-*/trainer_state.json"):
+        step = state.parent.name.partition("-")[2]
+        try:
+            json.loads(state.read_text(encoding="utf-8"))
+        except ValueError:
+            continue
+        if step.isdecimal():
+            whole[int(step)] = state.parent
+    return whole[max(whole)] if whole else None
 
 
 def check_logger(name: str) -> None:

@@ -22,16 +22,18 @@ from promptwise.tasks.template import require_mask_last
 from promptwise.text_model import TextModel
 
 CONTENT_FREE = {"none": (), "domain": ("",), "contextual": ("N/A", "", "[MASK]")}
-"""Texts without content, by calibration: the template alone, and those of Zhao et al. (2021)."""
+"""Texts without content, by calibration: the empty text, and those of Zhao et al. (2021)."""
 
 
 class ZeroShotModel(TextModel):
     """A task's template and label words on a frozen model; the prompt is words alone.
 
-    A label's score is its cloze logit minus the log of its probability when the text says nothing. With ``domain``
-    that is domain-conditional PMI (Holtzman et al. 2021, equation 4) among the labels, with the empty template as
-    domain premise; with ``contextual`` it is contextual calibration (Zhao et al. 2021, section 4), whose probability
-    is the mean over three texts without content.
+    A label's score is its cloze score (the mean logit of its words, see :class:`ClozeHead`) minus the log of its
+    probability among the labels when the text says nothing. With ``domain`` the text is empty: the idea of
+    domain-conditional PMI (Holtzman et al. 2021), with the empty template as domain premise. With ``contextual`` the
+    probability is the mean over three texts without content: the idea of contextual calibration (Zhao et al. 2021).
+    For labels of one word both choose the label that the papers' formulas choose; probabilities are the softmax of
+    the scores.
 
     Args:
         backbone: The frozen model with its language-model head.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from promptwise import load_backbone
-from tests.integration.command import contents, fails, ok, read_json
+from tests.integration.command import contents, fails, ok, read_json, train_flags
 from tests.integration.killing import run_until
 from tests.tiny import SENTENCES
 
@@ -65,14 +65,19 @@ def test_a_run_writes_weights_card_and_metrics(finished: tuple[Path, str], headl
     assert metrics["tokens"] == STEPS * tokens
     first, last = metrics["history"][0], metrics["history"][-1]
     assert last["loss"] < first["loss"]
+    written = metrics["written"]
+    assert written["predicted_tokens"] == first["predicted_tokens"] == last["predicted_tokens"]
+    assert metrics["corpus"]["held_out_tokens"] % (BATCH * LENGTH), "the last batch should not be full"
+    assert written["accuracy"] == pytest.approx(last["accuracy"], abs=0.03)
+    assert 0.1 < written["predicted_tokens"] / metrics["corpus"]["held_out_tokens"] < 0.15
     assert last["accuracy"] > first["accuracy"]
     assert metrics["weights_sha256"] == contents(folder)[WEIGHTS]
     assert metrics["corpus"]["held_out_paragraphs"] == 20
-    assert f"{last['accuracy']:.3f}" in printed
+    assert f"{written['accuracy']:.3f}" in printed
     assert "token/s" in printed
     assert "held-out accuracy" in printed
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert f"{last['accuracy']:.3f}" in card
+    assert f"{written['accuracy']:.3f}" in card
     assert f"{metrics['tokens']:,} tokens seen" in card
     assert str(headless_tiny) in card
 
@@ -131,6 +136,20 @@ def test_a_folder_with_a_run_is_not_overwritten(flags: Flags, finished: tuple[Pa
     assert contents(folder) == before
 
 
+def test_a_killed_run_of_another_command_is_kept(flags: Flags, tickets: Path, tiny: Path, tmp_path: Path) -> None:
+    """A folder that holds checkpoints of `train` is not taken, nor the other way round."""
+    folder = tmp_path / "run"
+    run_until(train_flags(tickets, tiny, folder, "--epochs", 3), 6)
+    before = contents(folder)
+    fails(1, *flags(folder), says=["trainer/checkpoint-4", "another --out"])
+    assert contents(folder) == before
+    other = tmp_path / "other"
+    run_until(flags(other), EVERY + 2)
+    before = contents(other)
+    fails(1, *train_flags(tickets, tiny, other), says=[f"trainer/checkpoint-{EVERY}", "another --out"])
+    assert contents(other) == before
+
+
 def test_another_corpus_is_not_resumed(flags: Flags, corpus: Path, tmp_path: Path) -> None:
     """A corpus that changed since the run was killed is noticed."""
     copy = tmp_path / "text.txt"
@@ -186,6 +205,7 @@ def test_a_corpus_that_is_empty_or_too_short_is_refused(flags: Flags, corpus: Pa
     given = flags(tmp_path / "run")
     replaced = [str(empty) if flag == str(corpus) else flag for flag in given]
     fails(1, *replaced, says=["0 paragraphs", "--held-out"])
+    fails(1, *given, "--held-out", 1, "--block-length", 64, says=["1 held-out paragraphs fill no block of 64"])
     fails(1, *given, "--batch-size", 4000, says=["shorter than one batch", "of 4000 blocks", "--batch-size"])
     fails(1, *given, "--corpus", tmp_path / "no.txt", says=["no.txt"])
     assert not (tmp_path / "run").exists()
@@ -196,6 +216,7 @@ def test_settings_that_cannot_work(flags: Flags, headless_tiny: Path, tmp_path: 
     fails(2, *flags(tmp_path / "run", "--block-length", 100), says=["--block-length is 100", "64 positions"])
     fails(2, *flags(tmp_path / "run", "--mask-rate", 0.95), says=["--mask-rate is 0.95", "0.9"])
     fails(2, "pretrain", "cloze", "--out", tmp_path / "run", says=["--corpus is missing"])
+    fails(2, *flags(headless_tiny), says=["--out and --model are the same folder"])
     fails(2, "pretrain", "cloze", "--corpus", "text.txt", says=["--out is missing"])
     fails(2, "pretrain", "knowlege", says=["Unknown command 'knowlege'"])
     assert not (tmp_path / "run").exists()

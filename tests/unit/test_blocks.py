@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tokenizers import normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from promptwise.errors import DataError
 from promptwise.pretraining.blocks import IGNORED, Blocks, Masking, Shuffled, pack
 from promptwise.tasks.template import special_tokens
 from tests.tiny import SENTENCES, build_tokenizer
@@ -129,6 +129,34 @@ def test_every_pass_sees_every_block_once_in_a_new_order(blocks: Blocks) -> None
 
 
 def test_text_that_fills_no_block(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Too little text is refused with its number of tokens."""
-    with pytest.raises(DataError, match=r"fills no block of 512"):
-        pack(tokenizer, ["Too little text."], 512)
+    """Too little text gives no block."""
+    assert len(pack(tokenizer, ["Too little text."], 512)) == 0
+
+
+def test_words_of_a_tokenizer_that_splits_none() -> None:
+    """Where a tokenizer takes a whole text for one word, as Gemma's, words begin at spaces."""
+    tokenizer = build_tokenizer("t5")
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([])
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    text = "the movie was terrible"
+    encoded = tokenizer(text, add_special_tokens=False)
+    assert set(encoded.word_ids()) == {0}
+    block = pack(tokenizer, [text], len(encoded["input_ids"]) + 2)
+    starts = block.word_starts[0, : len(encoded["input_ids"])]
+    assert int(starts.sum()) == 4
+    assert len(starts) > 4
+
+
+def test_special_tokens_in_a_text_are_words_like_others(tokenizer: PreTrainedTokenizerFast) -> None:
+    """A text that spells a special token does not get it."""
+    text = f"good film {tokenizer.mask_token} good film " * 4
+    block = pack(tokenizer, [text], 16)
+    assert tokenizer.mask_token_id not in block.ids
+
+
+@pytest.mark.parametrize("length", [8, 12])
+def test_few_tokens_have_one_masked_word(tokenizer: PreTrainedTokenizerFast, length: int) -> None:
+    """Of one short block a word is predicted, though its share of the tokens is larger than asked for."""
+    blocks = pack(tokenizer, SENTENCES, length)
+    batch = masking(blocks, tokenizer, rate=0.05)([{"index": 0, "block": 0}])
+    assert int((batch["labels"] != IGNORED).sum()) == 1

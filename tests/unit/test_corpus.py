@@ -80,13 +80,25 @@ def test_a_dataset_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         return [{"text": line} for line in LINES]
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    for name in ("org/name", "org/name:validation", "org/name:small:test"):
+    for name in ("org/name", "org/name:validation", "org/name:small:test", "name:train[:1%]"):
         assert len(read_corpus([name], held_out=5).train) == len(LINES) - 5
     assert asked == [
         ("org/name", None, "train"),
         ("org/name", None, "validation"),
         ("org/name", "small", "test"),
+        ("name", None, "train[:1%]"),
     ]
+    for name in ("a:b:c:d", "C:\\corpus"):
+        with pytest.raises(DataError, match="is no file, and no dataset"):
+            read_corpus([name])
+
+
+def test_half_a_surrogate_pair_is_replaced(tmp_path: Path) -> None:
+    """JSON may hold what is no text; it does not stop a corpus of millions of rows."""
+    rows = [{"text": f"{LINES[0]} \ud83d"}, *({"text": line} for line in LINES)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert f"{LINES[0]} ?" in read_corpus([str(path)], held_out=1).train
 
 
 def test_a_corpus_without_enough_paragraphs(tmp_path: Path) -> None:

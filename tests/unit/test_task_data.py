@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -443,7 +444,7 @@ def test_fewer_training_rows(rows: int) -> None:
     """A part of train has the asked-for rows in their order and nearly the shares of the classes; the rest is whole."""
     whole = load_task("topics13")
     part = with_train_rows(whole, rows)
-    assert len(part.train) == rows
+    assert rows <= len(part.train) < rows + 13
     assert [example for example in whole.train if example in part.train] == part.train
     counts = Counter(example.label for example in part.train)
     assert max(counts.values()) - min(counts.values()) <= 1
@@ -451,7 +452,16 @@ def test_fewer_training_rows(rows: int) -> None:
     assert (part.validation, part.test) == (whole.validation, whole.test)
     assert part.fingerprint != whole.fingerprint
     assert with_train_rows(whole, rows) == part
-    assert set(texts(with_train_rows(whole, rows // 2).train)) <= set(texts(part.train))
+    assert texts(with_train_rows(whole, rows // 2).train) <= texts(part.train)
+
+
+def test_a_rare_class_stays_in_fewer_training_rows() -> None:
+    """A class with one row keeps it, however few rows are asked for."""
+    whole = load_task("topics13")
+    lone = next(example for example in whole.train if example.label == 12)
+    data = replace(whole, train=[example for example in whole.train if example.label < 2] + [lone])
+    counts = Counter(example.label for example in with_train_rows(data, 20).train)
+    assert set(counts) == {0, 1, 12}
 
 
 def test_more_training_rows_than_there_are() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -128,9 +129,15 @@ def lm_head_parts(backbone: Backbone) -> tuple[Transform, Tensor, Tensor | None]
             return _chain(), matrix, model.final_logits_bias[0]
         case _ if backbone.kind == "decoder":
             return _chain(), matrix, bias
+    for part in model.children():
+        # ALBERT, MPNet and others have one module for the head, whose decoder is the output matrix.
+        if getattr(part, "decoder", None) is output:
+            transform = copy.copy(part)
+            transform._modules = {**part._modules, "decoder": nn.Identity()}
+            return transform, matrix, bias
     raise BackboneError(
-        f"The cloze head does not know the language-model head of {backbone.model_type!r} ({backbone.name}). "
-        "Use --head classifier."
+        f"The language-model head of {backbone.model_type!r} ({backbone.name}) is not known here, so its masks cannot "
+        "be read. Choose another model, or train with --head classifier."
     )
 
 

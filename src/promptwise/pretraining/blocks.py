@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from promptwise.batching import chunks
-from promptwise.errors import DataError
 from promptwise.tasks.template import special_tokens
 
 IGNORED = -100
@@ -45,27 +44,23 @@ def pack(tokenizer: Any, texts: Sequence[str], length: int) -> Blocks:
     """Put texts one after the other, a separator after each, and cut them into blocks of the same length.
 
     Every block has the special tokens that the tokenizer puts around one text. A word that is cut goes on as another
-    word; what does not fill the last block is left out.
-
-    Raises:
-        DataError: The texts do not fill one block.
+    word; what does not fill the last block is left out, so that short texts may give no block at all.
     """
     prefix, suffix = special_tokens(tokenizer)
     separator = suffix[-1:] or ([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])
     ids, starts, special = [], [], []
     for some in chunks(texts, _TEXTS_AT_ONCE):
-        for encoding in tokenizer(list(some), add_special_tokens=False, verbose=False).encodings:
-            words = np.array([-1 if word is None else word for word in encoding.word_ids], dtype=np.int32)
+        encoded = tokenizer(list(some), add_special_tokens=False, split_special_tokens=True, verbose=False)
+        for text, encoding in zip(some, encoded.encodings, strict=True):
+            count = len(encoding.ids)
             ids.append(np.array([*encoding.ids, *separator], dtype=np.int32))
-            starts.append(np.concatenate([np.diff(words, prepend=-2) != 0, np.ones(len(separator), dtype=bool)]))
-            special.append(np.arange(len(words) + len(separator)) >= len(words))
+            starts.append(np.concatenate([_word_starts(text, encoding), np.ones(len(separator), dtype=bool)]))
+            special.append(np.arange(count + len(separator)) >= count)
     room = length - len(prefix) - len(suffix)
     stream = [np.concatenate(parts) if parts else np.empty(0) for parts in (ids, starts, special)]
     count = len(stream[0]) // room if room > 0 else 0
-    if not count:
-        raise DataError(f"The text has {len(stream[0]):,} tokens and fills no block of {length}; add text.")
     inner, inner_starts, inner_special = (
-        torch.from_numpy(part[: count * room].reshape(count, room)) for part in stream
+        torch.from_numpy(part[: count * room].reshape(count, max(0, room))) for part in stream
     )
 
     def framed(middle: Tensor, before: Any, after: Any) -> Tensor:
@@ -78,6 +73,17 @@ def pack(tokenizer: Any, texts: Sequence[str], length: int) -> Blocks:
         framed(inner_starts, ~none[0], ~none[1]),
         framed(~inner_special, none[0], none[1]),
     )
+
+
+def _word_starts(text: str, encoding: Any) -> Any:
+    """Which tokens of a text begin a word, ``[T]``."""
+    words = np.array([-1 if word is None else word for word in encoding.word_ids], dtype=np.int32)
+    starts = np.diff(words, prepend=-2) != 0
+    if len(words) > 1 and not starts[1:].any():
+        # Some tokenizers (Gemma's) take a whole text for one word; there, words begin at spaces.
+        places = [start for start, _ in encoding.offsets]
+        return np.array([place == 0 or " " in text[place - 1 : place + 1] for place in places])
+    return starts
 
 
 class Shuffled(Dataset[dict[str, Any]]):
@@ -139,7 +145,8 @@ class Masking:
         some = torch.tensor([row["block"] for row in rows])
         ids = self.blocks.ids[some].long()
         chosen = self._words(self.blocks.word_starts[some].flatten(), self.blocks.maskable[some].flatten(), generator)
-        room = round(self.rate * ids.numel())
+        room = max(1, round(self.rate * ids.numel()))
+        chosen = chosen[:room]
         positions = torch.zeros(room, dtype=torch.long)
         labels = torch.full((room,), IGNORED)
         positions[: len(chosen)], labels[: len(chosen)] = chosen, ids.flatten()[chosen]
@@ -156,6 +163,9 @@ class Masking:
         sizes = torch.zeros(count, dtype=torch.long).index_add_(0, word, maskable.long())
         order = torch.randperm(count, generator=generator)
         fits = sizes[order].cumsum(0) <= int(self.rate * int(maskable.sum()))
+        if not bool(sizes[order][fits].any()):
+            # Of a batch of few tokens one word is drawn, so that there is always something to learn.
+            fits[int((sizes[order] > 0).int().argmax())] = True
         drawn = torch.zeros(count, dtype=torch.bool)
         drawn[order[fits]] = True
         return (drawn[word] & maskable).nonzero().squeeze(1)

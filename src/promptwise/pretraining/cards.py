@@ -14,8 +14,8 @@ def cloze_card(metrics: dict[str, Any], name: str) -> str:
         metrics: What ``metrics.json`` holds.
         name: Folder or name, as the usage example gives it.
     """
-    config, corpus, curve = metrics["config"], metrics["corpus"], metrics["history"]
-    before, after = curve[0], curve[-1]
+    config, corpus = metrics["config"], metrics["corpus"]
+    before, after = metrics["history"][0], metrics["written"]
     header = {
         "base_model": metrics["backbone"]["name"],
         "library_name": "promptwise",
@@ -59,8 +59,8 @@ peak learning rate {config["lr"]:g}, cosine schedule, seed {config["seed"]}.
 | of all predicted tokens | {before["accuracy"]:.3f} | {after["accuracy"]:.3f} |
 | of those at the mask token | {before["accuracy_mask_token"]:.3f} | {after["accuracy_mask_token"]:.3f} |
 
-Both are on {corpus["held_out_tokens"]:,} held-out tokens with fixed masks; a tenth of the predicted tokens stand in the
-text unchanged, which makes the first number the higher one.
+The second column is this file's, read back. Both are on {corpus["held_out_tokens"]:,} held-out tokens with fixed
+masks; a tenth of the predicted tokens stand in the text unchanged, which makes the first number the higher one.
 
 ## Limits
 

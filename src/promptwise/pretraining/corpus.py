@@ -26,6 +26,9 @@ from promptwise.tasks.spec import HubSource
 MIN_WORDS = 8
 """Shorter paragraphs are headings and remains of markup."""
 
+_DATASET = re.compile(
+    r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[\w.-]+))??(?::(?P<split>[\w.+-]+(?:\[[^\]]*\])?))?"
+)
 _BREAKS = re.compile(r"\n|<br\s*/?>", re.IGNORECASE)
 
 
@@ -83,7 +86,8 @@ def paragraphs(text: str) -> Iterator[str]:
     for part in _BREAKS.split(text):
         words = part.split()
         if len(words) >= MIN_WORDS:
-            yield " ".join(words)
+            # JSON can hold halves of surrogate pairs, which no tokenizer takes.
+            yield " ".join(words).encode("utf-8", "replace").decode("utf-8")
 
 
 def _texts(name: str, column: str) -> Iterator[str]:
@@ -94,10 +98,7 @@ def _texts(name: str, column: str) -> Iterator[str]:
     if suffix_of(path, ROW_SUFFIXES) or path.exists():
         rows: Iterator[tuple[int, Mapping[str, Any]]] = read_rows(path)
     else:
-        dataset, *rest = name.split(":")
-        split = rest[-1] if rest else "train"
-        source = HubDataset(HubSource(dataset, rest[0] if len(rest) > 1 else None, {"train": split}))
-        rows = source.rows(split)
+        rows = _dataset_rows(name)
     for number, row in rows:
         text = row.get(column)
         if not isinstance(text, str):
@@ -107,3 +108,16 @@ def _texts(name: str, column: str) -> Iterator[str]:
                 "Name the column with --text-column."
             )
         yield text
+
+
+def _dataset_rows(name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The rows of a Hub dataset."""
+    parts = _DATASET.fullmatch(name)
+    if parts is None:
+        raise DataError(
+            f"--corpus {name} is no file, and no dataset as NAME, NAME:SPLIT or NAME:CONFIG:SPLIT. Files end in "
+            f"{', '.join((*TEXT_SUFFIXES, *ROW_SUFFIXES))}."
+        )
+    split = parts["split"] or "train"
+    source = HubSource(parts["name"], parts["config"], {"train": split})
+    return HubDataset(source, "name its file with --corpus").rows(split)

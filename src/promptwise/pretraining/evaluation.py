@@ -1,4 +1,4 @@
-"""How well a loaded model fills masks."""
+"""How well a model fills masks."""
 
 from __future__ import annotations
 
@@ -6,57 +6,74 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from promptwise.backbone import Backbone
 from promptwise.batching import chunks
 from promptwise.heads.cloze import lm_head_parts
-from promptwise.pretraining.blocks import IGNORED, Masking, ordinary_tokens, pack
+from promptwise.pretraining.blocks import IGNORED, Blocks, Masking, ordinary_tokens
 
 HELD_OUT_SEED = 0
 
 
 @torch.inference_mode()
 def held_out_accuracy(
-    backbone: Backbone,
-    texts: Sequence[str],
-    *,
-    whole_words: bool = True,
-    mask_rate: float = 0.15,
-    block_length: int = 128,
-    batch_size: int = 32,
+    backbone: Backbone, blocks: Blocks, mask_rate: float = 0.15, batch_size: int = 32, *, whole_words: bool = True
 ) -> dict[str, float]:
     """The share of predicted tokens that are right, on the masks that ``promptwise pretrain cloze`` scores.
 
     Args:
         backbone: An encoder with its language-model head.
-        texts: Held-out paragraphs.
-        whole_words: Mask whole words, as in training; otherwise each token for itself, which is easier.
+        blocks: Held-out text, packed.
         mask_rate: Share of the tokens that are predicted.
-        block_length: Tokens of a block.
         batch_size: Blocks at a time; it decides the masks too.
+        whole_words: Mask whole words, as in training; otherwise each token for itself.
 
     Returns:
-        ``accuracy`` of all predicted tokens, ``accuracy_mask_token`` of those at the mask token, and their number.
+        See :func:`shares`.
     """
-    blocks = pack(backbone.tokenizer, texts, block_length)
     if not whole_words:
         blocks = replace(blocks, word_starts=torch.ones_like(blocks.word_starts))
     tokenizer = backbone.tokenizer
     mask = Masking(blocks, tokenizer.mask_token_id, ordinary_tokens(tokenizer), mask_rate, HELD_OUT_SEED)
     transform, matrix, bias = lm_head_parts(backbone)
-    right, masked = [], []
+    total = torch.zeros(4)
     for rows in chunks([{"index": index, "block": index} for index in range(len(blocks))], batch_size):
         batch = {key: value.to(backbone.device) for key, value in mask(rows).items()}
-        kept = batch["labels"] != IGNORED
-        positions, labels = batch["positions"][kept], batch["labels"][kept]
         with backbone.autocast():
-            hidden = backbone.base(input_ids=batch["input_ids"]).last_hidden_state.flatten(0, 1)[positions]
+            hidden = backbone.base(input_ids=batch["input_ids"]).last_hidden_state.flatten(0, 1)[batch["positions"]]
             logits = torch.nn.functional.linear(transform(hidden), matrix, bias)
-        right.append(logits.argmax(-1) == labels)
-        masked.append(batch["input_ids"].flatten()[positions] == tokenizer.mask_token_id)
-    correct, at_mask = torch.cat(right), torch.cat(masked)
+        total += (
+            counts(logits, batch["labels"], batch["positions"], batch["input_ids"], tokenizer.mask_token_id)
+            .sum(0)
+            .cpu()
+        )
+    return shares(total.tolist())
+
+
+def counts(logits: Tensor, labels: Tensor, positions: Tensor, input_ids: Tensor, mask_token_id: int) -> Tensor:
+    """Of each block ``[B, 4]`` the right and all predictions, and the right and all at the mask token.
+
+    Args:
+        logits: ``[P, V]``.
+        labels: ``[P]``.
+        positions: ``[P]`` in the flattened batch.
+        input_ids: ``[B, T]``.
+        mask_token_id: The mask token.
+    """
+    predicted = labels != IGNORED
+    right = (logits.argmax(-1) == labels) & predicted
+    at_mask = (input_ids.flatten()[positions] == mask_token_id) & predicted
+    each = torch.stack([right, predicted, right & at_mask, at_mask], dim=1).float()
+    blocks = torch.zeros(input_ids.shape[0], 4, device=logits.device)
+    return blocks.index_add_(0, positions // input_ids.shape[1], each)
+
+
+def shares(total: Sequence[float]) -> dict[str, float]:
+    """The accuracy of all predicted tokens and of those at the mask token, and how many were predicted."""
+    right, predicted, right_at_mask, at_mask = total
     return {
-        "accuracy": correct.double().mean().item(),
-        "accuracy_mask_token": correct[at_mask].double().mean().item(),
-        "predicted_tokens": len(correct),
+        "accuracy": right / max(1.0, predicted),
+        "accuracy_mask_token": right_at_mask / max(1.0, at_mask),
+        "predicted_tokens": predicted,
     }

@@ -11,6 +11,9 @@ from promptwise.cloze_weights import ClozeWeights
 from promptwise.errors import ConfigError
 from promptwise.heads.cloze import lm_head_parts
 from promptwise.pretraining.blocks import IGNORED
+from promptwise.pretraining.evaluation import counts
+
+SCALE = 1.0
 
 
 class MaskedLM(nn.Module):
@@ -20,11 +23,7 @@ class MaskedLM(nn.Module):
 
     Args:
         backbone: An encoder with its language-model head; it is changed in place.
-        rank: Rank ``r`` of the updates; they are scaled by ``alpha / r`` with ``alpha = r``.
-
-    Raises:
-        ConfigError: peft is not installed.
-        BackboneError: The head of this model type is not known.
+        rank: Rank ``r`` of the updates; they are scaled by :data:`SCALE`, ``alpha / r``.
     """
 
     # Otherwise Trainer multiplies the loss by the number of accumulation steps and processes.
@@ -33,12 +32,9 @@ class MaskedLM(nn.Module):
 
     def __init__(self, backbone: Backbone, rank: int) -> None:
         super().__init__()
-        try:
-            from peft import LoraConfig, inject_adapter_in_model
-        except ImportError as error:
-            raise ConfigError("`pretrain cloze` needs peft: pip install 'promptwise[pretrain]'.") from error
+        from peft import LoraConfig, inject_adapter_in_model
+
         self.backbone = backbone
-        lm_head_parts(backbone)
         matrices = [name for name, part in backbone.base.named_modules() if isinstance(part, nn.Linear)]
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=matrices), backbone.base)
         tied = backbone.base.get_input_embeddings().weight
@@ -59,19 +55,18 @@ class MaskedLM(nn.Module):
             labels: ``[P]`` tokens, or -100.
 
         Returns:
-            ``loss``, the mean cross-entropy; ``predictions`` ``[P]``, the likeliest tokens; ``is_mask`` ``[P]``,
-            whether the mask token stood there.
+            ``loss``, the mean cross-entropy, and outside training ``counts`` ``[B, 4]``: of each block the right and
+            all predictions, and those two at the mask token.
         """
         transform, _, bias = lm_head_parts(self.backbone)
         with self.backbone.autocast():
             hidden = self.backbone.base(input_ids=input_ids).last_hidden_state.flatten(0, 1)[positions]
             logits = nn.functional.linear(transform(hidden), self.output_matrix)
         logits = logits.float() if bias is None else logits.float() + bias
-        return {
-            "loss": nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED),
-            "predictions": logits.detach().argmax(-1),
-            "is_mask": input_ids.flatten()[positions].eq(self.backbone.mask_token_id or 0),
-        }
+        output = {"loss": nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED)}
+        if not self.training:
+            output["counts"] = counts(logits, labels, positions, input_ids, self.backbone.mask_token_id or 0)
+        return output
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Groups for the optimizer: vectors are not decayed."""

@@ -154,7 +154,7 @@ def with_train_rows(data: TaskData, rows: int) -> TaskData:
 
     Args:
         data: A task with its splits; validation and test stay whole.
-        rows: How many to keep, at most; rows of the same text stay together.
+        rows: How many to keep; a few more where classes do not divide evenly or rows of a text stay together.
 
     Raises:
         ConfigError: There are not as many.
@@ -163,12 +163,9 @@ def with_train_rows(data: TaskData, rows: int) -> TaskData:
         raise ConfigError(f"--train-rows is {rows:,}; {data.spec.name} ({data.origin}) has {len(data.train):,}.")
     if rows == len(data.train):
         return data
-    _, kept = hold_out(data.train, rows, salt="train rows", origin=data.origin)
-    return _task_data(
-        data.spec,
-        {"train": kept, "validation": data.validation, "test": data.test},
-        f"{data.origin}, {rows} train rows",
-    )
+    kept, _ = hold_out(data.train, len(data.train) - rows, salt="train rows", origin=data.origin)
+    splits = {"train": kept, "validation": data.validation, "test": data.test}
+    return _task_data(data.spec, splits, f"{data.origin}, {len(kept)} train rows")
 
 
 def _sorted_labels(names: set[str]) -> tuple[str, ...]:

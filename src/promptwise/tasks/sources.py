@@ -145,9 +145,11 @@ class HubDataset:
 
     Attributes:
         source: Which dataset, configuration and splits.
+        local: What to do with a local copy, for messages.
     """
 
     source: HubSource
+    local: str = "pass its folder: --data-dir DIR, with one .jsonl, .csv or .parquet file per split"
 
     @property
     def origin(self) -> str:
@@ -184,9 +186,7 @@ class HubDataset:
             reason = (str(error).splitlines() or [""])[0].replace(" (OfflineModeIsEnabled)", "")
             raise DataError(
                 f"{self.origin}, split {hub_split}: cannot be loaded ({type(error).__name__}: {reason}). "
-                "If this machine cannot reach the Hub, fetch the data elsewhere and pass its folder: "
-                "--data-dir DIR, with one .jsonl, .csv or .parquet file per split "
-                f"({', '.join(self.source.splits.values())})."
+                f"If this machine cannot reach the Hub, fetch the data elsewhere and {self.local}."
             ) from error
         yield from enumerate(table, start=1)
 

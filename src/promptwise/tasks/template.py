@@ -209,5 +209,5 @@ def require_mask_last(spec: TaskSpec, name: str) -> None:
     if "{text" in after:
         raise ConfigError(
             f"The template {spec.template!r} has text after its mask, which the decoder {name} would not see. "
-            "Put {mask} after the texts, or use --head classifier."
+            "Put {mask} after the texts, or train with --head classifier."
         )
