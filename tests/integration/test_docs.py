@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from click import Group
 
 from promptwise.cli import cli
 
@@ -31,8 +32,11 @@ def test_readme_shows_commands() -> None:
 @pytest.mark.parametrize("line", shown_commands())
 def test_commands_of_the_readme_parse(line: str) -> None:
     """Each names a command and flags that exist, with values that are accepted."""
-    name, *arguments = shlex.split(line)[1:]
+    name, *arguments = shlex.split(line, comments=True)[1:]
     command = cli.commands[name]
+    while isinstance(command, Group):
+        name, *arguments = arguments
+        command = command.commands[name]
     assert command.make_context(name, arguments).params
 
 
