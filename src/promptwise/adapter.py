@@ -174,7 +174,7 @@ def load_adapter(
     prompt_config, spec = PromptConfig(**config["prompt"]), TaskSpec.from_dict(config["task"])
     made_for = config["backbone"]
     cloze = HEADS.get(prompt_config.head).cloze
-    backbone = place(backbone or made_for["name"], cloze, dtype, device)
+    backbone = place(backbone or made_for["name"], cloze, dtype, device, trainable=prompt_config.tune_backbone)
     if backbone.fingerprint != made_for["fingerprint"]:
         raise AdapterError(
             f"The adapter in {folder} was made for {made_for['name']} (fingerprint {made_for['fingerprint'][:16]}), "

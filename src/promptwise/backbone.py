@@ -24,6 +24,7 @@ from promptwise.instance import Instance, gather_rows
 
 # A base model may have a pooler or not; T5's language-model class, its own base model, has the output layer too.
 _NOT_BODY = ("pooler.", "lm_head.")
+_DROPOUTS = ("dropout", "pdrop", "layerdrop")
 
 
 class Backbone(nn.Module):
@@ -47,6 +48,7 @@ class Backbone(nn.Module):
         self.fingerprint = fingerprint(body)
         self.lm_fingerprint = fingerprint(head_weights(model, body)) if self.has_lm_head else None
         self.compute_dtype = torch.float32
+        self.trainable = False
         for parameter in model.parameters():
             parameter.requires_grad_(False)
 
@@ -138,6 +140,19 @@ class Backbone(nn.Module):
             if tensor.is_floating_point():
                 tensor.data = tensor.data.to(dtype if id(tensor) in matrices else torch.float32)
 
+    def unfreeze(self, dtype: torch.dtype) -> None:
+        """Let every weight be trained; all stay in float32, and products run in ``dtype``.
+
+        Raises:
+            BackboneError: The matrices were narrowed already.
+        """
+        if self.compute_dtype != torch.float32:
+            raise BackboneError(f"{self.name} is stored in {self.compute_dtype}; load it again to tune it.")
+        self.compute_dtype, self.trainable = dtype, True
+        for parameter in self.model.parameters():
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+
     def run(
         self,
         instance: Instance,
@@ -194,7 +209,7 @@ class Backbone(nn.Module):
         return hidden[:, -1:].expand(-1, instance.ids.shape[1], -1) if one_answer else hidden
 
 
-def load_backbone(name: str, *, lm_head: bool = False, new_lm_head: bool = False) -> Backbone:
+def load_backbone(name: str, *, lm_head: bool = False, new_lm_head: bool = False, dropout: bool = False) -> Backbone:
     """Load and freeze a model by name or folder; weights come from safetensors only.
 
     Args:
@@ -202,13 +217,14 @@ def load_backbone(name: str, *, lm_head: bool = False, new_lm_head: bool = False
             ``minilm-cloze`` or a folder of ``promptwise pretrain cloze``, which always have their language-model head.
         lm_head: Load the language-model head too, which the cloze head needs.
         new_lm_head: Let a language-model head that the weights lack start from random values.
+        dropout: Keep the dropout that the model was pretrained with, for fine-tuning.
 
     Raises:
         BackboneError: The model cannot be found or read, or has no language-model head although one is needed.
     """
     cloze = find_cloze_weights(name)
     if cloze is not None:
-        backbone = load_backbone(cloze.base_model, lm_head=True, new_lm_head=True)
+        backbone = load_backbone(cloze.base_model, lm_head=True, new_lm_head=True, dropout=dropout)
         cloze.merge_into(backbone)
         backbone.name = name
         return backbone
@@ -219,7 +235,7 @@ def load_backbone(name: str, *, lm_head: bool = False, new_lm_head: bool = False
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         for key, value in vars(config).items():
             # A frozen model is run without dropout, also while a training framework calls train() on it.
-            if isinstance(value, float) and any(word in key for word in ("dropout", "pdrop", "layerdrop")):
+            if not dropout and isinstance(value, float) and any(word in key for word in _DROPOUTS):
                 setattr(config, key, 0.0)
         loader = lm_class(config) if lm_head or new_lm_head else transformers.AutoModel
         with _quiet_transformers():

@@ -53,6 +53,9 @@ class PromptConfig:
         minimum=1e-4,
         maximum=10**6,
     )
+    tune_backbone: bool = _setting(
+        False, "Train every weight of the backbone too: fine-tuning, with --strategy none. The adapter holds it all."
+    )
     hard_prompt: bool = _setting(False, "Put the task's type-related words before every text; see `promptwise tasks`.")
     head: str = _setting("classifier", "How scores are read off the model.", choices="HEADS")
     pooling: str = _setting(
@@ -77,7 +80,10 @@ class PromptConfig:
     @property
     def method(self) -> str:
         """The strategy, with its network where it has one."""
-        return f"{self.strategy} ({self.encoder})" if self.strategy == "encoder" else self.strategy
+        name = f"{self.strategy} ({self.encoder})" if self.strategy == "encoder" else self.strategy
+        if not self.tune_backbone:
+            return name
+        return "fine-tuning" if self.strategy == "none" else f"{name} and fine-tuning"
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,11 @@ class FitConfig:
     """How a prompted model is trained."""
 
     epochs: float = _setting(5.0, "Passes over the training split.", minimum=0, maximum=10**6)
-    lr: float = _setting(1e-2, "Peak learning rate; a strategy may take a fixed share of it.", minimum=0)
+    lr: float | None = _setting(
+        None,
+        "Peak learning rate; a strategy may take a fixed share of it. By default 0.01, and 5e-5 with --tune-backbone.",
+        minimum=0,
+    )
     batch_size: int = _setting(32, "Inputs per step and process.", minimum=1)
     seed: int = _setting(
         0,
@@ -104,6 +114,16 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         check_values(self)
+
+
+PROMPT_LR, BACKBONE_LR = 1e-2, 5e-5
+
+
+def learning_rate(prompt: PromptConfig, fit: FitConfig) -> float:
+    """The peak learning rate of a run: what was asked for, or what suits what is trained."""
+    if fit.lr is not None:
+        return fit.lr
+    return BACKBONE_LR if prompt.tune_backbone else PROMPT_LR
 
 
 # Settings that say something about a person's own file, and about a known task.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from promptwise.config import TrainConfig
+from promptwise.config import TrainConfig, learning_rate
 from promptwise.hub import DEFAULT_MODEL
 from promptwise.model import PromptedModel
 from promptwise.placement import prepare_backbone
@@ -29,9 +29,10 @@ def run_demo(out: Path, epochs: float | None = None) -> None:
     config = TrainConfig(task="topics13", out=str(out / "instance-wise"))
     if epochs is not None:
         config = replace(config, epochs=epochs)
+    rate = learning_rate(config, config)
     console.print(
         f"Backbone {DEFAULT_MODEL}, frozen. Task topics13: which of 13 topics is a sentence about?\n"
-        f"{config.base} tuning, K = {config.length}, learning rate {config.lr:g}, {config.epochs:g} epochs.\n"
+        f"{config.base} tuning, K = {config.length}, learning rate {rate:g}, {config.epochs:g} epochs.\n"
     )
     backbone = prepare_backbone(config.model, False, config.dtype)
     console.print(f"1/2 instance-wise prompt ({config.strategy}, {config.encoder})")

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from promptwise.assembly import expect_no_backbone, leave_out_backbone, seeded, strategy_options
+from promptwise.assembly import (
+    expect_no_backbone,
+    expect_no_tied,
+    leave_out_backbone,
+    leave_out_tied,
+    seeded,
+    strategy_options,
+)
 from promptwise.backbone import Backbone
 from promptwise.batching import chunks, input_format_for
 from promptwise.config import PromptConfig
@@ -60,8 +67,14 @@ class PromptedModel(TextModel):
             raise ConfigError("The cloze head needs a backbone that was loaded with lm_head=True.")
         if head.cloze and backbone.kind == "decoder":
             require_mask_last(spec, backbone.name)
+        if config.tune_backbone != backbone.trainable:
+            raise ConfigError(
+                f"{backbone.name} was loaded to be {'tuned' if backbone.trainable else 'frozen'}, and --tune-backbone "
+                f"is {'on' if config.tune_backbone else 'off'}. Name the model instead of a loaded backbone."
+            )
         with seeded(seed):
-            self.injector = injector(backbone, config.length, strategy.instance_wise)
+            length = config.length if strategy.makes_vectors else 0
+            self.injector = injector(backbone, length, strategy.instance_wise)
             self.strategy = strategy(self.injector.shape, **strategy_options(config))
             self.head = head(backbone, spec, **({} if head.cloze else {"pooling": config.pooling}))
         self.input_format = input_format_for(
@@ -69,8 +82,8 @@ class PromptedModel(TextModel):
         )
         self.input_format.check(self.injector.reserved_positions, backbone.max_positions, backbone.name)
         self.backbone = backbone
-        self.register_state_dict_post_hook(leave_out_backbone)
-        self.register_load_state_dict_post_hook(expect_no_backbone)
+        self.register_state_dict_post_hook(leave_out_tied if config.tune_backbone else leave_out_backbone)
+        self.register_load_state_dict_post_hook(expect_no_tied if config.tune_backbone else expect_no_backbone)
         self.to(backbone.device)
         self.eval()
 
@@ -105,7 +118,7 @@ class PromptedModel(TextModel):
             config = PromptConfig(**options)
         except TypeError as error:
             raise ConfigError(f"{error}; the options are {', '.join(asdict(PromptConfig()))}.") from error
-        backbone = place(backbone, HEADS.get(config.head).cloze, dtype, device)
+        backbone = place(backbone, HEADS.get(config.head).cloze, dtype, device, trainable=config.tune_backbone)
         return cls(backbone, spec, config, seed)
 
     @property
@@ -127,9 +140,10 @@ class PromptedModel(TextModel):
         return [group for group in groups if group["params"]]
 
     def train(self, mode: bool = True) -> PromptedModel:
-        """Switch the mode of everything but the backbone, which always runs as at test time."""
+        """Switch the mode of everything but a frozen backbone, which always runs as at test time."""
         super().train(mode)
-        self.backbone.eval()
+        if not self.backbone.trainable:
+            self.backbone.eval()
         return self
 
     def forward(

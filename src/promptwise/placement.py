@@ -10,13 +10,22 @@ from promptwise.backbone import Backbone, load_backbone
 from promptwise.errors import ConfigError
 
 
-def prepare_backbone(name: str, lm_head: bool, dtype: str, device: str | torch.device | None = None) -> Backbone:
-    """Load a backbone, move it to its device and store it in its compute dtype."""
-    backbone = load_backbone(name, lm_head=lm_head)
+def prepare_backbone(
+    name: str, lm_head: bool, dtype: str, device: str | torch.device | None = None, *, trainable: bool = False
+) -> Backbone:
+    """Load a backbone and move it to its device.
+
+    A frozen one is stored in its compute dtype; one that is to be tuned stays in float32, with its own dropout.
+    """
+    backbone = load_backbone(name, lm_head=lm_head, dropout=trainable)
     if device is None:
         device = default_device()
     backbone.to(device)
-    backbone.set_compute_dtype(resolve_dtype(dtype, backbone.device))
+    compute_dtype = resolve_dtype(dtype, backbone.device)
+    if trainable:
+        backbone.unfreeze(compute_dtype)
+    else:
+        backbone.set_compute_dtype(compute_dtype)
     return backbone
 
 
@@ -28,14 +37,22 @@ def default_device() -> torch.device:
     return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def place(backbone: str | Backbone, lm_head: bool, dtype: str, device: str | torch.device | None) -> Backbone:
-    """A backbone that is ready to be prompted; one that is loaded already stays where and as it is.
+def place(
+    backbone: str | Backbone,
+    lm_head: bool,
+    dtype: str,
+    device: str | torch.device | None,
+    *,
+    trainable: bool = False,
+) -> Backbone:
+    """A backbone that is ready to be prompted, or tuned; one that is loaded already stays where and as it is.
 
     Raises:
-        ConfigError: Another dtype or device is asked of a loaded backbone, which may serve other models too.
+        ConfigError: A loaded backbone, which may serve other models too, is asked for another dtype or device, or is
+            to be tuned although it is frozen, or the reverse.
     """
     if isinstance(backbone, str):
-        return prepare_backbone(backbone, lm_head, dtype, device)
+        return prepare_backbone(backbone, lm_head, dtype, device, trainable=trainable)
     same_dtype = dtype == "auto" or resolve_dtype(dtype, backbone.device) == backbone.compute_dtype
     if not same_dtype or (device is not None and torch.device(device).type != backbone.device.type):
         raise ConfigError(

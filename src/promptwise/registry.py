@@ -95,6 +95,10 @@ STRATEGIES = Registry(
             "promptwise.strategies.encoder:EncoderPrompt",
             "Encoder IPT: a small CNN, RNN or MLP turns the input's tokens into K vectors",
         ),
+        "none": (
+            "promptwise.strategies.none:NoPrompt",
+            "no prompt: linear probing, or fine-tuning with --tune-backbone",
+        ),
     },
 )
 

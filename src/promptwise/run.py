@@ -69,7 +69,9 @@ def train(
 
     check_logger(config.report_to)
     set_threads(config.threads)
-    backbone = backbone or prepare_backbone(config.model, HEADS.get(config.head).cloze, config.dtype)
+    backbone = backbone or prepare_backbone(
+        config.model, HEADS.get(config.head).cloze, config.dtype, trainable=config.tune_backbone
+    )
     found = {
         "data": data.fingerprint,
         "backbone": backbone.fingerprint,

@@ -16,7 +16,7 @@ from torch.utils.data import SequentialSampler
 from transformers import EvalPrediction, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from promptwise.config import FitConfig
+from promptwise.config import PROMPT_LR, FitConfig, learning_rate
 from promptwise.environment import peak_memory, versions
 from promptwise.errors import ConfigError, DataError, OutputError, TrainingError, UnknownNameError
 from promptwise.files import write_json
@@ -33,7 +33,7 @@ class PromptTrainer(Trainer):
     """``Trainer`` with the model's own parameter groups, which stops at a loss that is not finite."""
 
     optimizer: torch.optim.Optimizer | None
-    safe_lr: ClassVar[float] = FitConfig.lr
+    safe_lr: ClassVar[float] = PROMPT_LR
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """See ``Trainer.create_optimizer``; the groups are those of :meth:`PromptedModel.parameter_groups`."""
@@ -164,7 +164,7 @@ def fit(
             "rows": {split: len(getattr(data, split)) for split in ("train", "validation", "test")},
         },
         "backbone": {"name": model.backbone.name, "fingerprint": model.backbone.fingerprint},
-        "config": {**asdict(model.prompt_config), **asdict(config)},
+        "config": {**asdict(model.prompt_config), **asdict(config), "lr": trainer.args.learning_rate},
         "optimizer": {
             "name": str(trainer.args.optim),
             "schedule": str(trainer.args.lr_scheduler_type),
@@ -205,7 +205,7 @@ def make_trainer(
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=config.epochs,
-        learning_rate=config.lr,
+        learning_rate=learning_rate(model.prompt_config, config),
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=2 * config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation,

@@ -93,7 +93,8 @@ def test_the_matrix_is_complete() -> None:
     """The matrix names all that is registered, and has the number of cells that this makes."""
     assert set(BASES.names()) == set(BASE_NAMES)
     assert set(HEADS.names()) == set(HEAD_NAMES)
-    assert set(STRATEGIES.names()) == {options["strategy"] for options in VARIANTS.values()}
+    # Without a prompt there is nothing here to move or to depend on the text; it has tests of its own.
+    assert set(STRATEGIES.names()) - {"none"} == {options["strategy"] for options in VARIANTS.values()}
     assert set(ENCODERS.names()) == {options["encoder"] for options in VARIANTS.values() if "encoder" in options}
     with_table = {name for name in STRATEGIES.names() if "train_table" in STRATEGIES.get(name).options}
     assert with_table == {options["strategy"] for options in VARIANTS.values() if options.get("train_table")}

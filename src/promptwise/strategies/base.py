@@ -21,11 +21,13 @@ class Strategy(nn.Module, ABC):
 
     Attributes:
         instance_wise: Whether the prompt depends on the instance.
+        makes_vectors: Whether there is a prompt; without one ``K`` is 0, whatever the settings say.
         options: The fields of :class:`~promptwise.config.PromptConfig` that it takes as keyword arguments.
         lr_scale: The learning rate of the strategy's weights, as a share of that of the other trained weights.
     """
 
     instance_wise: ClassVar[bool] = True
+    makes_vectors: ClassVar[bool] = True
     options: ClassVar[tuple[str, ...]] = ()
     lr_scale: ClassVar[float] = 1.0
 

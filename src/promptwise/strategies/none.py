@@ -1,0 +1,29 @@
+"""No prompt at all: the comparison that shows what a prompt adds."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+
+from promptwise.injectors.base import PromptShape
+from promptwise.instance import Instance, Prompt
+from promptwise.strategies.base import Strategy
+
+
+class NoPrompt(Strategy):
+    """Zero vectors: linear probing with the classifier head, fine-tuning where the backbone is tuned too."""
+
+    instance_wise: ClassVar[bool] = False
+    makes_vectors: ClassVar[bool] = False
+
+    def __init__(self, shape: PromptShape) -> None:
+        super().__init__(shape)
+
+    def forward(self, instance: Instance) -> Prompt:
+        """Empty vectors ``[B, 0, W]``."""
+        batch, device = instance.ids.shape[0], instance.ids.device
+        return Prompt(
+            torch.zeros(batch, 0, self.shape.width, device=device),
+            torch.zeros(batch, 0, dtype=torch.bool, device=device),
+        )
