@@ -128,7 +128,7 @@ def learning_rate(prompt: PromptConfig, fit: FitConfig) -> float:
 
 # Settings that say something about a person's own file, and about a known task.
 _WITH_DATA = ("text_column", "text_pair_column", "label_column", "template")
-_WITH_TASK = ("data_dir", "validation_fraction")
+_WITH_TASK = ("data_dir", "validation_fraction", "train_file", "validation_file")
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,11 @@ class TrainConfig(PromptConfig, FitConfig):
     train_rows: int | None = _setting(
         None, "Train on about this many rows only, the same ones for every seed, spread over the classes.", minimum=2
     )
+    shots: int | None = _setting(
+        None, "Few-shot: train on this many rows of each class, and choose on as many; the seed draws them.", minimum=1
+    )
+    train_file: str | None = _setting(None, "Training rows of --task from this file.", metavar="FILE")
+    validation_file: str | None = _setting(None, "Validation rows of --task from this file.", metavar="FILE")
     model: str = _setting(
         DEFAULT_MODEL, "Backbone: a local folder, a name on the Hub, or minilm-cloze.", metavar="NAME"
     )

@@ -98,7 +98,8 @@ def load_data(config: TrainConfig) -> TaskData:
     Raises:
         DataError: It is missing, malformed, or does not fit the task.
     """
-    from promptwise.tasks.data import load_task, task_from_file, with_train_rows
+    from promptwise.tasks.data import load_task, task_from_file
+    from promptwise.tasks.subsets import with_files, with_shots, with_train_rows
 
     if config.task is not None:
         data_dir = None if config.data_dir is None else Path(config.data_dir)
@@ -111,6 +112,10 @@ def load_data(config: TrainConfig) -> TaskData:
             label_column=config.label_column,
             template=config.template,
         )
+    if config.train_file is not None or config.validation_file is not None:
+        data = with_files(data, config.train_file, config.validation_file)
+    if config.shots is not None:
+        data = with_shots(data, config.shots, config.seed)
     return data if config.train_rows is None else with_train_rows(data, config.train_rows)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +21,6 @@ from promptwise.tasks import (
     load_task,
     task_from_file,
 )
-from promptwise.tasks.data import with_train_rows
 from promptwise.tasks.splits import hold_out
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -437,39 +435,6 @@ def test_unreachable_hub_points_to_local_files(monkeypatch: pytest.MonkeyPatch) 
     message = str(caught.value)
     for part in ("aps/super_glue (rte), split train", "ConnectionError: no route to host)", "--data-dir"):
         assert part in message
-
-
-@pytest.mark.parametrize("rows", [100, 400])
-def test_fewer_training_rows(rows: int) -> None:
-    """A part of train has the asked-for rows in their order and nearly the shares of the classes; the rest is whole."""
-    whole = load_task("topics13")
-    part = with_train_rows(whole, rows)
-    assert rows <= len(part.train) < rows + 13
-    assert [example for example in whole.train if example in part.train] == part.train
-    counts = Counter(example.label for example in part.train)
-    assert max(counts.values()) - min(counts.values()) <= 1
-    assert len(counts) == 13
-    assert (part.validation, part.test) == (whole.validation, whole.test)
-    assert part.fingerprint != whole.fingerprint
-    assert with_train_rows(whole, rows) == part
-    assert texts(with_train_rows(whole, rows // 2).train) <= texts(part.train)
-
-
-def test_a_rare_class_stays_in_fewer_training_rows() -> None:
-    """A class with one row keeps it, however few rows are asked for."""
-    whole = load_task("topics13")
-    lone = next(example for example in whole.train if example.label == 12)
-    data = replace(whole, train=[example for example in whole.train if example.label < 2] + [lone])
-    counts = Counter(example.label for example in with_train_rows(data, 20).train)
-    assert set(counts) == {0, 1, 12}
-
-
-def test_more_training_rows_than_there_are() -> None:
-    """Asking for more is an error that names both numbers; asking for all changes nothing."""
-    whole = load_task("topics13")
-    assert with_train_rows(whole, len(whole.train)) is whole
-    with pytest.raises(ConfigError, match=r"--train-rows is 5,000; topics13 \(embedded\) has 1,014"):
-        with_train_rows(whole, 5000)
 
 
 @needs_shared

@@ -86,7 +86,7 @@ def load_task(
     if "test" in splits:
         loaded["test"] = source.examples(spec, "test")
     kept = {split: loaded[split] if split in splits else [] for split in SPLITS}
-    return _task_data(spec, kept, source.origin)
+    return task_data(spec, kept, source.origin)
 
 
 def task_from_file(
@@ -146,26 +146,7 @@ def task_from_file(
     part = len(examples) // _FILE_PART
     rest, test = hold_out(examples, part, salt="test", origin=str(path))
     train, validation = hold_out(rest, part, salt="validation", origin=str(path))
-    return _task_data(spec, {"train": train, "validation": validation, "test": test}, str(path))
-
-
-def with_train_rows(data: TaskData, rows: int) -> TaskData:
-    """The same task with fewer training rows: the same ones for every seed, spread over the classes as before.
-
-    Args:
-        data: A task with its splits; validation and test stay whole.
-        rows: How many to keep; a few more where classes do not divide evenly or rows of a text stay together.
-
-    Raises:
-        ConfigError: There are not as many.
-    """
-    if rows > len(data.train):
-        raise ConfigError(f"--train-rows is {rows:,}; {data.spec.name} ({data.origin}) has {len(data.train):,}.")
-    if rows == len(data.train):
-        return data
-    kept, _ = hold_out(data.train, len(data.train) - rows, salt="train rows", origin=data.origin)
-    splits = {"train": kept, "validation": data.validation, "test": data.test}
-    return _task_data(data.spec, splits, f"{data.origin}, {len(kept)} train rows")
+    return task_data(spec, {"train": train, "validation": validation, "test": test}, str(path))
 
 
 def _sorted_labels(names: set[str]) -> tuple[str, ...]:
@@ -197,7 +178,8 @@ def _train(spec: TaskSpec, source: Source) -> list[Example]:
     return examples
 
 
-def _task_data(spec: TaskSpec, loaded: Mapping[str, list[Example]], origin: str) -> TaskData:
+def task_data(spec: TaskSpec, loaded: Mapping[str, list[Example]], origin: str) -> TaskData:
+    """A task with these splits and their fingerprint."""
     digest = hashlib.sha256()
     for split in SPLITS:
         for example in loaded[split]:

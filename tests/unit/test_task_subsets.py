@@ -1,0 +1,93 @@
+"""Parts of the training data: the same for every method, and the test untouched."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from promptwise.errors import ConfigError, DataError
+from promptwise.tasks.data import TaskData, load_task
+from promptwise.tasks.examples import Example
+from promptwise.tasks.subsets import with_files, with_shots, with_train_rows
+
+
+def texts(examples: list[Example]) -> set[str]:
+    """The texts of examples."""
+    return {example.text for example in examples}
+
+
+@pytest.mark.parametrize("rows", [100, 400])
+def test_fewer_training_rows(rows: int) -> None:
+    """A part of train has the asked-for rows in their order and nearly the shares of the classes; the rest is whole."""
+    whole = load_task("topics13")
+    part = with_train_rows(whole, rows)
+    assert rows <= len(part.train) < rows + 13
+    assert [example for example in whole.train if example in part.train] == part.train
+    counts = Counter(example.label for example in part.train)
+    assert max(counts.values()) - min(counts.values()) <= 1
+    assert len(counts) == 13
+    assert (part.validation, part.test) == (whole.validation, whole.test)
+    assert part.fingerprint != whole.fingerprint
+    assert with_train_rows(whole, rows) == part
+    assert texts(with_train_rows(whole, rows // 2).train) <= texts(part.train)
+
+
+def test_a_rare_class_stays_in_fewer_training_rows() -> None:
+    """A class with one row keeps it, however few rows are asked for."""
+    whole = load_task("topics13")
+    lone = next(example for example in whole.train if example.label == 12)
+    data = replace(whole, train=[example for example in whole.train if example.label < 2] + [lone])
+    counts = Counter(example.label for example in with_train_rows(data, 20).train)
+    assert set(counts) == {0, 1, 12}
+
+
+def test_more_training_rows_than_there_are() -> None:
+    """Asking for more is an error that names both numbers; asking for all changes nothing."""
+    whole = load_task("topics13")
+    assert with_train_rows(whole, len(whole.train)) is whole
+    with pytest.raises(ConfigError, match=r"--train-rows is 5,000; topics13 \(embedded\) has 1,014"):
+        with_train_rows(whole, 5000)
+
+
+def test_shots_are_drawn_by_the_seed() -> None:
+    """n rows of each class to train on and n others to choose on; another seed draws others, the same seed the same."""
+    whole = load_task("topics13")
+    few = with_shots(whole, 4, seed=0)
+    for part in (few.train, few.validation):
+        assert Counter(example.label for example in part) == dict.fromkeys(range(13), 4)
+        assert texts(part) <= texts(whole.train)
+    assert not texts(few.train) & texts(few.validation)
+    assert few.test == whole.test
+    assert with_shots(whole, 4, seed=0) == few
+    other = with_shots(whole, 4, seed=1)
+    assert texts(other.train) != texts(few.train)
+    assert other.fingerprint != few.fingerprint
+
+
+def test_more_shots_than_rows() -> None:
+    """A class with too few rows is named with its number."""
+    with pytest.raises(DataError, match=r"--shots 40 takes 80 training rows of each class.*topics13.*has 78 of"):
+        with_shots(load_task("topics13"), 40, seed=0)
+
+
+def test_splits_from_files(tmp_path: Path) -> None:
+    """Training and validation rows come from files in the format of the task; the test stays the task's."""
+    whole = load_task("topics13")
+    rows = [{"text": f"A sentence with the number {number}.", "label": number % 13} for number in range(26)]
+    files = []
+    for name, part in (("train", rows[:20]), ("dev", rows[20:])):
+        files.append(tmp_path / f"{name}.jsonl")
+        files[-1].write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+
+    def check(data: TaskData, train: int, validation: int) -> None:
+        assert (len(data.train), len(data.validation)) == (train, validation)
+        assert data.test == whole.test
+
+    check(with_files(whole, str(files[0]), str(files[1])), 20, 6)
+    check(with_files(whole, str(files[0]), None), 20, len(whole.validation))
+    check(with_files(whole, None, str(files[1])), len(whole.train), 6)
+    assert str(files[0]) in with_files(whole, str(files[0]), None).origin
