@@ -52,13 +52,14 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any] | None, place: st
         lines += [
             "## Results",
             "",
-            "| split | rows | " + " | ".join(metrics["test"]) + " |",
-            "|---" * (len(metrics["test"]) + 2) + "|",
+            "| split | rows | " + " | ".join(metrics["validation"]) + " |",
+            "|---" * (len(metrics["validation"]) + 2) + "|",
             *(
                 f"| {split} | {metrics['data']['rows'][split]} | "
                 + " | ".join(f"{value:.4f}" for value in metrics[split].values())
                 + " |"
                 for split in ("validation", "test")
+                if metrics[split]
             ),
             "",
             f"The checkpoint was chosen on the validation rows; the test rows were scored once. "

@@ -14,10 +14,12 @@ from typing import Any
 import click
 
 from promptwise import __version__
-from promptwise.config import CALIBRATIONS, ClozeConfig, TrainConfig, config_from_mapping
+from promptwise.cli_research import compare, pretrain
+from promptwise.config import CALIBRATIONS, TrainConfig, config_from_mapping
 from promptwise.errors import ConfigError, PromptwiseError
-from promptwise.flags import CommandGroup, Name, adapter_options, cloze_options, config_options, given, known_tasks
+from promptwise.flags import CommandGroup, Name, adapter_options, config_options, given, known_tasks
 from promptwise.hub import DEFAULT_CLOZE_MODEL
+from promptwise.quiet import quiet
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -50,7 +52,7 @@ def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any)
     from promptwise.run import is_main_process
     from promptwise.run import train as run
 
-    _quiet()
+    quiet()
     metrics = run(config, overwrite=overwrite, resume=resume)
     if is_main_process():
         from promptwise.tables import print_result
@@ -80,7 +82,7 @@ def evaluate(
     from promptwise.tasks.metrics import majority_accuracy
 
     spec, examples = load_examples(read_config(adapter_folder(adapter)), **flags)
-    _quiet()
+    quiet()
     result: dict[str, float | int] = {
         **score(load_for_use(adapter, model, dtype, threads), spec, examples, batch_size, "scoring"),
         "majority": majority_accuracy([example.label for example in examples]),
@@ -136,7 +138,7 @@ def predict(
 
     spec_data = read_config(adapter_folder(adapter))["task"]
     inputs = input_texts(spec_data, texts, pairs, file, text_column, text_pair_column)
-    _quiet()
+    quiet()
     prompted = load_for_use(adapter, model, dtype, threads)
     write_predictions(prompted.predict_stream(inputs, batch_size), prompted.spec.labels, form, out)
 
@@ -174,38 +176,8 @@ def zero_shot(model: str, calibration: str, batch_size: int, as_json: bool, **fl
     config = config_from_mapping(TrainConfig, {**given(flags), "model": model, "head": "cloze"}, "flags")
     from promptwise.scoring import zero_shot_scores
 
-    _quiet()
+    quiet()
     _print_scores(zero_shot_scores(config, calibration, batch_size), as_json)
-
-
-@cli.group(cls=CommandGroup)
-def pretrain() -> None:
-    """Train what comes before any task."""
-
-
-@pretrain.command()
-@cloze_options
-@click.option("--overwrite", is_flag=True, help="Replace the run that --out holds.")
-@click.option("--resume", is_flag=True, help="Go on with the killed run that --out holds.")
-def cloze(overwrite: bool, resume: bool, **flags: Any) -> None:
-    """Give an encoder a language-model head, so that the cloze head and templates work on it.
-
-    The head and low-rank updates of the encoder are trained to fill masks in a text; use the result with --model DIR.
-
-    \b
-    promptwise pretrain cloze --corpus wiki.txt.gz --corpus reviews.jsonl --out runs/cloze
-    promptwise pretrain cloze --corpus Salesforce/wikitext:wikitext-103-raw-v1:train --out runs/cloze
-    """
-    config = config_from_mapping(ClozeConfig, given(flags), "flags")
-    from promptwise.pretraining.cloze import pretrain_cloze
-    from promptwise.run import is_main_process
-
-    _quiet()
-    metrics = pretrain_cloze(config, overwrite=overwrite, resume=resume)
-    if is_main_process():
-        from promptwise.tables import print_pretraining
-
-        print_pretraining(metrics, str(config.out))
 
 
 @cli.command()
@@ -246,7 +218,7 @@ def demo(out: Path, epochs: float | None) -> None:
     """
     from promptwise.demo import run_demo
 
-    _quiet()
+    quiet()
     run_demo(out, epochs)
 
 
@@ -274,15 +246,8 @@ def _print_scores(result: Mapping[str, float | int], as_json: bool) -> None:
         click.echo(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
 
 
-def _quiet() -> None:
-    """Keep the libraries' notes off the terminal; errors still show."""
-    import warnings
-
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=UserWarning, module="torch|accelerate|transformers")
+cli.add_command(compare)
+cli.add_command(pretrain)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from promptwise.run_folder import CARD_FILE, METRICS_FILE, RunFolder
 
 if TYPE_CHECKING:
     from promptwise.backbone import Backbone
+    from promptwise.batching import SharedFeatures
     from promptwise.tasks.data import TaskData
 
 RUN_FILE = "train_config.json"
@@ -31,7 +32,10 @@ def train(
     overwrite: bool = False,
     resume: bool = False,
     backbone: Backbone | None = None,
+    data: TaskData | None = None,
+    features: SharedFeatures | None = None,
     progress: bool = True,
+    score_test: bool = True,
 ) -> dict[str, Any]:
     """Run a configuration and write its folder.
 
@@ -40,7 +44,10 @@ def train(
         overwrite: Replace a run that the folder holds.
         resume: Go on with the run that the folder holds, to the same weights; a finished one is returned.
         backbone: A loaded backbone to use instead of ``config.model``'s.
+        data: The loaded data of ``config``, where several runs share it.
+        features: Tokenised data that several runs share.
         progress: Show a progress bar.
+        score_test: Whether to look at the test split at all.
 
     Returns:
         What ``metrics.json`` holds.
@@ -61,7 +68,7 @@ def train(
         if is_main_process():
             folder.remove_checkpoints()
         return finished
-    data = load_data(config)
+    data = data or load_data(config)
 
     from promptwise.model import PromptedModel
     from promptwise.placement import prepare_backbone
@@ -81,9 +88,18 @@ def train(
     if resume:
         folder.check_unchanged(found)
     model = PromptedModel(backbone, data.spec, config.prompt_config(), config.seed)
+    model.shared_features = features
     if is_main_process():
         folder.begin(config, found, resume)
-    metrics = fit(model, data, config.fit_config(), folder.trainer, resume=resume, progress=progress)
+    metrics = fit(
+        model,
+        data,
+        config.fit_config(),
+        folder.trainer,
+        resume=resume,
+        progress=progress,
+        score_test=score_test,
+    )
     if is_main_process():
         saved = save_adapter(model, folder.path)
         write_atomic(folder.path / CARD_FILE, model_card(saved, metrics, str(folder.path)))

@@ -22,6 +22,8 @@ from promptwise.tasks.readers import read_rows
 from promptwise.tasks.spec import TaskSpec, load_spec, task_names
 from promptwise.tasks.texts import iter_texts
 
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
 if TYPE_CHECKING:
     from promptwise.model import PromptedModel
     from promptwise.text_model import Prediction, TextModel
@@ -107,9 +109,31 @@ def score(
     progress: str | None = None,
 ) -> dict[str, float]:
     """The metrics of a task on examples, by name; ``progress`` is the title of a bar for long waits."""
-    choices = model.logits(model.features(examples), batch_size, progress).argmax(-1).tolist()
+    return score_choices(spec, examples, choose(model, examples, batch_size, progress))
+
+
+def choose(
+    model: TextModel, examples: Sequence[Example], batch_size: int = 64, progress: str | None = None
+) -> list[int]:
+    """The class that a model predicts for each example."""
+    choices: list[int] = model.logits(model.features(examples), batch_size, progress).argmax(-1).tolist()
+    return choices
+
+
+def score_choices(spec: TaskSpec, examples: Sequence[Example], choices: Sequence[int]) -> dict[str, float]:
+    """The metrics of a task, by name, of predicted classes."""
     labels, groups = [example.label for example in examples], [example.group for example in examples]
-    return compute(spec.metrics, choices, labels, groups, len(spec.labels))
+    return compute(spec.metrics, list(choices), labels, groups, len(spec.labels))
+
+
+def packed_choices(choices: Sequence[int]) -> str:
+    """Predicted classes as one character each; empty where there are too many classes."""
+    return "".join(_DIGITS[choice] for choice in choices) if max(choices, default=0) < len(_DIGITS) else ""
+
+
+def unpacked_choices(packed: str) -> list[int]:
+    """The classes of :func:`packed_choices`."""
+    return [_DIGITS.index(digit) for digit in packed]
 
 
 def zero_shot_scores(config: TrainConfig, calibration: str, batch_size: int = 64) -> dict[str, float | int]:

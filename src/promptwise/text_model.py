@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from promptwise.backbone import Backbone
-from promptwise.batching import chunks, collate, encode_examples
+from promptwise.batching import SharedFeatures, chunks, collate, encode_examples
 from promptwise.errors import ConfigError
 from promptwise.heads.base import Head
 from promptwise.instance import Instance
@@ -40,6 +40,7 @@ class TextModel(nn.Module):
     backbone: Backbone
     head: Head
     input_format: InputFormat
+    shared_features: SharedFeatures | None = None
 
     @property
     def device(self) -> torch.device:
@@ -80,6 +81,8 @@ class TextModel(nn.Module):
 
     def features(self, examples: Sequence[Example]) -> list[Features]:
         """Tokenised inputs with their labels, as :meth:`collate` takes them."""
+        if self.shared_features is not None:
+            return self.shared_features.of(self.input_format, examples)
         return encode_examples(self.input_format, examples)
 
     def collate(self, rows: Sequence[Features]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,7 +22,7 @@ from promptwise.environment import peak_memory, versions
 from promptwise.errors import ConfigError, DataError, OutputError, TrainingError, UnknownNameError
 from promptwise.files import write_json
 from promptwise.progress import ProgressBar
-from promptwise.scoring import score
+from promptwise.scoring import choose, packed_choices, score_choices
 from promptwise.tasks.metrics import compute, get_metric, majority_accuracy
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def fit(
     *,
     resume: bool = False,
     progress: bool = True,
+    score_test: bool = True,
 ) -> dict[str, Any]:
     """Train a model, load its best checkpoint, and score the test split once.
 
@@ -113,6 +115,7 @@ def fit(
         output_dir: Folder of the checkpoints; a temporary one without it.
         resume: Go on from the last whole checkpoint in that folder.
         progress: Show a progress bar on standard error.
+        score_test: Whether to look at the test split at all; a search of settings does not.
 
     Returns:
         What ``metrics.json`` holds.
@@ -131,7 +134,7 @@ def fit(
             raise DataError(f"The {split} split of {data.spec.name} ({data.origin}) has no rows.")
     if output_dir is None:
         with tempfile.TemporaryDirectory() as folder:
-            return fit(model, data, config, folder, resume=resume, progress=progress)
+            return fit(model, data, config, folder, resume=resume, progress=progress, score_test=score_test)
     started = time.perf_counter()
     train_rows = model.features(data.train)
     model.prepare(train_rows)
@@ -145,10 +148,12 @@ def fit(
     trainer.run(checkpoint)
     train_seconds = time.perf_counter() - train_started
     shown = progress and trainer.is_world_process_zero()
+    choices = choose(model, data.test, progress="scoring test" if shown else None) if score_test else []
     metrics = {
         "task": data.spec.name,
-        "test": score(model, data.spec, data.test, progress="scoring test" if shown else None),
-        "validation": score(model, data.spec, data.validation, progress="scoring validation" if shown else None),
+        "test": score_choices(data.spec, data.test, choices) if score_test else {},
+        "test_choices": packed_choices(choices),
+        "validation": _best_validation(trainer, data.spec.metrics),
         "majority": majority_accuracy([example.label for example in data.test]),
         "seed": config.seed,
         "steps": trainer.state.global_step,
@@ -250,6 +255,13 @@ def make_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _best_validation(trainer: PromptTrainer, names: Sequence[str]) -> dict[str, float]:
+    """The validation metrics of the checkpoint that was loaded."""
+    best = [entry for entry in trainer.state.log_history if entry["step"] == trainer.state.best_global_step]
+    scores = next(entry for entry in best if f"eval_{names[0]}" in entry)
+    return {name: scores[f"eval_{name}"] for name in names}
 
 
 def _find_best_again(checkpoint: Path) -> None:

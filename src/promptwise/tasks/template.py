@@ -42,6 +42,13 @@ class InputFormat:
     max_tokens: int
     hard_prompt: str = ""
 
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """All that features depend on besides the tokenizer and the texts."""
+        template = self.spec.template if self.cloze else ""
+        paired = self.spec.text_pair is not None
+        return (template, paired, self.mask_token_id, self.token_types, self.max_tokens, self.hard_prompt)
+
     def fixed_tokens(self) -> int:
         """How many tokens an input has besides its texts."""
         pair = "" if self.spec.text_pair else None

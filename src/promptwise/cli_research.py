@@ -1,0 +1,86 @@
+"""The commands of research: pretraining and experiments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from promptwise.config import ClozeConfig, config_from_mapping
+from promptwise.flags import CommandGroup, cloze_options, given
+from promptwise.quiet import quiet
+
+
+@click.command()
+@click.argument("file", type=Path, metavar="SPEC.yaml")
+@click.option("--out", type=Path, metavar="DIR", help="Folder of the records. [default: runs/NAME]")
+@click.option(
+    "--data-dir", type=Path, metavar="DIR", help="Folder with a folder for each task, read instead of the Hub."
+)
+@click.option("--model", metavar="NAME", help="Backbone of all runs.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, help="Runs side by side. [default: 1]")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each; by default the cores shared out.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, with a time estimate from finished runs, and stop.")
+@click.option("--retry-failed", is_flag=True, help="Do failed runs again too.")
+def compare(
+    file: Path,
+    out: Path | None,
+    data_dir: Path | None,
+    model: str | None,
+    jobs: int,
+    threads: int | None,
+    dry_run: bool,
+    retry_failed: bool,
+) -> None:
+    """Run a grid of methods, tasks, settings and seeds, and keep a record of each run.
+
+    Stopped anywhere, the same command goes on: finished runs are kept, and half-finished ones resume.
+
+    \b
+    promptwise compare heads.yaml --data-dir data --jobs 2
+    promptwise compare heads.yaml --dry-run
+    """
+    from promptwise.experiments.compare import compare as run
+
+    quiet()
+    run(
+        file,
+        out,
+        data_root=data_dir,
+        overrides={} if model is None else {"model": model},
+        jobs=jobs,
+        threads=threads,
+        dry_run=dry_run,
+        retry_failed=retry_failed,
+    )
+
+
+@click.group(cls=CommandGroup)
+def pretrain() -> None:
+    """Train what comes before any task."""
+
+
+@pretrain.command()
+@cloze_options
+@click.option("--overwrite", is_flag=True, help="Replace the run that --out holds.")
+@click.option("--resume", is_flag=True, help="Go on with the killed run that --out holds.")
+def cloze(overwrite: bool, resume: bool, **flags: Any) -> None:
+    """Give an encoder a language-model head, so that the cloze head and templates work on it.
+
+    The head and low-rank updates of the encoder are trained to fill masks in a text; use the result with --model DIR.
+
+    \b
+    promptwise pretrain cloze --corpus wiki.txt.gz --corpus reviews.jsonl --out runs/cloze
+    promptwise pretrain cloze --corpus Salesforce/wikitext:wikitext-103-raw-v1:train --out runs/cloze
+    """
+    config = config_from_mapping(ClozeConfig, given(flags), "flags")
+    from promptwise.pretraining.cloze import pretrain_cloze
+    from promptwise.run import is_main_process
+
+    quiet()
+    metrics = pretrain_cloze(config, overwrite=overwrite, resume=resume)
+    if is_main_process():
+        from promptwise.tables import print_pretraining
+
+        print_pretraining(metrics, str(config.out))

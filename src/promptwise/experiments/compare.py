@@ -1,0 +1,64 @@
+"""``promptwise compare``: from the file of an experiment to its records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from promptwise.errors import ConfigError, OutputError
+from promptwise.experiments.engine import Engine, default_threads
+from promptwise.experiments.plan import Plan
+from promptwise.experiments.record import read_records
+from promptwise.experiments.spec import read_experiment
+from promptwise.experiments.status import Display, overview, print_plan
+from promptwise.experiments.worker import RECORDS
+from promptwise.tables import console
+
+
+def compare(
+    file: Path,
+    out: Path | None = None,
+    *,
+    data_root: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    jobs: int = 1,
+    threads: int | None = None,
+    dry_run: bool = False,
+    retry_failed: bool = False,
+) -> Plan:
+    """Run what is missing of an experiment.
+
+    Args:
+        file: The experiment.
+        out: Folder of records and runs; by default ``runs/NAME``.
+        data_root: Folder with a folder for each task.
+        overrides: Settings that win over those of the file.
+        jobs: Processes side by side.
+        threads: CPU threads of each; by default the cores divided by the jobs.
+        dry_run: Print the plan and do nothing.
+        retry_failed: Do failed runs again too.
+
+    Returns:
+        The plan with all records.
+
+    Raises:
+        ConfigError: The experiment cannot work.
+        OutputError: The folder cannot be written.
+    """
+    if data_root is not None and not data_root.is_dir():
+        raise ConfigError(f"--data-dir {data_root} does not exist.")
+    experiment = read_experiment(file, data_root=data_root, overrides=overrides)
+    out = out or Path("runs") / experiment.name
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file; --out names a folder.")
+    plan = Plan(experiment, read_records(out / RECORDS), retry_failed)
+    if dry_run:
+        print_plan(plan, jobs)
+        return plan
+    with Display(plan) as display:
+        engine = Engine(plan, out, jobs, threads or default_threads(jobs), display)
+        engine.run()
+    console.print(overview(engine), highlight=False)
+    console.print(f"Records are in {out / RECORDS}.", highlight=False)
+    return plan

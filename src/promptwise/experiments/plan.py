@@ -1,0 +1,170 @@
+"""What an experiment still has to do, given the records that there are."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from promptwise.config import TrainConfig
+from promptwise.experiments.record import Record, run_id
+from promptwise.experiments.spec import Cell, Experiment, settings_of
+from promptwise.experiments.worker import Run, Shared, data_settings
+
+Kind = Literal["finished", "failed", "cancelled", "missing"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that is wanted.
+
+    Attributes:
+        cell: Its place in the table.
+        seed: Its seed.
+        lr: Its learning rate; ``None`` for the method's own.
+        purpose: ``result`` or ``search``.
+    """
+
+    cell: Cell
+    seed: int
+    lr: float | None
+    purpose: Literal["result", "search"]
+
+
+class Plan:
+    """The runs of an experiment in the order that they are done in, and their records.
+
+    First seeds come first, so that a stopped experiment says something about every cell. A cell's results wait for
+    its search of the learning rate.
+
+    Args:
+        experiment: What is wanted.
+        records: What there is, by id.
+        retry_failed: Do failed runs again.
+    """
+
+    def __init__(self, experiment: Experiment, records: dict[str, Record], retry_failed: bool = False) -> None:
+        self.experiment, self.records, self.retry_failed = experiment, records, retry_failed
+        self._tried: set[str] = set()
+        self._fingerprints: dict[str, str] = {}
+        self._shared = Shared()
+
+    def planned(self) -> Iterator[Planned]:
+        """Every run that is wanted and can be named yet: results of a cell appear when its rate is known."""
+        searches = [
+            Planned(cell, seed, rate, "search")
+            for seed in self.experiment.search_seeds
+            for cell in self.experiment.cells
+            for rate in cell.rates
+        ]
+        yield from searches
+        most = max(len(cell.seeds) for cell in self.experiment.cells)
+        for place in range(most):
+            for cell in self.experiment.cells:
+                if place < len(cell.seeds) and (not cell.rates or self.best_rate(cell) is not None):
+                    yield Planned(cell, cell.seeds[place], self.best_rate(cell), "result")
+
+    def best_rate(self, cell: Cell) -> float | None:
+        """The learning rate with the best mean validation score; ``None`` until all of a cell's search is done.
+
+        Of equal ones the lowest is taken. A rate whose runs failed takes no part.
+        """
+        means: dict[float, float] = {}
+        for rate in sorted(cell.rates):
+            records = [self.record(Planned(cell, seed, rate, "search")) for seed in self.experiment.search_seeds]
+            if any(record is None or record.status == "cancelled" for record in records):
+                return None
+            scores = [_first(record.metrics["validation"]) for record in records if record and record.metrics]
+            if len(scores) == len(records):
+                means[rate] = statistics.mean(scores)
+        return max(means, key=lambda rate: means[rate]) if means else None
+
+    def record(self, planned: Planned) -> Record | None:
+        """The record of a run, if there is one."""
+        return self.records.get(self.run(planned).id)
+
+    def kind(self, planned: Planned) -> Kind:
+        """How a run stands."""
+        record = self.record(planned)
+        return "missing" if record is None else record.status
+
+    def run(self, planned: Planned) -> Run:
+        """A planned run with its id."""
+        config = planned.cell.config(planned.seed, planned.lr)
+        return Run(
+            id=run_id({**settings_of(config), "purpose": planned.purpose}, self._fingerprint(config)),
+            experiment=self.experiment.name,
+            task=planned.cell.task,
+            method=planned.cell.label,
+            purpose=planned.purpose,
+            config=config,
+            keep_adapter=self.experiment.keep_adapters and planned.purpose == "result",
+        )
+
+    def next_run(self, running: Sequence[Run]) -> Run | None:
+        """The next run to start; ``None`` when there is none for now."""
+        busy = {run.id for run in running}
+        for planned in self.planned():
+            run = self.run(planned)
+            if run.id not in busy and run.id not in self._tried and self._is_open(run.id):
+                return run
+        return None
+
+    def add(self, record: Record) -> None:
+        """Take the record of a run that ended."""
+        self.records[record.id] = record
+        self._tried.add(record.id)
+
+    def remaining(self) -> list[TrainConfig]:
+        """Configurations of all runs that are still to do, those that wait for a search included."""
+        open_runs = []
+        for planned in self.every():
+            run = self.run(planned)
+            if run.id not in self._tried and self._is_open(run.id):
+                open_runs.append(run.config)
+        return open_runs
+
+    def counts(self) -> dict[Kind, int]:
+        """How many runs stand how."""
+        kinds = [self.kind(planned) for planned in self.every()]
+        return {kind: kinds.count(kind) for kind in ("finished", "failed", "cancelled", "missing")}
+
+    def estimate(self, config: TrainConfig) -> float | None:
+        """Seconds that a run will take: the mean of finished runs that are alike; ``None`` before there is any."""
+        finished = [record for record in self.records.values() if record.status == "finished"]
+        for names in (("task", "data_dir", "base", "strategy", "head"), ("task", "data_dir"), ()):
+            alike: list[float] = [
+                record.metrics["time"]["total_s"]
+                for record in finished
+                if all(record.settings.get(name) == getattr(config, name) for name in names)
+            ]
+            if alike:
+                return statistics.mean(alike)
+        return None
+
+    def every(self) -> Iterator[Planned]:
+        """Every run, with the first rate of the search in place of one that is not known yet."""
+        yield from self.planned()
+        for cell in self.experiment.cells:
+            if cell.rates and self.best_rate(cell) is None:
+                for seed in cell.seeds:
+                    yield Planned(cell, seed, cell.rates[0], "result")
+
+    def _is_open(self, run: str) -> bool:
+        record = self.records.get(run)
+        if record is None or record.status == "cancelled":
+            return True
+        return record.status == "failed" and self.retry_failed
+
+    def _fingerprint(self, config: TrainConfig) -> str:
+        """The fingerprint of a configuration's data, which is read once."""
+        key = repr(data_settings(config))
+        if key not in self._fingerprints:
+            self._fingerprints[key] = self._shared.data(config).fingerprint
+        return self._fingerprints[key]
+
+
+def _first(scores: dict[str, float]) -> float:
+    """The first metric of a task, which is the one that decides."""
+    return float(next(iter(scores.values())))

@@ -1,0 +1,119 @@
+"""What a person sees of an experiment under way: how far it is, how long it takes, and the best so far."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from promptwise.experiments.engine import Engine, seconds_left
+from promptwise.experiments.plan import Plan
+from promptwise.tables import console, plain_table
+
+
+class Display:
+    """A table that is drawn anew on a terminal, and a line for each run that ends elsewhere."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.live = Live(console=console, refresh_per_second=2, transient=False) if console.is_terminal else None
+        self._printed = 0.0
+        self._seen: set[str] = {key for key, record in plan.records.items() if record.status == "finished"}
+
+    def __enter__(self) -> Display:
+        if self.live is not None:
+            self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def __call__(self, engine: Engine) -> None:
+        """Show how the engine stands."""
+        if self.live is not None:
+            if time.monotonic() - self._printed > 0.5:
+                self.live.update(Group(overview(engine), best_so_far(self.plan)))
+                self._printed = time.monotonic()
+            return
+        for key, record in self.plan.records.items():
+            if key in self._seen or record.status == "cancelled":
+                continue
+            self._seen.add(key)
+            what = f"{record.task}, {record.method}, seed {record.seed}"
+            if record.lr is not None:
+                what += f", lr {record.lr:g}"
+            shown = _scores(record.metrics, record.purpose) if record.metrics else record.error.strip().splitlines()[-1]
+            console.print(f"{record.status}: {what}: {shown}", highlight=False, markup=False)
+
+
+def overview(engine: Engine) -> Text:
+    """One line of numbers, and a line for each run under way."""
+    counts, running = engine.plan.counts(), engine.running
+    total = sum(counts.values())
+    left = seconds_left(engine.plan, running, engine.jobs)
+    parts = [f"{engine.plan.experiment.name}: {counts['finished']} of {total} runs finished"]
+    parts += [f"{counts[kind]} {kind}" for kind in ("failed", "cancelled") if counts[kind]]
+    parts.append("time left unknown" if left is None else f"about {duration(left)} left")
+    lines = [", ".join(parts)]
+    lines += [
+        f"  {duration(since)}  {run.task}, {run.method}, seed {run.config.seed}"
+        + (" (search)" if run.purpose == "search" else "")
+        for run, since in running
+    ]
+    return Text("\n".join(lines))
+
+
+def best_so_far(plan: Plan) -> Table:
+    """The best mean of each task among the cells that have a result."""
+    table = plain_table("task", "best so far", "mean", "seeds")
+    for task in dict.fromkeys(cell.task for cell in plan.experiment.cells):
+        means: dict[str, list[float]] = {}
+        for record in plan.records.values():
+            if record.task == task and record.purpose == "result" and record.status == "finished":
+                means.setdefault(record.method, []).append(float(next(iter(record.metrics["test"].values()))))
+        if means:
+            best = max(means, key=lambda method: statistics.mean(means[method]))
+            table.add_row(task, best, f"{statistics.mean(means[best]):.4f}", str(len(means[best])))
+        else:
+            table.add_row(task, "-", "-", "0")
+    return table
+
+
+def print_plan(plan: Plan, jobs: int) -> None:
+    """The plan of a dry run: cells with their runs, and a time estimate from finished runs."""
+    table = plain_table("task", "method", "seeds", "learning rates", "finished", "failed", "cancelled", "missing")
+    cells: dict[tuple[str, str], dict[str, int]] = {}
+    for planned in plan.every():
+        row = cells.setdefault((planned.cell.task, planned.cell.label), {})
+        kind = plan.kind(planned)
+        row[kind] = row.get(kind, 0) + 1
+    for cell in plan.experiment.cells:
+        row = cells[cell.task, cell.label]
+        rates = ", ".join(f"{rate:g}" for rate in cell.rates) or "own"
+        counts = [str(row.get(kind, 0)) for kind in ("finished", "failed", "cancelled", "missing")]
+        table.add_row(cell.task, cell.label, ", ".join(map(str, cell.seeds)), rates, *counts)
+    console.print(table)
+    left = seconds_left(plan, [], jobs)
+    remaining = len(plan.remaining())
+    how_long = "unknown before a run has finished" if left is None else f"about {duration(left)} with {jobs} at a time"
+    console.print(f"{remaining} runs to do; time: {how_long}.", highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _scores(metrics: Any, purpose: str) -> str:
+    split = "test" if purpose == "result" else "validation"
+    return ", ".join(f"{split} {name} {value:.4f}" for name, value in metrics[split].items())

@@ -1,0 +1,257 @@
+"""``promptwise compare``: a grid of runs, their records, and going on after any end."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from promptwise.experiments.plan import Plan
+from promptwise.experiments.record import read_records
+from promptwise.experiments.spec import read_experiment
+from tests.integration.command import contents, fails, ok, promptwise, read_json
+
+MakeSpec = Callable[..., Path]
+SAME = ("id", "status", "experiment", "task", "method", "purpose", "seed", "lr", "settings", "choices", "error", "code")
+SAME_METRICS = ("test", "validation", "steps", "best_step", "parameters", "data", "backbone", "config")
+
+
+@pytest.fixture
+def make_spec(tickets: Path, tiny: Path, tmp_path: Path) -> MakeSpec:
+    """Write the file of a small experiment; what is given wins."""
+
+    def make(**more: Any) -> Path:
+        values = {
+            "name": "small",
+            "settings": {"model": str(tiny), "epochs": 1, "length": 4, "batch_size": 8, "dtype": "fp32"},
+            "tasks": {"tickets": {"data": str(tickets), "text_column": "body", "label_column": "team"}},
+            "methods": {
+                "prompt tuning": {"base": "prompt", "strategy": "shared"},
+                "probe": {"strategy": "none"},
+            },
+            "seeds": [0, 1],
+            **more,
+        }
+        file = tmp_path / "spec.yaml"
+        file.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        return file
+
+    return make
+
+
+@pytest.fixture
+def make_long(make_spec: MakeSpec) -> Callable[[], Path]:
+    """Write the file of an experiment whose runs take minutes."""
+
+    def make() -> Path:
+        settings = yaml.safe_load(make_spec().read_text(encoding="utf-8"))["settings"]
+        return make_spec(settings={**settings, "epochs": 4000}, seeds=[0])
+
+    return make
+
+
+def records_of(out: Path) -> dict[str, dict[str, Any]]:
+    """The records of a folder as they are in the files."""
+    return {file.stem: read_json(file) for file in (out / "records").glob("*.json")}
+
+
+def without_time(record: dict[str, Any]) -> dict[str, Any]:
+    """What must not depend on how often a run was stopped."""
+    return {**{key: record[key] for key in SAME}, **{key: record["metrics"].get(key) for key in SAME_METRICS}}
+
+
+def test_a_grid_leaves_a_record_for_each_run_and_is_done_once(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """Methods x grid x seeds runs leave as many records; the same command again changes no file."""
+    file, out = make_spec(grid={"length": [2, 4]}), tmp_path / "out"
+    printed = ok("compare", file, "--out", out, "--threads", 1).out
+    records = records_of(out)
+    assert len(records) == 2 * 2 * 2
+    assert {record["status"] for record in records.values()} == {"finished"}
+    assert {record["method"] for record in records.values()} == {
+        f"{method}, length {length}" for method in ("prompt tuning", "probe") for length in (2, 4)
+    }
+    for record in records.values():
+        assert len(record["choices"]) == record["metrics"]["data"]["rows"]["test"]
+        assert record["metrics"]["versions"]["torch"]
+        assert record["metrics"]["config"]["lr"] == record["lr"] == 0.01
+    assert printed.count("finished: tickets") == 8
+    assert "8 of 8 runs finished" in printed
+    assert not list((out / "runs").iterdir())
+    before = contents(out)
+    assert "8 of 8 runs finished" in ok("compare", file, "--out", out).out
+    assert contents(out) == before
+
+
+def test_the_learning_rate_is_chosen_on_validation_data(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """Search runs never see the test split, and results use the rate with the best validation score."""
+    file = make_spec(
+        methods={
+            "searched": {"strategy": "none"},
+            "fixed": {"strategy": "none", "lr": 0.02, "lr_search": []},
+        },
+        lr_search={"values": [1e-6, 0.05], "seeds": [0]},
+    )
+    out = tmp_path / "out"
+    ok("compare", file, "--out", out, "--threads", 1)
+    records = list(records_of(out).values())
+    search = [record for record in records if record["purpose"] == "search"]
+    assert sorted(record["lr"] for record in search) == [1e-6, 0.05]
+    assert all(record["metrics"]["test"] == {} and record["choices"] == "" for record in search)
+    best = max(search, key=lambda record: (record["metrics"]["validation"]["accuracy"], -record["lr"]))["lr"]
+    results = {(record["method"], record["lr"]) for record in records if record["purpose"] == "result"}
+    assert results == {("searched", best), ("fixed", 0.02)}
+
+
+def test_a_failed_run_is_recorded_and_the_others_go_on(make_spec: MakeSpec, tmp_path: Path, tiny: Path) -> None:
+    """A method that cannot work leaves its message; it is done again only when that is asked for."""
+    file = make_spec(methods={"broken": {"base": "prompt", "length": 60}, "probe": {"strategy": "none"}}, seeds=[0])
+    out = tmp_path / "out"
+    printed = ok("compare", file, "--out", out, "--threads", 1).out
+    assert "1 failed" in printed
+    by_method = {record["method"]: record for record in records_of(out).values()}
+    assert by_method["probe"]["status"] == "finished"
+    assert by_method["broken"]["status"] == "failed"
+    assert "--length" in by_method["broken"]["error"]
+    assert "--length" in printed
+    before = contents(out / "records")
+    ok("compare", file, "--out", out, "--threads", 1)
+    assert contents(out / "records") == before
+    assert "failed: tickets, broken" in ok("compare", file, "--out", out, "--threads", 1, "--retry-failed").out
+
+
+def test_two_jobs_give_the_same_records(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """Side by side or one after the other, records are the same."""
+    file = make_spec()
+    ok("compare", file, "--out", tmp_path / "one", "--threads", 1)
+    ok("compare", file, "--out", tmp_path / "two", "--jobs", 2, "--threads", 1)
+    one, two = records_of(tmp_path / "one"), records_of(tmp_path / "two")
+    assert {key: without_time(value) for key, value in one.items()} == {
+        key: without_time(value) for key, value in two.items()
+    }
+
+
+def test_a_dry_run_does_nothing(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """The plan names each cell, and an estimate once a run like it has finished."""
+    file, out = make_spec(), tmp_path / "out"
+    printed = ok("compare", file, "--out", out, "--dry-run").out
+    assert "4 runs to do; time: unknown" in printed
+    assert not out.exists()
+    ok("compare", make_spec(seeds=[0]), "--out", out, "--threads", 1)
+    printed = ok("compare", make_spec(), "--out", out, "--dry-run").out
+    assert "2 runs to do; time: about" in printed
+
+
+def start(file: Path, out: Path) -> subprocess.Popen[bytes]:
+    """Start the real command in a group of processes of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "promptwise", "compare", str(file), "--out", str(out), "--threads", "1"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        start_new_session=True,
+    )
+
+
+def run_and_stop(file: Path, out: Path, after: float, how: signal.Signals) -> int:
+    """Start the real command, stop it after some seconds if it has not ended, and give its exit code."""
+    process = start(file, out)
+    try:
+        process.wait(after)
+    except subprocess.TimeoutExpired:
+        # Ctrl-C reaches every process of a terminal's group; a kill reaches the one that is meant.
+        os.killpg(process.pid, how) if how == signal.SIGINT else process.send_signal(how)
+    return process.wait(60)
+
+
+def check_equal_after_kills(file: Path, tmp_path: Path, kills: int) -> None:
+    """SIGKILL at random moments loses no finished run, and the end is that of an undisturbed experiment."""
+    ok("compare", file, "--out", tmp_path / "undisturbed", "--threads", 1)
+    out, moments = tmp_path / "killed", random.Random(0)
+    finished: dict[str, Any] = {}
+    for _ in range(kills):
+        run_and_stop(file, out, moments.uniform(3, 14), signal.SIGKILL)
+        now = {key: record for key, record in records_of(out).items() if record["status"] == "finished"}
+        assert {key: now.get(key) for key in finished} == finished
+        finished = now
+    ok("compare", file, "--out", out, "--threads", 1)
+    one, two = records_of(tmp_path / "undisturbed"), records_of(out)
+    assert {key: without_time(value) for key, value in one.items()} == {
+        key: without_time(value) for key, value in two.items()
+    }
+
+
+def test_sigkill_loses_nothing(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """Three kills of a small experiment."""
+    check_equal_after_kills(make_spec(), tmp_path, 3)
+
+
+@pytest.mark.slow
+def test_sigkill_at_twenty_moments_loses_nothing(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """Twenty kills of an experiment with a search."""
+    file = make_spec(lr_search={"values": [0.001, 0.01, 0.05]}, seeds=[0, 1, 2, 3], grid={"length": [2, 4]})
+    check_equal_after_kills(file, tmp_path, 20)
+
+
+def test_ctrl_c_cancels_and_the_same_command_goes_on(make_long: Callable[[], Path], tmp_path: Path) -> None:
+    """What was under way is recorded as cancelled, and counts as still to do."""
+    file, out = make_long(), tmp_path / "out"
+    assert run_and_stop(file, out, 12, signal.SIGINT) == 130
+    assert [record["status"] for record in records_of(out).values()] == ["cancelled"]
+    plan = Plan(read_experiment(file), read_records(out / "records"))
+    assert plan.counts() == {"finished": 0, "failed": 0, "cancelled": 1, "missing": 1}
+    assert len(plan.remaining()) == 2
+
+
+def test_an_engine_that_is_killed_leaves_no_worker(make_long: Callable[[], Path], tmp_path: Path) -> None:
+    """Workers end with the engine, so that nothing writes beside its successor."""
+    process = start(make_long(), tmp_path / "out")
+    time.sleep(10)
+    process.kill()
+    process.wait(60)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.2)
+    raise AssertionError("a worker outlived its engine")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"methods": {"a": {"strateggy": "shared"}}}, ["method a", "'strateggy'", "'strategy'"]),
+        ({"methods": {"a": {"strategy": "shred"}}}, ["shred", "shared"]),
+        ({"seeds": []}, ["seeds", "at least one"]),
+        ({"tasks": {}}, ["tasks is missing"]),
+        ({"grid": {"lenght": [1]}}, ["grid", "'lenght'", "'length'"]),
+        ({"sedes": [1]}, ["'sedes'", "'seeds'"]),
+        ({"settings": {"seed": 3}}, ["settings", "'seed'"]),
+        ({"lr_search": {"rates": [1]}}, ["lr_search", "'rates'"]),
+    ],
+)
+def test_a_malformed_experiment_is_refused_before_anything_runs(
+    make_spec: MakeSpec, tmp_path: Path, change: dict[str, Any], says: list[str]
+) -> None:
+    """The message names the place and the word; nothing is written."""
+    fails(2, "compare", make_spec(**change), "--out", tmp_path / "out", says=says)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_foreign_file_among_the_records(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """A file that is no record is named rather than passed over."""
+    (tmp_path / "out" / "records").mkdir(parents=True)
+    (tmp_path / "out" / "records" / "notes.json").write_text("[]")
+    result = promptwise("compare", make_spec(), "--out", tmp_path / "out")
+    assert result.code == 1
+    assert "notes.json is no record" in result.error
