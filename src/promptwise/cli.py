@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from promptwise import __version__
-from promptwise.cli_research import compare, pretrain
+from promptwise.cli_research import compare, pretrain, report
 from promptwise.config import CALIBRATIONS, TrainConfig, config_from_mapping
 from promptwise.errors import ConfigError, PromptwiseError
 from promptwise.flags import CommandGroup, Name, adapter_options, config_options, given, known_tasks
@@ -247,6 +247,7 @@ def _print_scores(result: Mapping[str, float | int], as_json: bool) -> None:
 
 
 cli.add_command(compare)
+cli.add_command(report)
 cli.add_command(pretrain)
 
 

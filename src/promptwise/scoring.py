@@ -131,11 +131,6 @@ def packed_choices(choices: Sequence[int]) -> str:
     return "".join(_DIGITS[choice] for choice in choices) if max(choices, default=0) < len(_DIGITS) else ""
 
 
-def unpacked_choices(packed: str) -> list[int]:
-    """The classes of :func:`packed_choices`."""
-    return [_DIGITS.index(digit) for digit in packed]
-
-
 def zero_shot_scores(config: TrainConfig, calibration: str, batch_size: int = 64) -> dict[str, float | int]:
     """The metrics of a task's template and label words, with nothing tuned.
 

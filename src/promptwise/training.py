@@ -153,6 +153,7 @@ def fit(
         "task": data.spec.name,
         "test": score_choices(data.spec, data.test, choices) if score_test else {},
         "test_choices": packed_choices(choices),
+        "test_labels": packed_choices([example.label for example in data.test]) if score_test else "",
         "validation": _best_validation(trainer, data.spec.metrics),
         "majority": majority_accuracy([example.label for example in data.test]),
         "seed": config.seed,

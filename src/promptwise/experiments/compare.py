@@ -10,10 +10,13 @@ from promptwise.errors import ConfigError, OutputError
 from promptwise.experiments.engine import Engine, default_threads
 from promptwise.experiments.plan import Plan
 from promptwise.experiments.record import read_records
-from promptwise.experiments.spec import read_experiment
+from promptwise.experiments.spec import layout_of, read_experiment
 from promptwise.experiments.status import Display, overview, print_plan
 from promptwise.experiments.worker import RECORDS
+from promptwise.files import write_json
 from promptwise.tables import console
+
+LAYOUT = "experiment.json"
 
 
 def compare(
@@ -56,6 +59,7 @@ def compare(
     if dry_run:
         print_plan(plan, jobs)
         return plan
+    write_json(out / LAYOUT, layout_of(experiment))
     with Display(plan) as display:
         engine = Engine(plan, out, jobs, threads or default_threads(jobs), display)
         engine.run()

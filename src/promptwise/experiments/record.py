@@ -42,6 +42,7 @@ class Record:
         settings: All settings that its result depends on.
         metrics: What ``metrics.json`` of the run holds, without history and predictions; empty unless finished.
         choices: Predicted class of each test example, a digit or letter each; empty beyond 36 classes.
+        labels: Its true class.
         error: Why it failed.
         code: Version of the code.
     """
@@ -57,6 +58,7 @@ class Record:
     settings: Mapping[str, Any]
     metrics: Mapping[str, Any] = field(default_factory=dict)
     choices: str = ""
+    labels: str = ""
     error: str = ""
     code: str = CODE_VERSION
     format: int = FORMAT

@@ -10,6 +10,7 @@ A file looks like this; every setting is one of ``promptwise train``::
       cb: {seeds: [0, 1, 2, 3, 4]}
     methods:
       prompt tuning: {base: prompt, strategy: shared}
+      random IPT: {base: prompt, strategy: random, against: prompt tuning}
       fine-tuning: {strategy: none, tune_backbone: true, lr_search: [2e-5, 5e-5, 1e-4]}
     grid: {head: [classifier, cloze]}
     seeds: [0, 1, 2]
@@ -31,7 +32,7 @@ from promptwise.config import TrainConfig, config_from_mapping
 from promptwise.errors import ConfigError
 
 _KEYS = ("name", "description", "settings", "tasks", "methods", "grid", "seeds", "lr_search", "keep_adapters")
-_OWN = {"task": ("seeds",), "method": ("lr_search",)}
+_OWN = {"task": ("seeds",), "method": ("lr_search", "against")}
 _RUN_KEYS = ("seed", "out", "lr")
 
 
@@ -46,6 +47,7 @@ class Cell:
         settings: All settings of a run but seed, learning rate and folder.
         seeds: Seeds of the runs that are reported.
         rates: Learning rates to choose from; empty where there is nothing to search.
+        against: The method that a report compares it with.
     """
 
     task: str
@@ -54,11 +56,20 @@ class Cell:
     settings: Mapping[str, Any] = field(hash=False)
     seeds: tuple[int, ...] = ()
     rates: tuple[float, ...] = ()
+    against: str | None = None
 
     @property
     def label(self) -> str:
         """The method with the grid's choice, as tables name it."""
-        return ", ".join([self.method, *(f"{key} {value}" for key, value in self.grid)])
+        return self._named(self.method)
+
+    @property
+    def opponent(self) -> str | None:
+        """The label of the cell that a report compares it with: another method under the same choice of the grid."""
+        return None if self.against is None else self._named(self.against)
+
+    def _named(self, method: str) -> str:
+        return ", ".join([method, *(f"{key} {value}" for key, value in self.grid)])
 
     def config(self, seed: int, lr: float | None) -> TrainConfig:
         """The configuration of a run of this cell.
@@ -146,10 +157,14 @@ def experiment_from(
                     grid=tuple(chosen.items()),
                     settings=settings,
                     seeds=tuple(int(seed) for seed in _list(of_task.get("seeds", seeds), f"{where}: {task}: seeds")),
+                    against=of_method.get("against"),
                     rates=tuple(float(rate) for rate in _list(rates, f"{where}: {method}: lr_search", empty=True)),
                 )
             )
+    methods = {cell.method for cell in cells}
     for cell in cells:
+        if cell.against is not None and cell.against not in methods:
+            raise ConfigError(f"{where}: method {cell.method}: against {cell.against!r} is no method of this file.")
         for rate in cell.rates or (None,):
             cell.config(cell.seeds[0], rate)
     return Experiment(
@@ -159,6 +174,18 @@ def experiment_from(
         search_seeds=tuple(int(seed) for seed in _list(search.get("seeds", [0]), f"{where}: lr_search: seeds")),
         keep_adapters=bool(values.get("keep_adapters", False)),
     )
+
+
+def layout_of(experiment: Experiment) -> dict[str, Any]:
+    """What a report needs to know besides the records: which cells there are, and in which order."""
+    return {
+        "name": experiment.name,
+        "description": experiment.description,
+        "cells": [
+            {"task": cell.task, "method": cell.label, "seeds": list(cell.seeds), "against": cell.opponent}
+            for cell in experiment.cells
+        ],
+    }
 
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:

@@ -128,8 +128,9 @@ def perform(run: Run, out: Path, shared: Shared) -> Record:
         message = str(error) if isinstance(error, PromptwiseError) else traceback.format_exc()
         record = run.record("failed", error=message)
     else:
-        kept = {key: value for key, value in metrics.items() if key not in ("history", "test_choices")}
-        record = run.record("finished", metrics=kept, choices=metrics["test_choices"])
+        apart = ("history", "test_choices", "test_labels")
+        kept = {key: value for key, value in metrics.items() if key not in apart}
+        record = run.record("finished", metrics=kept, choices=metrics["test_choices"], labels=metrics["test_labels"])
     record.write(out / RECORDS)
     if record.status == "finished" and not run.keep_adapter:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Tables of experiments, made from their records alone."""

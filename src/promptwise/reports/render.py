@@ -1,0 +1,174 @@
+"""A report table as Markdown, LaTeX and one self-contained HTML page."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+
+from promptwise.reports.significance import Comparison
+from promptwise.reports.table import NOT_SIGNIFICANT, Entry, ReportTable
+
+
+def markdown(table: ReportTable) -> str:
+    """The report in Markdown."""
+    return "\n".join(
+        [
+            f"# {table.title}",
+            "",
+            *([table.description, ""] if table.description else []),
+            "| method | " + " | ".join(table.columns) + " |",
+            "|---" * (len(table.columns) + 1) + "|",
+            *(
+                f"| {method} | " + " | ".join(_cell(entry, _bold_markdown) for entry in entries) + " |"
+                for method, entries in table.rows
+            ),
+            "",
+            *(line for note in table.notes for line in (note, "")),
+            *_differences_markdown(table),
+        ]
+    )
+
+
+def latex(table: ReportTable) -> str:
+    """The table in LaTeX, for the package booktabs."""
+    rows = [
+        f"{_tex(method)} & " + " & ".join(_cell(entry, _bold_latex, _tex) for entry in entries) + r" \\"
+        for method, entries in table.rows
+    ]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            r"\begin{tabular}{l" + "r" * len(table.columns) + "}",
+            r"\toprule",
+            "method & " + " & ".join(map(_tex, table.columns)) + r" \\",
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\caption{{{_tex(' '.join((table.description, *table.notes)).strip())}}}",
+            rf"\label{{tab:{''.join(c if c.isalnum() else '-' for c in table.title)}}}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def page(table: ReportTable) -> str:
+    """The report as one HTML page that needs no other file."""
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in ("method", *table.columns))
+    body = "".join(
+        f"<tr><th>{html.escape(method)}</th>"
+        + "".join(f"<td>{_cell(entry, _bold_html, html.escape)}</td>" for entry in entries)
+        + "</tr>"
+        for method, entries in table.rows
+    )
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in table.notes)
+    differences = "".join(
+        f"<tr><td>{html.escape(task)}</td><th>{html.escape(method)}</th><td>{html.escape(other)}</td>"
+        + "".join(f"<td>{html.escape(value)}</td>" for value in _numbers(comparison))
+        + "</tr>"
+        for task, method, other, comparison in table.comparisons
+    )
+    if differences:
+        heads = "".join(f"<th>{name}</th>" for name in _DIFFERENCE_HEADS)
+        differences = f"<h2>Differences</h2><table><thead><tr>{heads}</tr></thead><tbody>{differences}</tbody></table>"
+    return _PAGE.format(
+        title=html.escape(table.title),
+        description=html.escape(table.description),
+        table=f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>",
+        notes=notes,
+        differences=differences,
+    )
+
+
+_DIFFERENCE_HEADS = ("task", "method", "against", "difference", "95% interval", "p", "seeds", "examples")
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #111; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }}
+th, td {{ padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ccc; vertical-align: top; }}
+th:first-child, tbody th {{ text-align: left; font-weight: normal; }}
+thead th {{ border-bottom: 2px solid #111; font-weight: 600; }}
+small {{ display: block; color: #555; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p>{description}</p>
+{table}
+{notes}
+{differences}
+</body>
+</html>
+"""
+
+
+def _cell(entry: Entry, bold: Callable[[str], str], escape: Callable[[str], str] = str) -> str:
+    text = escape(entry.text)
+    text = bold(text) if entry.best else text
+    if entry.marked:
+        text += escape(NOT_SIGNIFICANT)
+    if not entry.note:
+        return text
+    note = escape(entry.note)
+    return f"{text}<small>{note}</small>" if bold is _bold_html else f"{text} ({note})"
+
+
+def _bold_markdown(text: str) -> str:
+    return f"**{text}**"
+
+
+def _bold_latex(text: str) -> str:
+    return rf"\textbf{{{text}}}"
+
+
+def _bold_html(text: str) -> str:
+    return f"<b>{text}</b>"
+
+
+_TEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "±": r"$\pm$",
+        NOT_SIGNIFICANT: r"$^{\circ}$",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+    }
+)
+
+
+def _tex(text: str) -> str:
+    return text.translate(_TEX)
+
+
+def _differences_markdown(table: ReportTable) -> list[str]:
+    if not table.comparisons:
+        return []
+    return [
+        "## Differences",
+        "",
+        "| " + " | ".join(_DIFFERENCE_HEADS) + " |",
+        "|---" * len(_DIFFERENCE_HEADS) + "|",
+        *(
+            f"| {task} | {method} | {other} | " + " | ".join(_numbers(comparison)) + " |"
+            for task, method, other, comparison in table.comparisons
+        ),
+        "",
+    ]
+
+
+def _numbers(comparison: Comparison) -> list[str]:
+    return [
+        f"{100 * comparison.difference:+.1f}" + ("" if comparison.significant else NOT_SIGNIFICANT),
+        f"{100 * comparison.low:+.1f} to {100 * comparison.high:+.1f}",
+        f"{comparison.p:.3f}" if comparison.p >= 0.001 else "< 0.001",
+        str(comparison.seeds),
+        f"{comparison.examples:,}",
+    ]

@@ -1,0 +1,133 @@
+"""The records of an experiment as a table of cells: a task, a method, and what its seeds gave."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from promptwise.errors import OutputError
+from promptwise.experiments.compare import LAYOUT
+from promptwise.experiments.record import Record, read_records
+from promptwise.experiments.worker import RECORDS
+
+
+@dataclass(frozen=True)
+class ResultCell:
+    """What the seeds of a method gave on a task.
+
+    Attributes:
+        task: The task's entry.
+        method: The method with the grid's choice.
+        seeds: Seeds that were planned.
+        against: The method that it is compared with.
+        records: Records by seed; a planned seed without one is missing.
+    """
+
+    task: str
+    method: str
+    seeds: tuple[int, ...]
+    against: str | None
+    records: Mapping[int, Record]
+
+    @property
+    def finished(self) -> list[Record]:
+        """The records of finished runs, in the order of the seeds."""
+        records = [self.records.get(seed) for seed in self.seeds]
+        return [record for record in records if record is not None and record.status == "finished"]
+
+    @property
+    def scores(self) -> list[float]:
+        """The first metric on the test split, by seed."""
+        return [float(next(iter(record.metrics["test"].values()))) for record in self.finished]
+
+    @property
+    def mean(self) -> float | None:
+        """The mean of the scores; ``None`` without any."""
+        return statistics.mean(self.scores) if self.scores else None
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation of the scores over seeds; ``None`` below two."""
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else None
+
+    @property
+    def gaps(self) -> str:
+        """The planned runs that have no result, by how they stand; empty where there are none."""
+        kinds = [self.records[seed].status if seed in self.records else "missing" for seed in self.seeds]
+        counted = [(kinds.count(kind), kind) for kind in ("failed", "cancelled", "missing")]
+        return ", ".join(f"{count} {kind}" for count, kind in counted if count)
+
+
+@dataclass(frozen=True)
+class Results:
+    """An experiment with its cells.
+
+    Attributes:
+        name: Its name.
+        description: One line.
+        tasks: In the order of its file.
+        methods: In the order of its file.
+        cells: By task and method.
+    """
+
+    name: str
+    description: str
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    cells: Mapping[tuple[str, str], ResultCell]
+
+    def of_task(self, task: str) -> list[ResultCell]:
+        """The cells of a task."""
+        return [self.cells[task, method] for method in self.methods if (task, method) in self.cells]
+
+    def any_record(self, task: str) -> Record | None:
+        """A finished record of a task."""
+        return next((record for cell in self.of_task(task) for record in cell.finished), None)
+
+
+def read_results(folder: Path) -> Results:
+    """Read the folder of an experiment.
+
+    Raises:
+        OutputError: It holds no experiment, or a file was altered.
+    """
+    file = folder / LAYOUT
+    if not file.is_file():
+        raise OutputError(f"{folder} holds no experiment: {LAYOUT} is missing. Name the --out of `promptwise compare`.")
+    try:
+        layout = json.loads(file.read_text(encoding="utf-8"))
+        cells = layout["cells"]
+        return Results(
+            name=layout["name"],
+            description=layout["description"],
+            tasks=tuple(dict.fromkeys(cell["task"] for cell in cells)),
+            methods=tuple(dict.fromkeys(cell["method"] for cell in cells)),
+            cells=_cells(cells, list(read_records(folder / RECORDS).values())),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{file} cannot be read ({error}). Run `promptwise compare` on the folder again.") from error
+
+
+def _cells(layout: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> dict[tuple[str, str], ResultCell]:
+    found: dict[tuple[str, str], dict[int, Record]] = {}
+    for record in records:
+        if record.purpose == "result":
+            seeds = found.setdefault((record.task, record.method), {})
+            known = seeds.get(record.seed)
+            # After a change of settings a folder may hold two runs of one seed; a finished one says more.
+            if known is None or known.status != "finished":
+                seeds[record.seed] = record
+    return {
+        (cell["task"], cell["method"]): ResultCell(
+            cell["task"],
+            cell["method"],
+            tuple(cell["seeds"]),
+            cell["against"],
+            found.get((cell["task"], cell["method"]), {}),
+        )
+        for cell in layout
+    }

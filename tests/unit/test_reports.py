@@ -1,0 +1,172 @@
+"""Reports: numbers from records alone, gaps in sight, and marks that mean what they say."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from promptwise.errors import OutputError
+from promptwise.experiments.record import Record
+from promptwise.reports.render import latex, markdown, page
+from promptwise.reports.results import read_results
+from promptwise.reports.significance import bootstrap
+from promptwise.reports.table import make_table
+from promptwise.reports.write import write_report
+
+TASKS, METHODS, SEEDS = ("films", "news_1"), ("plain", "ours & theirs"), (0, 1, 2)
+EXAMPLES = 400
+
+
+def choices(right: float, seed: int) -> str:
+    """Predictions of which a share is right, where the true class is 1."""
+    generator = np.random.default_rng(seed)
+    return "".join("1" if generator.random() < right else "0" for _ in range(EXAMPLES))
+
+
+def record(task: str, method: str, seed: int, right: float) -> Record:
+    """A finished record."""
+    packed = choices(right, 100 * seed + len(method))
+    accuracy = packed.count("1") / EXAMPLES
+    metrics: dict[str, Any] = {
+        "test": {"accuracy": accuracy},
+        "validation": {"accuracy": accuracy},
+        "majority": 0.5,
+        "parameters": {"tuned": 1000 + len(task), "backbone": 10**6, "share": 0.001},
+        "data": {"rows": {"train": 50, "validation": 5, "test": EXAMPLES}},
+        "time": {"train_s": 12.4, "total_s": 13.0},
+        "backbone": {"name": "tiny"},
+    }
+    return Record(
+        id=f"{task}{method}{seed}".replace(" ", "").replace("&", ""),
+        status="finished",
+        experiment="trial",
+        task=task,
+        method=method,
+        purpose="result",
+        seed=seed,
+        lr=0.01,
+        settings={},
+        metrics=metrics,
+        choices=packed,
+        labels="1" * EXAMPLES,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An experiment with a large difference on one task, none on the other, a failed and a missing run."""
+    cells = [
+        {"task": task, "method": method, "seeds": list(SEEDS), "against": None if method == "plain" else "plain"}
+        for task in TASKS
+        for method in METHODS
+    ]
+    layout = {"name": "trial", "description": "A trial.", "cells": cells}
+    (tmp_path / "experiment.json").write_text(json.dumps(layout), encoding="utf-8")
+    for seed in SEEDS:
+        record("films", "plain", seed, 0.6).write(tmp_path / "records")
+        record("films", "ours & theirs", seed, 0.9).write(tmp_path / "records")
+        record("news_1", "plain", seed, 0.7).write(tmp_path / "records")
+    record("news_1", "ours & theirs", 0, 0.7).write(tmp_path / "records")
+    failed = Record(
+        id="failed",
+        status="failed",
+        experiment="trial",
+        task="news_1",
+        method="ours & theirs",
+        purpose="result",
+        seed=1,
+        lr=0.01,
+        settings={},
+        error="no memory",
+    )
+    failed.write(tmp_path / "records")
+    return tmp_path
+
+
+def test_means_and_spreads_are_those_of_the_records(folder: Path) -> None:
+    """A cell shows the mean and the standard deviation of its seeds in percent; the best of a column is marked."""
+    results = read_results(folder)
+    scores = results.cells["films", "plain"].scores
+    table = make_table(results)
+    rows = dict(table.rows)
+    films = rows["plain"][0]
+    assert films.text == f"{100 * np.mean(scores):.1f} ± {100 * np.std(scores, ddof=1):.1f}"
+    assert not films.best
+    assert rows["ours & theirs"][0].best
+    assert rows["majority class"][0].text == "50.0"
+    assert "train 50, test 400" in table.columns[0]
+    assert rows["plain"][2].text == "1,005 to 1,006 (0.10%)"
+
+
+def test_gaps_are_visible(folder: Path) -> None:
+    """Failed and missing runs of a cell are counted in it, and a cell without results has a dash."""
+    entry = dict(make_table(read_results(folder)).rows)["ours & theirs"][1]
+    assert entry.note == "1 seed; 1 failed, 1 missing"
+    for file in (folder / "records").glob("films*plain*"):
+        file.unlink()
+    empty = dict(make_table(read_results(folder)).rows)["plain"][0]
+    assert (empty.text, empty.note) == ("-", "3 missing")
+
+
+def test_the_mark_is_on_differences_that_are_not_significant(folder: Path) -> None:
+    """Thirty points on 400 examples are significant, and nothing on one seed of equal methods is."""
+    table = make_table(read_results(folder))
+    rows = dict(table.rows)
+    assert not rows["ours & theirs"][0].marked
+    assert rows["ours & theirs"][1].marked
+    found = {task: comparison for task, _, _, comparison in table.comparisons}
+    assert found["films"].significant
+    assert found["films"].seeds == 3
+    assert found["news_1"].seeds == 1
+
+
+def test_published_figures_are_marked_as_theirs(folder: Path) -> None:
+    """The paper's figure stands in the small print, and a note says whose it is."""
+    table = make_table(read_results(folder), {"plain": {"films": 62.0}})
+    assert dict(table.rows)["plain"][0].note == "paper 62"
+    assert any("theirs and not ours" in note for note in table.notes)
+
+
+def test_the_bootstrap_covers_what_it_should() -> None:
+    """Of experiments in which two methods are equally good, about one in twenty is called significant."""
+    generator = np.random.default_rng(1)
+    wrong = 0
+    for _ in range(200):
+        one, other = (generator.random((3, 300)) < 0.7 for _ in range(2))
+        wrong += bootstrap(one.astype(np.int8) - other.astype(np.int8), replicates=400).significant
+    assert wrong / 200 < 0.1
+    strong = bootstrap(np.tile(np.array([1] * 40 + [-1] * 5 + [0] * 255, dtype=np.int8), (3, 1)))
+    assert strong.significant
+    assert strong.low > 0
+    assert strong.difference == pytest.approx(35 / 300)
+
+
+def test_three_formats(folder: Path) -> None:
+    """Markdown rows have as many columns, LaTeX escapes signs, HTML is one page that parses and needs no other."""
+    table = make_table(read_results(folder))
+    lines = [line for line in markdown(table).splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in lines[:5]} == {len(table.columns) + 2}
+    tex = latex(table)
+    assert r"ours \\& theirs".replace("\\\\", "\\") in tex
+    assert r"news\_1" in tex
+    assert r"\textbf{" in tex
+    assert "°" not in tex
+    text = page(table)
+    assert "ours &amp; theirs" in text
+    assert "http" not in text
+    parser = html.parser.HTMLParser()
+    parser.feed(text)
+    parser.close()
+    assert [file.name for file in write_report(folder)] == ["report.md", "report.tex", "report.html"]
+    assert (folder / "report.html").read_text(encoding="utf-8") == text
+
+
+def test_a_folder_without_an_experiment(tmp_path: Path) -> None:
+    """The message names the file that is missing and the command that writes it."""
+    with pytest.raises(OutputError, match=r"experiment\.json is missing.*promptwise compare"):
+        read_results(tmp_path)
