@@ -113,7 +113,7 @@ def test_the_learning_rate_is_chosen_on_validation_data(make_spec: MakeSpec, tmp
 
 def test_a_failed_run_is_recorded_and_the_others_go_on(make_spec: MakeSpec, tmp_path: Path, tiny: Path) -> None:
     """A method that cannot work leaves its message; it is done again only when that is asked for."""
-    file = make_spec(methods={"broken": {"base": "prompt", "length": 60}, "probe": {"strategy": "none"}}, seeds=[0])
+    file = make_spec(methods={"broken": {"base": "prompt", "length": 64}, "probe": {"strategy": "none"}}, seeds=[0])
     out = tmp_path / "out"
     printed = ok("compare", file, "--out", out, "--threads", 1).out
     assert "1 failed" in printed

@@ -59,7 +59,8 @@ def overview(engine: Engine) -> Text:
     left = seconds_left(engine.plan, running, engine.jobs)
     parts = [f"{engine.plan.experiment.name}: {counts['finished']} of {total} runs finished"]
     parts += [f"{counts[kind]} {kind}" for kind in ("failed", "cancelled") if counts[kind]]
-    parts.append("time left unknown" if left is None else f"about {duration(left)} left")
+    if left != 0.0:
+        parts.append("time left unknown" if left is None else f"about {duration(left)} left")
     lines = [", ".join(parts)]
     lines += [
         f"  {duration(since)}  {run.task}, {run.method}, seed {run.config.seed}"
