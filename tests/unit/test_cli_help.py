@@ -7,14 +7,18 @@ import sys
 from dataclasses import fields
 
 import pytest
+from click import Group
 from click.testing import CliRunner
 
 from promptwise.cli import cli
-from promptwise.config import DTYPES, POOLINGS, TrainConfig, flag_name
+from promptwise.config import DTYPES, POOLINGS, ClozeConfig, TrainConfig, flag_name
 from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES
 from promptwise.tasks import task_names
 
-COMMANDS = ("train", "evaluate", "predict", "info", "tasks", "strategies", "demo")
+COMMANDS = (
+    *("train", "evaluate", "predict", "zero-shot", "info", "tasks", "strategies", "demo"),
+    *("compare", "report", "pretrain"),
+)
 WIDE = {"terminal_width": 1000, "max_content_width": 1000}
 HEAVY = ("torch", "transformers", "datasets", "numpy", "accelerate", "pyarrow", "safetensors")
 
@@ -57,6 +61,14 @@ def test_train_has_a_flag_for_every_setting() -> None:
         assert flag in text
 
 
+def test_pretraining_has_a_flag_for_every_setting() -> None:
+    """Every field of ``ClozeConfig`` is a flag of ``pretrain cloze`` with its help."""
+    text = help_of("pretrain", "cloze")
+    for setting in fields(ClozeConfig):
+        assert f"{flag_name(setting.name)} " in text
+        assert " ".join(setting.metadata["help"].split()) in text
+
+
 def test_the_help_names_the_choices_that_exist() -> None:
     """The names in the help are those of the registries."""
     text = help_of("train")
@@ -76,15 +88,19 @@ def test_using_an_adapter_has_the_same_flags(command: str) -> None:
 
 def test_commands_named_in_the_help_exist() -> None:
     """Lines of the help that show a command use flags which that command has."""
+    groups = [command for command in cli.commands.values() if isinstance(command, Group)]
+    commands = [*cli.commands.values(), *(inner for group in groups for inner in group.commands.values())]
     shown = [
         line.split()
-        for command in COMMANDS
-        for line in str(cli.commands[command].help).splitlines()
+        for command in commands
+        for line in str(command.help).splitlines()
         if line.strip().startswith("promptwise ")
     ]
-    assert len(shown) >= 4
+    assert len(shown) >= 10
     for words in shown:
         command = cli.commands[words[1]]
+        if isinstance(command, Group):
+            command = command.commands[words[2]]
         flags = {flag for parameter in command.params for flag in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= flags
         if "--task" in words:
