@@ -157,7 +157,7 @@ def test_resuming_with_other_settings_is_refused(
         run_until(same, STEPS_PER_EPOCH + 1)
     before = contents(folder)
     other: tuple[Any, ...] = ("--lr", 0.5, "--seed", 7, "--base", "prompt")
-    says = ("--lr was 0.01 and is 0.5", "--seed was 0 and is 7", "--base was 'prefix' and is 'prompt'")
+    says = ("--lr was None and is 0.5", "--seed was 0 and is 7", "--base was 'prefix' and is 'prompt'")
     fails(2, *same, "--resume", *other, says=says)
     assert contents(folder) == before
 
