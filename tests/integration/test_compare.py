@@ -161,14 +161,20 @@ def start(file: Path, out: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def run_and_stop(file: Path, out: Path, after: float, how: signal.Signals) -> int:
+def wait_for_a_run(out: Path) -> None:
+    """Wait until a run of an experiment is under way."""
+    deadline = time.monotonic() + 120
+    while not list(out.glob("runs/*/train_config.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def run_and_stop(file: Path, out: Path, after: float) -> int:
     """Start the real command, stop it after some seconds if it has not ended, and give its exit code."""
     process = start(file, out)
     try:
         process.wait(after)
     except subprocess.TimeoutExpired:
-        # Ctrl-C reaches every process of a terminal's group; a kill reaches the one that is meant.
-        os.killpg(process.pid, how) if how == signal.SIGINT else process.send_signal(how)
+        process.kill()
     return process.wait(60)
 
 
@@ -178,7 +184,7 @@ def check_equal_after_kills(file: Path, tmp_path: Path, kills: int) -> None:
     out, moments = tmp_path / "killed", random.Random(0)
     finished: dict[str, Any] = {}
     for _ in range(kills):
-        run_and_stop(file, out, moments.uniform(3, 14), signal.SIGKILL)
+        run_and_stop(file, out, moments.uniform(3, 14))
         now = {key: record for key, record in records_of(out).items() if record["status"] == "finished"}
         assert {key: now.get(key) for key in finished} == finished
         finished = now
@@ -204,7 +210,10 @@ def test_sigkill_at_twenty_moments_loses_nothing(make_spec: MakeSpec, tmp_path: 
 def test_ctrl_c_cancels_and_the_same_command_goes_on(make_long: Callable[[], Path], tmp_path: Path) -> None:
     """What was under way is recorded as cancelled, and counts as still to do."""
     file, out = make_long(), tmp_path / "out"
-    assert run_and_stop(file, out, 12, signal.SIGINT) == 130
+    process = start(file, out)
+    wait_for_a_run(out)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) == 130
     assert [record["status"] for record in records_of(out).values()] == ["cancelled"]
     plan = Plan(read_experiment(file), read_records(out / "records"))
     assert plan.counts() == {"finished": 0, "failed": 0, "cancelled": 1, "missing": 1}
@@ -214,7 +223,7 @@ def test_ctrl_c_cancels_and_the_same_command_goes_on(make_long: Callable[[], Pat
 def test_an_engine_that_is_killed_leaves_no_worker(make_long: Callable[[], Path], tmp_path: Path) -> None:
     """Workers end with the engine, so that nothing writes beside its successor."""
     process = start(make_long(), tmp_path / "out")
-    time.sleep(10)
+    wait_for_a_run(tmp_path / "out")
     process.kill()
     process.wait(60)
     deadline = time.monotonic() + 20
