@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from transformers.modeling_outputs import SequenceClassifierOutput
+from torch import Tensor
 
 from promptwise.assembly import (
     expect_no_backbone,
@@ -146,39 +145,10 @@ class PromptedModel(TextModel):
             self.backbone.eval()
         return self
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        text_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        mask_position: Tensor | None = None,
-        labels: Tensor | None = None,
-    ) -> SequenceClassifierOutput:
-        """Logits and, with labels, the mean cross-entropy (paper, section 1).
-
-        Args:
-            input_ids: ``[B, T]``, padded on either side.
-            attention_mask: ``[B, T]``, 1 or ``True`` for real tokens.
-            text_mask: ``[B, T]``, the tokens of the input's own text, which the strategy reads; all real tokens
-                without it.
-            token_type_ids: ``[B, T]``.
-            mask_position: ``[B]``, the column of the mask token.
-            labels: ``[B]`` class indices.
-
-        Returns:
-            ``logits`` ``[B, C]`` in float32, and ``loss``.
-
-        Raises:
-            ConfigError: An input has more real tokens than the model has room for.
-        """
-        instance, token_types, mask_position = self.instance(
-            input_ids, attention_mask, text_mask, token_type_ids, mask_position
-        )
-        hidden = self.injector(self.backbone, instance, self.prompt(instance), token_types)
-        logits = self.head(self.backbone, hidden, instance.mask, mask_position)
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+    def hidden(self, instance: Instance, token_types: Tensor | None) -> Tensor:
+        """The last hidden state ``[B, T, H]`` with the prompt of each instance."""
+        hidden: Tensor = self.injector(self.backbone, instance, self.prompt(instance), token_types)
+        return hidden
 
     def prompt(self, instance: Instance) -> Prompt:
         """The prompt of each instance: vectors ``[B, K, W]`` and mask ``[B, K]``."""

@@ -48,8 +48,7 @@ def place(
     """A backbone that is ready to be prompted, or tuned; one that is loaded already stays where and as it is.
 
     Raises:
-        ConfigError: A loaded backbone, which may serve other models too, is asked for another dtype or device, or is
-            to be tuned although it is frozen, or the reverse.
+        ConfigError: Another dtype or device is asked of a loaded backbone, which may serve other models too.
     """
     if isinstance(backbone, str):
         return prepare_backbone(backbone, lm_head, dtype, device, trainable=trainable)

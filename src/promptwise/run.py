@@ -79,18 +79,9 @@ def train(
     backbone = backbone or prepare_backbone(
         config.model, HEADS.get(config.head).cloze, config.dtype, trainable=config.tune_backbone
     )
-    found = {
-        "data": data.fingerprint,
-        "backbone": backbone.fingerprint,
-        "compute dtype": str(backbone.compute_dtype),
-        "number of processes": process_count(),
-    }
-    if resume:
-        folder.check_unchanged(found)
     model = PromptedModel(backbone, data.spec, config.prompt_config(), config.seed)
     model.shared_features = features
-    if is_main_process():
-        folder.begin(config, found, resume)
+    folder.begin(config, {"data": data.fingerprint, **standing(backbone)}, resume, is_main_process())
     metrics = fit(
         model,
         data,
@@ -143,9 +134,13 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def process_count() -> int:
-    """How many processes share a run."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def standing(backbone: Backbone) -> dict[str, str]:
+    """What every run's result stands on besides its settings and its data, by the names that messages give it."""
+    return {
+        "backbone": backbone.fingerprint,
+        "compute dtype": str(backbone.compute_dtype),
+        "number of processes": os.environ.get("WORLD_SIZE", "1"),
+    }
 
 
 def is_main_process() -> bool:

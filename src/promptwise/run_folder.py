@@ -73,26 +73,30 @@ class RunFolder:
                 "it, or another --out."
             )
 
-    def begin(self, config: Any, found: Mapping[str, Any], resume: bool) -> None:
+    def begin(self, config: Any, found: Mapping[str, Any], resume: bool, main: bool) -> None:
         """Write the settings, and remove what would be mistaken for results of this run.
 
         Args:
             config: The run's configuration, a dataclass.
             found: What the run stands on, such as the fingerprint of its data, by the names that messages give it.
-            resume: Keep the checkpoints.
+            resume: Keep the checkpoints, of a run that stood on the same.
+            main: Whether this process writes the files; the others only look.
+
+        Raises:
+            ConfigError: The run to resume began with something else.
         """
+        if resume:
+            self._check_unchanged(found)
+        if not main:
+            return
         if not resume:
             # The products are replaced when their successors are whole.
             (self.path / METRICS_FILE).unlink(missing_ok=True)
             self.remove_checkpoints()
         write_json(self.path / self.settings_file, {**asdict(config), _FOUND: found})
 
-    def check_unchanged(self, found: Mapping[str, Any]) -> None:
-        """Make sure that what the run stands on is what it began with.
-
-        Raises:
-            ConfigError: Something is another one.
-        """
+    def _check_unchanged(self, found: Mapping[str, Any]) -> None:
+        """Make sure that what the run stands on is what it began with."""
         before = json.loads((self.path / self.settings_file).read_text(encoding="utf-8")).get(_FOUND, {})
         for name, value in found.items():
             if before.get(name) != value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from promptwise.backbone import Backbone
 from promptwise.batching import SharedFeatures, chunks, collate, encode_examples
@@ -33,8 +35,8 @@ class Prediction:
     probabilities: dict[str, float]
 
 
-class TextModel(nn.Module):
-    """A frozen backbone with a head for one task; a subclass has the ``forward`` that says what lies between."""
+class TextModel(nn.Module, ABC):
+    """A backbone with a head for one task; a subclass says what hidden state the head reads."""
 
     spec: TaskSpec
     backbone: Backbone
@@ -47,18 +49,28 @@ class TextModel(nn.Module):
         """Where the model is."""
         return self.backbone.device
 
-    def instance(
+    def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        text_mask: Tensor | None,
-        token_type_ids: Tensor | None,
-        mask_position: Tensor | None,
-    ) -> tuple[Instance, Tensor | None, Tensor | None]:
-        """The left-aligned instance of a batch, its token types ``[B, T]`` and its mask positions ``[B]``.
+        text_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        mask_position: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> SequenceClassifierOutput:
+        """Logits and, with labels, the mean cross-entropy (paper, section 1).
 
         Args:
-            input_ids: ``[B, T]``, padded on either side; the other arguments as in ``forward``.
+            input_ids: ``[B, T]``, padded on either side.
+            attention_mask: ``[B, T]``, 1 or ``True`` for real tokens.
+            text_mask: ``[B, T]``, the tokens of the input's own text, which the strategy reads; all real tokens
+                without it.
+            token_type_ids: ``[B, T]``.
+            mask_position: ``[B]``, the column of the mask token.
+            labels: ``[B]`` class indices.
+
+        Returns:
+            ``logits`` ``[B, C]`` in float32, and ``loss``.
 
         Raises:
             ConfigError: An input has more real tokens than the model has room for.
@@ -77,7 +89,18 @@ class TextModel(nn.Module):
             mask_position = mask.long().cumsum(1).gather(1, mask_position.unsqueeze(1)).squeeze(1) - 1
         if token_type_ids is not None:
             token_type_ids = token_type_ids.gather(1, order)
-        return instance, token_type_ids, mask_position
+        logits = self.scores(instance, self.hidden(instance, token_type_ids), mask_position)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    @abstractmethod
+    def hidden(self, instance: Instance, token_types: Tensor | None) -> Tensor:
+        """The last hidden state ``[B, T, H]`` of left-aligned inputs with token types ``[B, T]``."""
+
+    def scores(self, instance: Instance, hidden: Tensor, mask_position: Tensor | None) -> Tensor:
+        """Logits ``[B, C]`` of a hidden state; ``mask_position`` ``[B]`` is that of the left-aligned inputs."""
+        logits: Tensor = self.head(self.backbone, hidden, instance.mask, mask_position)
+        return logits
 
     def features(self, examples: Sequence[Example]) -> list[Features]:
         """Tokenised inputs with their labels, as :meth:`collate` takes them."""

@@ -17,7 +17,7 @@ from torch.utils.data import SequentialSampler
 from transformers import EvalPrediction, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from promptwise.config import PROMPT_LR, FitConfig, learning_rate
+from promptwise.config import PROMPT_LR, ClozeConfig, FitConfig, learning_rate
 from promptwise.environment import peak_memory, versions
 from promptwise.errors import ConfigError, DataError, OutputError, TrainingError, UnknownNameError
 from promptwise.files import write_json
@@ -208,35 +208,22 @@ def make_trainer(
         progress: Show a progress bar on standard error.
     """
     metric = get_metric(data.spec.metrics[0])
-    arguments = TrainingArguments(
-        output_dir=str(output_dir),
+    arguments = training_arguments(
+        config,
+        output_dir,
+        model.device,
         num_train_epochs=config.epochs,
         learning_rate=learning_rate(model.prompt_config, config),
-        per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=2 * config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation,
-        weight_decay=config.weight_decay,
-        warmup_steps=config.warmup,
-        seed=config.seed,
         eval_strategy="epoch",
         save_strategy="epoch",
-        save_total_limit=2,
         load_best_model_at_end=True,
         metric_for_best_model=metric.name,
         greater_is_better=metric.higher_is_better,
         logging_steps=10,
-        logging_nan_inf_filter=False,
-        report_to=config.report_to,
-        disable_tqdm=True,
         train_sampling_strategy="group_by_length",
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        use_cpu=model.device.type == "cpu",
-        label_names=["labels"],
-        ddp_find_unused_parameters=False,
     )
-    # Without a launcher Trainer would spread the model over every GPU of the machine with DataParallel.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
     groups = [example.group for example in data.validation]
 
     def scores(prediction: EvalPrediction) -> dict[str, float]:
@@ -256,6 +243,32 @@ def make_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def training_arguments(
+    config: FitConfig | ClozeConfig, output_dir: Path, device: torch.device, **own: Any
+) -> TrainingArguments:
+    """The arguments that every training here shares, with those of its own."""
+    arguments = TrainingArguments(
+        output_dir=str(output_dir),
+        per_device_train_batch_size=config.batch_size,
+        weight_decay=config.weight_decay,
+        warmup_steps=config.warmup,
+        seed=config.seed,
+        save_total_limit=2,
+        logging_nan_inf_filter=False,
+        report_to=config.report_to,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=device.type == "cpu",
+        label_names=["labels"],
+        ddp_find_unused_parameters=False,
+        **own,
+    )
+    # Without a launcher Trainer would spread the model over every GPU of the machine with DataParallel.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _best_validation(trainer: PromptTrainer, names: Sequence[str]) -> dict[str, float]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from promptwise.backbone import Backbone
 from promptwise.batching import input_format_for
@@ -15,6 +13,7 @@ from promptwise.config import CALIBRATIONS, PromptConfig
 from promptwise.errors import BackboneError, UnknownNameError
 from promptwise.heads.cloze import ClozeHead
 from promptwise.hub import DEFAULT_CLOZE_MODEL
+from promptwise.instance import Instance
 from promptwise.placement import place
 from promptwise.tasks.examples import Example
 from promptwise.tasks.spec import TaskSpec, load_spec
@@ -47,6 +46,8 @@ class ZeroShotModel(TextModel):
         UnknownNameError: There is no such calibration.
     """
 
+    prior: Tensor
+
     def __init__(
         self,
         backbone: Backbone,
@@ -69,8 +70,6 @@ class ZeroShotModel(TextModel):
         self.to(backbone.device)
         self.eval()
         self.prior = self._prior(calibration)
-
-    prior: Tensor
 
     @classmethod
     def from_backbone(
@@ -96,30 +95,20 @@ class ZeroShotModel(TextModel):
         spec = load_spec(task) if isinstance(task, str) else task
         return cls(place(backbone, True, dtype, device), spec, calibration, max_length)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        text_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        mask_position: Tensor | None = None,
-        labels: Tensor | None = None,
-    ) -> SequenceClassifierOutput:
-        """Calibrated logits ``[B, C]``; the arguments are those of :meth:`PromptedModel.forward`."""
-        instance, token_types, mask_position = self.instance(
-            input_ids, attention_mask, text_mask, token_type_ids, mask_position
-        )
-        hidden = self.backbone.run(instance, instance.embeddings, instance.mask, token_types=token_types)
-        logits = self.head(self.backbone, hidden, instance.mask, mask_position) - self.prior
-        loss = None if labels is None else torch.nn.functional.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+    def hidden(self, instance: Instance, token_types: Tensor | None) -> Tensor:
+        """See :meth:`TextModel.hidden`; nothing is put before or into the model."""
+        return self.backbone.run(instance, instance.embeddings, instance.mask, token_types=token_types)
+
+    def scores(self, instance: Instance, hidden: Tensor, mask_position: Tensor | None) -> Tensor:
+        """See :meth:`TextModel.scores`; calibrated."""
+        return super().scores(instance, hidden, mask_position) - self.prior
 
     def _prior(self, calibration: str) -> Tensor:
         """Log probability of each label ``[C]`` when the text says nothing, to be called without a prior."""
         texts: Sequence[str] = CONTENT_FREE[calibration]
         if not texts:
             return torch.zeros_like(self.prior)
-        second = None if self.spec.text_pair is None else ""
-        pairs: list[Any] = [Example(text, second if second is None else text, 0) for text in texts]
-        probabilities = torch.softmax(self.logits(self.features(pairs)), dim=-1)
+        paired = self.spec.text_pair is not None
+        examples = [Example(text, text if paired else None, 0) for text in texts]
+        probabilities = torch.softmax(self.logits(self.features(examples)), dim=-1)
         return probabilities.mean(0).log().to(self.device)

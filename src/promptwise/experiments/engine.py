@@ -61,7 +61,7 @@ class Engine:
                 busy = [worker for worker in self.workers if worker.run is not None]
                 if not busy:
                     return
-                for ready in wait([*(worker.connection for worker in busy)], timeout=1.0):
+                for ready in wait([worker.connection for worker in busy], timeout=1.0):
                     self._collect(next(worker for worker in busy if worker.connection is ready))
                 self.on_change(self)
         except KeyboardInterrupt:
@@ -124,8 +124,11 @@ def default_threads(jobs: int) -> int:
 
 def seconds_left(plan: Plan, running: list[tuple[Run, float]], jobs: int) -> float | None:
     """An estimate from finished runs; ``None`` before the first one."""
-    estimates = [plan.estimate(config) for config in plan.remaining()]
-    if not estimates or any(one is None for one in estimates):
-        return None if estimates else 0.0
+    left = 0.0
+    for config in plan.remaining():
+        estimate = plan.estimate(config)
+        if estimate is None:
+            return None
+        left += estimate
     done = sum(min(since, plan.estimate(run.config) or 0.0) for run, since in running)
-    return max(0.0, sum(one or 0.0 for one in estimates) - done) / jobs
+    return max(0.0, left - done) / jobs

@@ -48,6 +48,7 @@ class Plan:
         self.experiment, self.records, self.retry_failed = experiment, records, retry_failed
         self._tried: set[str] = set()
         self._fingerprints: dict[str, str] = {}
+        self._runs: dict[tuple[object, ...], Run] = {}
         self._shared = Shared()
 
     def planned(self) -> Iterator[Planned]:
@@ -91,6 +92,13 @@ class Plan:
 
     def run(self, planned: Planned) -> Run:
         """A planned run with its id."""
+        cell = planned.cell
+        key = (cell.task, cell.label, planned.seed, planned.lr, planned.purpose)
+        if key not in self._runs:
+            self._runs[key] = self._made(planned)
+        return self._runs[key]
+
+    def _made(self, planned: Planned) -> Run:
         config = planned.cell.config(planned.seed, planned.lr)
         return Run(
             id=run_id({**settings_of(config), "purpose": planned.purpose}, self._fingerprint(config)),

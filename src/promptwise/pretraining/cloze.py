@@ -24,7 +24,7 @@ from promptwise.pretraining.corpus import Corpus, read_corpus
 from promptwise.pretraining.evaluation import held_out_accuracy
 from promptwise.pretraining.masked_lm import SCALE, MaskedLM
 from promptwise.pretraining.trainer import make_trainer
-from promptwise.run import is_main_process, process_count, set_threads
+from promptwise.run import is_main_process, set_threads, standing
 from promptwise.run_folder import CARD_FILE, METRICS_FILE, RunFolder
 from promptwise.training import check_logger, last_checkpoint
 
@@ -78,16 +78,7 @@ def pretrain_cloze(
     with seeded(config.seed):
         model = MaskedLM(backbone, config.rank)
     earlier = _earlier(config.start_from, model)
-    found = {
-        "corpus": corpus.fingerprint,
-        "backbone": backbone.fingerprint,
-        "compute dtype": str(backbone.compute_dtype),
-        "number of processes": process_count(),
-    }
-    if resume:
-        folder.check_unchanged(found)
-    if is_main_process():
-        folder.begin(config, found, resume)
+    folder.begin(config, {"corpus": corpus.fingerprint, **standing(backbone)}, resume, is_main_process())
     trainer = make_trainer(model, train, held_out, config, folder.trainer, progress)
     checkpoint = last_checkpoint(folder.trainer) if resume else None
     # A resumed run has that score in its history.

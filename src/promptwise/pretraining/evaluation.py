@@ -36,19 +36,34 @@ def held_out_accuracy(
         blocks = replace(blocks, word_starts=torch.ones_like(blocks.word_starts))
     tokenizer = backbone.tokenizer
     mask = Masking(blocks, tokenizer.mask_token_id, ordinary_tokens(tokenizer), mask_rate, HELD_OUT_SEED)
-    transform, matrix, bias = lm_head_parts(backbone)
     total = torch.zeros(4)
     for rows in chunks([{"index": index, "block": index} for index in range(len(blocks))], batch_size):
         batch = {key: value.to(backbone.device) for key, value in mask(rows).items()}
-        with backbone.autocast():
-            hidden = backbone.base(input_ids=batch["input_ids"]).last_hidden_state.flatten(0, 1)[batch["positions"]]
-            logits = torch.nn.functional.linear(transform(hidden), matrix, bias)
+        logits = mask_logits(backbone, batch["input_ids"], batch["positions"])
         total += (
             counts(logits, batch["labels"], batch["positions"], batch["input_ids"], tokenizer.mask_token_id)
             .sum(0)
             .cpu()
         )
     return shares(total.tolist())
+
+
+def mask_logits(
+    backbone: Backbone, input_ids: Tensor, positions: Tensor, output_matrix: Tensor | None = None
+) -> Tensor:
+    """Logits ``[P, V]`` in float32 at some positions alone.
+
+    Args:
+        backbone: An encoder with its language-model head.
+        input_ids: ``[B, T]`` without padding.
+        positions: ``[P]`` in the flattened batch.
+        output_matrix: ``[V, .]`` in the compute dtype, to spare its cast; by default the head's own.
+    """
+    transform, matrix, bias = lm_head_parts(backbone)
+    with backbone.autocast():
+        hidden = backbone.base(input_ids=input_ids).last_hidden_state.flatten(0, 1)[positions]
+        logits = torch.nn.functional.linear(transform(hidden), matrix if output_matrix is None else output_matrix)
+    return logits.float() if bias is None else logits.float() + bias
 
 
 def counts(logits: Tensor, labels: Tensor, positions: Tensor, input_ids: Tensor, mask_token_id: int) -> Tensor:

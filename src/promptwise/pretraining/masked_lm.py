@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from promptwise.backbone import Backbone
 from promptwise.cloze_weights import ClozeWeights
 from promptwise.errors import ConfigError
-from promptwise.heads.cloze import lm_head_parts
 from promptwise.pretraining.blocks import IGNORED
-from promptwise.pretraining.evaluation import counts
+from promptwise.pretraining.evaluation import counts, mask_logits
 
 SCALE = 1.0
 
@@ -40,8 +39,8 @@ class MaskedLM(nn.Module):
         tied = backbone.base.get_input_embeddings().weight
         inside = {id(parameter) for parameter in backbone.base.parameters()}
         for name, parameter in backbone.model.named_parameters():
-            head = id(parameter) not in inside and parameter is not tied
-            parameter.requires_grad_(head or "lora_" in name)
+            # The word embeddings, which are the output matrix too, are inside.
+            parameter.requires_grad_(id(parameter) not in inside or "lora_" in name)
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
         self.register_buffer("output_matrix", tied.detach().to(backbone.compute_dtype), persistent=False)
@@ -58,11 +57,7 @@ class MaskedLM(nn.Module):
             ``loss``, the mean cross-entropy, and outside training ``counts`` ``[B, 4]``: of each block the right and
             all predictions, and those two at the mask token.
         """
-        transform, _, bias = lm_head_parts(self.backbone)
-        with self.backbone.autocast():
-            hidden = self.backbone.base(input_ids=input_ids).last_hidden_state.flatten(0, 1)[positions]
-            logits = nn.functional.linear(transform(hidden), self.output_matrix)
-        logits = logits.float() if bias is None else logits.float() + bias
+        logits = mask_logits(self.backbone, input_ids, positions, self.output_matrix)
         output = {"loss": nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED)}
         if not self.training:
             output["counts"] = counts(logits, labels, positions, input_ids, self.backbone.mask_token_id or 0)
@@ -117,8 +112,5 @@ class MaskedLM(nn.Module):
         updates = {
             name.replace(".default.", "."): value for name, value in base.named_parameters() if value.requires_grad
         }
-        inside = {id(value) for value in base.parameters()}
-        head = {
-            name: value for name, value in whole.named_parameters() if value.requires_grad and id(value) not in inside
-        }
+        head = {name: value for name, value in whole.named_parameters() if value.requires_grad and "lora_" not in name}
         return {name: value.detach() for name, value in {**updates, **head}.items()}

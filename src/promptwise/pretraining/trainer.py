@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from tqdm.auto import tqdm
-from transformers import EvalPrediction, TrainingArguments
+from transformers import EvalPrediction
 from transformers.trainer_callback import PrinterCallback
 
 from promptwise.config import ClozeConfig
@@ -16,7 +16,7 @@ from promptwise.pretraining.blocks import Blocks, Masking, Shuffled, ordinary_to
 from promptwise.pretraining.evaluation import HELD_OUT_SEED, shares
 from promptwise.pretraining.masked_lm import MaskedLM
 from promptwise.progress import ProgressBar
-from promptwise.training import PromptTrainer
+from promptwise.training import PromptTrainer, training_arguments
 
 _ELAPSED = "elapsed_s"
 
@@ -91,36 +91,22 @@ def make_trainer(
 ) -> ClozeTrainer:
     """The trainer: a checkpoint and a score every ``eval_tokens`` tokens, cosine schedule to zero."""
     tokenizer = model.backbone.tokenizer
-    on_cpu = model.backbone.device.type == "cpu"
-    arguments = TrainingArguments(
-        output_dir=str(output_dir),
+    arguments = training_arguments(
+        config,
+        output_dir,
+        model.backbone.device,
         learning_rate=config.lr,
         lr_scheduler_type="cosine",
-        warmup_steps=config.warmup,
-        weight_decay=config.weight_decay,
         adam_beta2=0.98,
-        per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.batch_size,
-        seed=config.seed,
         eval_strategy="steps",
         save_strategy="steps",
-        save_total_limit=2,
         logging_steps=50,
-        logging_nan_inf_filter=False,
-        report_to=config.report_to,
-        disable_tqdm=True,
         train_sampling_strategy="sequential",
-        remove_unused_columns=False,
-        label_names=["labels"],
-        use_cpu=on_cpu,
         torch_compile=config.compile,
-        dataloader_pin_memory=not on_cpu,
-        ddp_find_unused_parameters=False,
         # The frozen output matrix is a buffer, the same in every process.
         ddp_broadcast_buffers=False,
     )
-    # Without a launcher Trainer would spread the model over every GPU of the machine with DataParallel.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
     rows_per_step = config.batch_size * arguments.world_size
     tokens_per_step = rows_per_step * config.block_length
     arguments.max_steps = max(1, round(config.tokens / tokens_per_step))

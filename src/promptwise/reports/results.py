@@ -84,6 +84,11 @@ class Results:
         """The cells of a task."""
         return [self.cells[task, method] for method in self.methods if (task, method) in self.cells]
 
+    def best(self, task: str) -> ResultCell | None:
+        """The cell of a task with the highest mean."""
+        scored = [cell for cell in self.of_task(task) if cell.mean is not None]
+        return max(scored, key=lambda cell: cell.mean or 0.0) if scored else None
+
     def any_record(self, task: str) -> Record | None:
         """A finished record of a task."""
         return next((record for cell in self.of_task(task) for record in cell.finished), None)

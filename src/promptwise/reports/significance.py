@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,9 +81,3 @@ def _right(record: Record) -> np.ndarray:
     choices, labels = (np.frombuffer(text.encode(), dtype=np.uint8) for text in (record.choices, record.labels))
     right: np.ndarray = (choices == labels).astype(np.int8)
     return right
-
-
-def best_of(cells: Sequence[ResultCell]) -> ResultCell | None:
-    """The cell with the highest mean."""
-    scored = [cell for cell in cells if cell.mean is not None]
-    return max(scored, key=lambda cell: cell.mean or 0.0) if scored else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from promptwise.reports.results import ResultCell, Results
-from promptwise.reports.significance import Comparison, best_of, compare_cells
+from promptwise.reports.significance import Comparison, compare_cells
 
 MISSING = "-"
 NOT_SIGNIFICANT = "°"
@@ -61,7 +61,7 @@ def make_table(results: Results, published: Mapping[str, Mapping[str, float]] | 
     """
     published = published or {}
     comparisons = _comparisons(results)
-    best = {task: best_of(results.of_task(task)) for task in results.tasks}
+    best = {task: results.best(task) for task in results.tasks}
     majority = [Entry(_majority(results, task)) for task in results.tasks]
     rows = [("majority class", (*majority, Entry("0"), Entry("")))]
     for method in results.methods:
