@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from click import Group
+from click import Context, Group
 
 from promptwise.cli import cli
 
@@ -32,12 +32,18 @@ def test_readme_shows_commands() -> None:
 @pytest.mark.parametrize("line", shown_commands())
 def test_commands_of_the_readme_parse(line: str) -> None:
     """Each names a command and flags that exist, with values that are accepted."""
-    name, *arguments = shlex.split(line, comments=True)[1:]
-    command = cli.commands[name]
-    while isinstance(command, Group):
+    arguments = shlex.split(line, comments=True)[1:]
+    context = Context(cli, info_name="promptwise", **cli.context_settings)
+    while isinstance(context.command, Group):
         name, *arguments = arguments
-        command = command.commands[name]
-    assert command.make_context(name, arguments).params
+        inner = context.command.commands[name]
+        # A group's context would take the name of its command for an argument of its own.
+        context = (
+            Context(inner, info_name=name, parent=context)
+            if isinstance(inner, Group)
+            else inner.make_context(name, arguments, parent=context)
+        )
+    assert context.params
 
 
 def test_commands_page_is_up_to_date() -> None:
