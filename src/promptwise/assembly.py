@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from promptwise.backbone import Backbone
 from promptwise.config import PromptConfig
 from promptwise.errors import ConfigError
+from promptwise.knowledge import Knowledge, read_knowledge
 from promptwise.registry import STRATEGIES
 
 
@@ -26,7 +28,24 @@ def strategy_options(config: PromptConfig) -> dict[str, Any]:
         raise ConfigError(
             f"The strategy {config.strategy!r} asks for settings that do not exist: {', '.join(unknown)}."
         )
+    if config.knowledge is not None and "knowledge" not in names:
+        raise ConfigError(f"--knowledge would change nothing beside --strategy {config.strategy}; leave it out.")
     return {name: getattr(config, name) for name in names}
+
+
+def knowledge_of(config: PromptConfig, backbone: Backbone) -> Knowledge | None:
+    """The knowledge that a model starts from, which fits its backbone; ``None`` where it starts from none.
+
+    Raises:
+        KnowledgeError: It cannot be read, was made for other tokens, or lacks the encoder.
+    """
+    if config.knowledge is None:
+        return None
+    knowledge = read_knowledge(config.knowledge)
+    knowledge.check(backbone)
+    if "encoder" in STRATEGIES.get(config.strategy).options:
+        knowledge.network(config.encoder)
+    return knowledge
 
 
 def leave_out_backbone(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:

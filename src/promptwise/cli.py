@@ -15,11 +15,12 @@ import click
 
 from promptwise import __version__
 from promptwise.cli_research import compare, pretrain, report
-from promptwise.config import CALIBRATIONS, TrainConfig, config_from_mapping
+from promptwise.config import CALIBRATIONS, TrainConfig
 from promptwise.errors import ConfigError, PromptwiseError
 from promptwise.flags import CommandGroup, Name, adapter_options, config_options, given, known_tasks
 from promptwise.hub import DEFAULT_CLOZE_MODEL
 from promptwise.quiet import quiet
+from promptwise.settings import config_from_mapping
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

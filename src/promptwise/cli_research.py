@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from promptwise.config import ClozeConfig, config_from_mapping
-from promptwise.flags import CommandGroup, cloze_options, given
+from promptwise.config import ClozeConfig, KnowledgeConfig
+from promptwise.flags import CommandGroup, given, options_of
 from promptwise.quiet import quiet
+from promptwise.settings import config_from_mapping
 
 
 @click.command()
@@ -77,7 +78,7 @@ def pretrain() -> None:
 
 
 @pretrain.command()
-@cloze_options
+@options_of(ClozeConfig)
 @click.option("--overwrite", is_flag=True, help="Replace the run that --out holds.")
 @click.option("--resume", is_flag=True, help="Go on with the killed run that --out holds.")
 def cloze(overwrite: bool, resume: bool, **flags: Any) -> None:
@@ -99,3 +100,28 @@ def cloze(overwrite: bool, resume: bool, **flags: Any) -> None:
         from promptwise.tables import print_pretraining
 
         print_pretraining(metrics, str(config.out))
+
+
+@pretrain.command()
+@options_of(KnowledgeConfig)
+@click.option("--overwrite", is_flag=True, help="Replace the run that --out holds.")
+@click.option("--resume", is_flag=True, help="Go on with the killed run that --out holds.")
+def knowledge(overwrite: bool, resume: bool, **flags: Any) -> None:
+    """Train a table of token vectors and small networks to tell topics, for prompts to start from.
+
+    Use the result with --strategy pretrained or --strategy encoder, and --knowledge DIR.
+
+    \b
+    promptwise pretrain knowledge --corpus topics13 --out runs/knowledge
+    promptwise pretrain knowledge --corpus wiki_topic13 --data-dir data/wiki_topic13 --out runs/knowledge
+    """
+    config = config_from_mapping(KnowledgeConfig, given(flags), "flags")
+    from promptwise.pretraining.knowledge import pretrain_knowledge
+    from promptwise.run import is_main_process
+
+    quiet()
+    metrics = pretrain_knowledge(config, overwrite=overwrite, resume=resume)
+    if is_main_process():
+        from promptwise.tables import print_knowledge
+
+        print_knowledge(metrics, str(config.out))

@@ -2,66 +2,46 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
-from difflib import get_close_matches
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields
 
-from promptwise.errors import ConfigError, UnknownNameError
+from promptwise.errors import ConfigError
 from promptwise.hub import DEFAULT_MODEL
+from promptwise.settings import check_values, flag_name, setting
 
 POOLINGS = ("auto", "first", "last", "mean")
 CALIBRATIONS = ("none", "domain", "contextual")
 DTYPES = ("auto", "bf16", "fp32")
 
 
-def _setting(
-    default: Any,
-    help: str,
-    *,
-    choices: str | tuple[str, ...] = (),
-    minimum: float | None = None,
-    maximum: float = sys.float_info.max,
-    metavar: str | None = None,
-) -> Any:
-    """A field with its help; ``choices`` is a tuple or the name of a registry in :mod:`promptwise.registry`."""
-    return field(
-        default=default,
-        metadata={
-            "help": help,
-            "choices": choices,
-            "minimum": minimum,
-            "maximum": maximum,
-            "metavar": metavar,
-        },
-    )
-
-
 @dataclass(frozen=True)
 class PromptConfig:
     """What a prompted model is made of."""
 
-    base: str = _setting("prefix", "How prompts enter the model.", choices="BASES")
-    strategy: str = _setting("encoder", "How the prompt of an input is made.", choices="STRATEGIES")
-    encoder: str = _setting("mlp", "The network of the encoder strategy.", choices="ENCODERS")
-    train_table: bool = _setting(False, "Train the token table under the encoder too; the paper freezes it.")
-    length: int = _setting(32, "K, prompt vectors per input.", minimum=1, maximum=4096)
-    read_tokens: float | None = _setting(
+    base: str = setting("prefix", "How prompts enter the model.", choices="BASES")
+    strategy: str = setting("encoder", "How the prompt of an input is made.", choices="STRATEGIES")
+    encoder: str = setting("mlp", "The network of the encoder strategy.", choices="ENCODERS")
+    train_table: bool = setting(False, "Train the token table under the encoder too; the paper freezes it.")
+    knowledge: str | None = setting(
+        None,
+        "Folder of `promptwise pretrain knowledge`, where the strategies pretrained and encoder start from.",
+        metavar="DIR",
+    )
+    length: int = setting(32, "K, prompt vectors per input.", minimum=1, maximum=4096)
+    read_tokens: float | None = setting(
         None,
         "How many tokens of a text the strategy reads; below 1, a share of --max-length. By default all it can use.",
         minimum=1e-4,
         maximum=10**6,
     )
-    tune_backbone: bool = _setting(
+    tune_backbone: bool = setting(
         False, "Train every weight of the backbone too: fine-tuning, with --strategy none. The adapter holds it all."
     )
-    hard_prompt: bool = _setting(False, "Put the task's type-related words before every text; see `promptwise tasks`.")
-    head: str = _setting("classifier", "How scores are read off the model.", choices="HEADS")
-    pooling: str = _setting(
+    hard_prompt: bool = setting(False, "Put the task's type-related words before every text; see `promptwise tasks`.")
+    head: str = setting("classifier", "How scores are read off the model.", choices="HEADS")
+    pooling: str = setting(
         "auto", "What the classifier reads; auto asks the model's folder and kind.", choices=POOLINGS
     )
-    max_length: int = _setting(256, "Most tokens of an input; longer texts are cut.", minimum=1)
+    max_length: int = setting(256, "Most tokens of an input; longer texts are cut.", minimum=1)
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -90,25 +70,23 @@ class PromptConfig:
 class FitConfig:
     """How a prompted model is trained."""
 
-    epochs: float = _setting(5.0, "Passes over the training split.", minimum=0, maximum=10**6)
-    lr: float | None = _setting(
+    epochs: float = setting(5.0, "Passes over the training split.", minimum=0, maximum=10**6)
+    lr: float | None = setting(
         None,
         "Peak learning rate; a strategy may take a fixed share of it. By default 0.01, and 5e-5 with --tune-backbone.",
         minimum=0,
     )
-    batch_size: int = _setting(32, "Inputs per step and process.", minimum=1)
-    seed: int = _setting(
+    batch_size: int = setting(32, "Inputs per step and process.", minimum=1)
+    seed: int = setting(
         0,
         "Seed of the first values, of the order of the inputs and of nothing else.",
         minimum=0,
         maximum=2**32 - 1,
     )
-    weight_decay: float = _setting(0.0, "AdamW's weight decay.", minimum=0)
-    warmup: float = _setting(
-        0.06, "Steps over which the learning rate rises; below 1, a share of all steps.", minimum=0
-    )
-    gradient_accumulation: int = _setting(1, "Batches per step.", minimum=1)
-    report_to: str = _setting(
+    weight_decay: float = setting(0.0, "AdamW's weight decay.", minimum=0)
+    warmup: float = setting(0.06, "Steps over which the learning rate rises; below 1, a share of all steps.", minimum=0)
+    gradient_accumulation: int = setting(1, "Batches per step.", minimum=1)
+    report_to: str = setting(
         "none", "Loggers besides the files, as transformers names them: none, tensorboard, wandb, ...", metavar="LOGGER"
     )
 
@@ -135,36 +113,32 @@ _WITH_TASK = ("data_dir", "validation_fraction", "train_file", "validation_file"
 class TrainConfig(PromptConfig, FitConfig):
     """One training run from data to a saved adapter."""
 
-    task: str | None = _setting(None, "A task by name; see `promptwise tasks`.", metavar="NAME")
-    data: str | None = _setting(
+    task: str | None = setting(None, "A task by name; see `promptwise tasks`.", metavar="NAME")
+    data: str | None = setting(
         None, "Your own file instead of a task: .jsonl, .jsonl.gz, .csv, .parquet.", metavar="FILE"
     )
-    text_column: str = _setting("text", "Column of the text in --data.", metavar="COLUMN")
-    text_pair_column: str | None = _setting(None, "Column of a second text in --data.", metavar="COLUMN")
-    label_column: str = _setting("label", "Column of the label in --data.", metavar="COLUMN")
-    template: str | None = _setting(None, "Cloze template with {text} and {mask} for --data.", metavar="TEMPLATE")
-    data_dir: str | None = _setting(None, "Folder with the task's files, read instead of the Hub.", metavar="DIR")
-    validation_fraction: float = _setting(
+    text_column: str = setting("text", "Column of the text in --data.", metavar="COLUMN")
+    text_pair_column: str | None = setting(None, "Column of a second text in --data.", metavar="COLUMN")
+    label_column: str = setting("label", "Column of the label in --data.", metavar="COLUMN")
+    template: str | None = setting(None, "Cloze template with {text} and {mask} for --data.", metavar="TEMPLATE")
+    data_dir: str | None = setting(None, "Folder with the task's files, read instead of the Hub.", metavar="DIR")
+    validation_fraction: float = setting(
         0.1,
         "Part of train on which the checkpoint is chosen, where the task has no split for that.",
         minimum=0,
     )
-    train_rows: int | None = _setting(
+    train_rows: int | None = setting(
         None, "Train on about this many rows only, the same ones for every seed, spread over the classes.", minimum=2
     )
-    shots: int | None = _setting(
+    shots: int | None = setting(
         None, "Few-shot: train on this many rows of each class, and choose on as many; the seed draws them.", minimum=1
     )
-    train_file: str | None = _setting(None, "Training rows of --task from this file.", metavar="FILE")
-    validation_file: str | None = _setting(None, "Validation rows of --task from this file.", metavar="FILE")
-    model: str = _setting(
-        DEFAULT_MODEL, "Backbone: a local folder, a name on the Hub, or minilm-cloze.", metavar="NAME"
-    )
-    dtype: str = _setting(
-        "auto", "Dtype of the frozen model's products; auto is bf16 where it is fast.", choices=DTYPES
-    )
-    threads: int | None = _setting(None, "CPU threads; by default what torch takes.", minimum=1)
-    out: str | None = _setting(None, "Folder that receives the adapter.", metavar="DIR")
+    train_file: str | None = setting(None, "Training rows of --task from this file.", metavar="FILE")
+    validation_file: str | None = setting(None, "Validation rows of --task from this file.", metavar="FILE")
+    model: str = setting(DEFAULT_MODEL, "Backbone: a local folder, a name on the Hub, or minilm-cloze.", metavar="NAME")
+    dtype: str = setting("auto", "Dtype of the frozen model's products; auto is bf16 where it is fast.", choices=DTYPES)
+    threads: int | None = setting(None, "CPU threads; by default what torch takes.", minimum=1)
+    out: str | None = setting(None, "Folder that receives the adapter.", metavar="DIR")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -190,33 +164,33 @@ class TrainConfig(PromptConfig, FitConfig):
 class ClozeConfig:
     """How an encoder is given a language-model head."""
 
-    corpus: tuple[str, ...] = _setting(
+    corpus: tuple[str, ...] = setting(
         (),
         "Text to train on: a file (.txt, .jsonl, .csv, .parquet, also .gz) or a dataset on the Hub, NAME:SPLIT or "
         "NAME:CONFIG:SPLIT. May be repeated.",
         metavar="SOURCE",
     )
-    text_column: str = _setting("text", "Column of the text in a --corpus with columns.", metavar="COLUMN")
-    out: str | None = _setting(None, "Folder that receives the weights.", metavar="DIR")
-    model: str = _setting(DEFAULT_MODEL, "Encoder: a local folder or a name on the Hub.", metavar="NAME")
-    start_from: str | None = _setting(
+    text_column: str = setting("text", "Column of the text in a --corpus with columns.", metavar="COLUMN")
+    out: str | None = setting(None, "Folder that receives the weights.", metavar="DIR")
+    model: str = setting(DEFAULT_MODEL, "Encoder: a local folder or a name on the Hub.", metavar="NAME")
+    start_from: str | None = setting(
         None, "Folder of an earlier run on the same encoder, whose weights are the first values.", metavar="DIR"
     )
-    tokens: int = _setting(50_000_000, "Tokens to train on; a text counts each time that it is read.", minimum=1)
-    rank: int = _setting(40, "Rank of the updates of the encoder's matrices.", minimum=1)
-    lr: float = _setting(3e-3, "Peak learning rate.", minimum=0)
-    batch_size: int = _setting(32, "Blocks per step and process.", minimum=1)
-    block_length: int = _setting(128, "Tokens of a block.", minimum=8)
-    mask_rate: float = _setting(0.15, "Share of the tokens that are predicted.", minimum=0.01, maximum=0.9)
-    warmup: float = _setting(0.05, "Steps over which the learning rate rises; below 1, a share of all.", minimum=0)
-    weight_decay: float = _setting(0.01, "AdamW's weight decay of matrices.", minimum=0)
-    held_out: int = _setting(1000, "Paragraphs that are never trained on, chosen by their hash.", minimum=1)
-    eval_tokens: int = _setting(1_000_000, "Tokens between two checkpoints, each scored on --held-out.", minimum=1)
-    seed: int = _setting(0, "Seed of the first values, the order and the masks.", minimum=0, maximum=2**32 - 1)
-    dtype: str = _setting("auto", "As in `train`.", choices=DTYPES)
-    compile: bool = _setting(False, "Run torch.compile, which needs a C++ compiler: about 1.5 times as fast.")
-    threads: int | None = _setting(None, "CPU threads; by default what torch takes.", minimum=1)
-    report_to: str = _setting("none", "As in `train`.", metavar="LOGGER")
+    tokens: int = setting(50_000_000, "Tokens to train on; a text counts each time that it is read.", minimum=1)
+    rank: int = setting(40, "Rank of the updates of the encoder's matrices.", minimum=1)
+    lr: float = setting(3e-3, "Peak learning rate.", minimum=0)
+    batch_size: int = setting(32, "Blocks per step and process.", minimum=1)
+    block_length: int = setting(128, "Tokens of a block.", minimum=8)
+    mask_rate: float = setting(0.15, "Share of the tokens that are predicted.", minimum=0.01, maximum=0.9)
+    warmup: float = setting(0.05, "Steps over which the learning rate rises; below 1, a share of all.", minimum=0)
+    weight_decay: float = setting(0.01, "AdamW's weight decay of matrices.", minimum=0)
+    held_out: int = setting(1000, "Paragraphs that are never trained on, chosen by their hash.", minimum=1)
+    eval_tokens: int = setting(1_000_000, "Tokens between two checkpoints, each scored on --held-out.", minimum=1)
+    seed: int = setting(0, "Seed of the first values, the order and the masks.", minimum=0, maximum=2**32 - 1)
+    dtype: str = setting("auto", "As in `train`.", choices=DTYPES)
+    compile: bool = setting(False, "Run torch.compile, which needs a C++ compiler: about 1.5 times as fast.")
+    threads: int | None = setting(None, "CPU threads; by default what torch takes.", minimum=1)
+    report_to: str = setting("none", "As in `train`.", metavar="LOGGER")
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -224,94 +198,36 @@ class ClozeConfig:
             raise ConfigError("--corpus is missing: name a file with text, or a dataset on the Hub.")
 
 
-def choices_of(setting: Field[Any]) -> tuple[str, ...]:
-    """The values that a field accepts; empty where any will do."""
-    choices = setting.metadata.get("choices", ())
-    if isinstance(choices, str):
-        from promptwise import registry
+@dataclass(frozen=True)
+class KnowledgeConfig:
+    """How a table and small networks learn to tell topics."""
 
-        return tuple(getattr(registry, choices).names())
-    return tuple(choices)
+    corpus: str = setting(
+        "topics13",
+        "Texts with topics: wiki_topic13 or hub_topics13 of the package, any task, or a corpus.yaml of your own.",
+        metavar="NAME",
+    )
+    data_dir: str | None = setting(None, "Folder with the corpus's files.", metavar="DIR")
+    out: str | None = setting(None, "Folder that receives the knowledge.", metavar="DIR")
+    model: str = setting(
+        DEFAULT_MODEL, "Backbone whose tokens and word embeddings it is for; as in `train`.", metavar="NAME"
+    )
+    encoder: tuple[str, ...] = setting(
+        ("cnn", "rnn", "mlp"),
+        "A network to train over the table. May be repeated; by default all three.",
+        metavar="NAME",
+    )
+    epochs: float = setting(10.0, "Passes over the corpus; the best one on its validation part is kept.", minimum=0)
+    lr: float = setting(1e-3, "Peak learning rate.", minimum=0)
+    batch_size: int = setting(32, "Texts per step and process.", minimum=1)
+    max_length: int = setting(128, "Most tokens of a text.", minimum=1)
+    warmup: float = setting(0.06, "As in `train`.", minimum=0)
+    weight_decay: float = setting(0.01, "AdamW's weight decay.", minimum=0)
+    seed: int = setting(0, "Seed of the first values and the order.", minimum=0, maximum=2**32 - 1)
+    threads: int | None = setting(None, "CPU threads; by default what torch takes.", minimum=1)
+    report_to: str = setting("none", "As in `train`.", metavar="LOGGER")
 
-
-def check_values(config: Any) -> None:
-    """Check every field of a configuration against its choices and its minimum.
-
-    Raises:
-        UnknownNameError: One value is not among its choices.
-        ConfigError: Some values are out of range; all of them are named.
-    """
-    problems = []
-    for setting in fields(config):
-        value = getattr(config, setting.name)
-        try:
-            _typed(setting, value)
-        except (TypeError, ValueError, OverflowError):
-            problems.append(f"{flag_name(setting.name)} must be {value_type(setting).__name__}, found {value!r}.")
-            continue
-        choices, minimum = choices_of(setting), setting.metadata.get("minimum")
-        if choices and value not in choices:
-            raise UnknownNameError(flag_name(setting.name), str(value), choices)
-        if value is None or minimum is None:
-            continue
-        maximum = setting.metadata["maximum"]
-        if not value >= minimum:
-            problems.append(f"{flag_name(setting.name)} is {value}; the least is {minimum}.")
-        elif not value <= maximum:
-            problems.append(f"{flag_name(setting.name)} is {value}; the most is {maximum}.")
-    if problems:
-        raise ConfigError(" ".join(problems))
-
-
-_Config = TypeVar("_Config", TrainConfig, ClozeConfig)
-
-
-def config_from_mapping(kind: type[_Config], values: Mapping[str, Any], where: str) -> _Config:
-    """A configuration from the keys of a file, written with ``-`` or ``_``.
-
-    Raises:
-        ConfigError: Keys are unknown or have values of a wrong type; all of them are named.
-    """
-    known = {one.name: one for one in fields(kind)}
-    problems, cleaned = [], {}
-    for key, value in values.items():
-        name = str(key).replace("-", "_")
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            problems.append(f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
-            continue
-        try:
-            cleaned[name] = _typed(known[name], value)
-        except (TypeError, ValueError, OverflowError):
-            problems.append(f"{key} must be {value_type(known[name]).__name__}, found {value!r}")
-    if problems:
-        raise ConfigError(f"{where}: " + "; ".join(problems) + ".")
-    return kind(**cleaned)
-
-
-def value_type(setting: Field[Any]) -> type:
-    """The type of a field's value when it is not ``None``."""
-    name = str(setting.type).partition("|")[0].strip()
-    return {"str": str, "int": int, "float": float, "bool": bool, "tuple[str, ...]": tuple}[name]
-
-
-def flag_name(name: str) -> str:
-    """The flag of a field."""
-    return "--" + name.replace("_", "-")
-
-
-def _typed(setting: Field[Any], value: Any) -> Any:
-    kind = value_type(setting)
-    if value is None:
-        if "None" in str(setting.type):
-            return None
-        raise TypeError
-    if kind is bool or isinstance(value, bool):
-        if kind is bool and isinstance(value, bool):
-            return value
-        raise TypeError
-    if kind is tuple and isinstance(value, str):
-        raise TypeError
-    if kind is int and float(value) != int(value):
-        raise ValueError
-    return kind(value)
+    def __post_init__(self) -> None:
+        check_values(self)
+        if not self.encoder:
+            raise ConfigError("--encoder is missing: name at least one network.")

@@ -8,6 +8,7 @@
         ├── BackboneError          a model cannot be read, or cannot serve what is asked of it
         │   └── UnknownModelError  no model of that name can be found (exit code 2)
         ├── AdapterError           a saved adapter is incomplete, altered or made for another backbone
+        ├── KnowledgeError         a folder of topic knowledge is missing, altered or made for other tokens
         ├── OutputError            an output folder holds a run, or cannot be written
         └── TrainingError          training cannot go on (loss not finite)
 
@@ -64,6 +65,10 @@ class UnknownModelError(BackboneError):
 
 class AdapterError(PromptwiseError):
     """A saved adapter is incomplete, altered, or made for another backbone."""
+
+
+class KnowledgeError(PromptwiseError):
+    """A folder of topic knowledge is missing, cannot be read, or was made for other tokens."""
 
 
 class OutputError(PromptwiseError):

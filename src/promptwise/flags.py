@@ -8,17 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-from promptwise.config import (
-    DTYPES,
-    ClozeConfig,
-    FitConfig,
-    PromptConfig,
-    TrainConfig,
-    choices_of,
-    flag_name,
-    value_type,
-)
+from promptwise.config import DTYPES, FitConfig, PromptConfig, TrainConfig
 from promptwise.errors import UnknownNameError
+from promptwise.settings import choices_of, flag_name, value_type
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -68,11 +60,15 @@ def given(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flags.items() if value not in (None, ())}
 
 
-def cloze_options(function: _F) -> _F:
-    """Flags for all fields of :class:`ClozeConfig`."""
-    for setting in reversed(fields(ClozeConfig)):
-        function = _option(setting, trained=False)(function)
-    return function
+def options_of(config: type[Any]) -> Callable[[_F], _F]:
+    """Flags for all fields of a configuration, in their order."""
+
+    def decorate(function: _F) -> _F:
+        for setting in reversed(fields(config)):
+            function = _option(setting, trained=False)(function)
+        return function
+
+    return decorate
 
 
 def config_options(*names: str, trained: bool = False) -> Callable[[_F], _F]:

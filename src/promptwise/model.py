@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +13,14 @@ from torch import Tensor
 from promptwise.assembly import (
     expect_no_backbone,
     expect_no_tied,
+    knowledge_of,
     leave_out_backbone,
     leave_out_tied,
     seeded,
     strategy_options,
 )
 from promptwise.backbone import Backbone
-from promptwise.batching import chunks, input_format_for
+from promptwise.batching import input_format_for
 from promptwise.config import PromptConfig
 from promptwise.errors import ConfigError
 from promptwise.hub import DEFAULT_MODEL
@@ -121,11 +122,6 @@ class PromptedModel(TextModel):
         return cls(backbone, spec, config, seed)
 
     @property
-    def tuned_parameters(self) -> int:
-        """How many numbers training changes."""
-        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
-
-    @property
     def tuned_share(self) -> float:
         """Tuned parameters divided by those of the frozen backbone."""
         return self.tuned_parameters / self.backbone.parameter_count
@@ -167,16 +163,10 @@ class PromptedModel(TextModel):
             inputs: Features as :meth:`features` makes them.
             batch_size: How many at a time.
         """
-
-        def instances() -> Iterator[Instance]:
-            for batch in chunks(inputs, batch_size):
-                tensors = {key: value.to(self.device) for key, value in self.collate(batch).items()}
-                ids, mask = tensors["input_ids"], tensors["attention_mask"].bool()
-                no_embeddings = ids.new_zeros(*ids.shape, 0, dtype=torch.float32)
-                yield self._read(Instance(ids, mask, tensors["text_mask"], no_embeddings))
-
+        knowledge_of(self.prompt_config, self.backbone)
         with seeded(self.seed):
-            self.strategy.prepare(instances(), self.backbone.base.get_input_embeddings())
+            instances = map(self._read, self.instances(inputs, batch_size))
+            self.strategy.prepare(instances, self.backbone.base.get_input_embeddings())
 
     def fit(self, data: TaskData, output_dir: str | Path | None = None, **options: Any) -> dict[str, Any]:
         """Train on a task's data, choose the checkpoint on its validation part, and score the test split once.

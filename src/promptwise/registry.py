@@ -91,6 +91,10 @@ STRATEGIES = Registry(
             "promptwise.strategies.table:RandomTable",
             "Random IPT: the trained table rows of the input's first K tokens",
         ),
+        "pretrained": (
+            "promptwise.strategies.table:PretrainedTable",
+            "Pretrained IPT: as random, from a table that was trained to tell topics (--knowledge)",
+        ),
         "encoder": (
             "promptwise.strategies.encoder:EncoderPrompt",
             "Encoder IPT: a small CNN, RNN or MLP turns the input's tokens into K vectors",

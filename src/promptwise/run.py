@@ -70,9 +70,11 @@ def train(
         return finished
     data = data or load_data(config)
 
+    from promptwise.assembly import knowledge_of
     from promptwise.model import PromptedModel
     from promptwise.placement import prepare_backbone
-    from promptwise.training import check_logger, fit
+    from promptwise.trainer import check_logger
+    from promptwise.training import fit
 
     check_logger(config.report_to)
     set_threads(config.threads)
@@ -81,7 +83,11 @@ def train(
     )
     model = PromptedModel(backbone, data.spec, config.prompt_config(), config.seed)
     model.shared_features = features
-    folder.begin(config, {"data": data.fingerprint, **standing(backbone)}, resume, is_main_process())
+    found = {"data": data.fingerprint, **standing(backbone)}
+    knowledge = knowledge_of(model.prompt_config, backbone)
+    if knowledge is not None:
+        found["knowledge"] = knowledge.digest
+    folder.begin(config, found, resume, is_main_process())
     metrics = fit(
         model,
         data,

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from promptwise.config import flag_name
 from promptwise.errors import ConfigError, OutputError
 from promptwise.files import write_json
+from promptwise.settings import flag_name
 
 METRICS_FILE = "metrics.json"
 CARD_FILE = "README.md"

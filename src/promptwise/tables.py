@@ -99,6 +99,24 @@ def print_pretraining(metrics: dict[str, Any], folder: str) -> None:
     )
 
 
+def print_knowledge(metrics: dict[str, Any], folder: str) -> None:
+    """What a run of topic pretraining reached."""
+    names = list(next(iter(metrics["test"].values())))
+    table = plain_table("network", *(f"test {name}" for name in names))
+    for network, scores in metrics["test"].items():
+        table.add_row(network, *(f"{scores[name]:.4f}" for name in names))
+    table.add_row("majority class", f"{metrics['majority']:.4f}")
+    console.print(table)
+    rows, moved = metrics["corpus"]["rows"], metrics["table"]
+    console.print(f"texts: {rows['train']:,} train, {rows['validation']:,} validation, {rows['test']:,} test")
+    console.print(
+        f"table: {moved['rows']:,} tokens; similarity of two of one topic {moved['before']['same_topic']:.3f} before, "
+        f"{moved['after']['same_topic']:.3f} after; of different topics {moved['before']['other_topic']:.3f} before, "
+        f"{moved['after']['other_topic']:.3f} after"
+    )
+    console.print(f"saved in {folder}; use it with --strategy pretrained --knowledge {folder}")
+
+
 def print_tasks() -> None:
     """Every task in a line."""
     table = plain_table("task", "classes", "metrics", "source", "description")

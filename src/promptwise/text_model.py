@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,15 @@ class TextModel(nn.Module, ABC):
         """Where the model is."""
         return self.backbone.device
 
+    @property
+    def tuned_parameters(self) -> int:
+        """How many numbers training changes."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Groups for an optimizer whose peak learning rate is ``lr``."""
+        return [{"params": [one for one in self.parameters() if one.requires_grad], "lr": lr}]
+
     def forward(
         self,
         input_ids: Tensor,
@@ -77,7 +86,7 @@ class TextModel(nn.Module, ABC):
         """
         mask = attention_mask.bool()
         text = mask if text_mask is None else text_mask.bool() & mask
-        given = Instance(input_ids, mask, text, self.backbone.embed(input_ids), self.head.cloze)
+        given = Instance(input_ids, mask, text, self.backbone.embed(input_ids), self.input_format.cloze)
         instance, order = given.left_aligned()
         room = self.input_format.max_tokens
         if input_ids.shape[1] > room:
@@ -90,8 +99,7 @@ class TextModel(nn.Module, ABC):
         if token_type_ids is not None:
             token_type_ids = token_type_ids.gather(1, order)
         logits = self.scores(instance, self.hidden(instance, token_type_ids), mask_position)
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        return SequenceClassifierOutput(loss=None if labels is None else self.loss(logits, labels), logits=logits)
 
     @abstractmethod
     def hidden(self, instance: Instance, token_types: Tensor | None) -> Tensor:
@@ -102,11 +110,22 @@ class TextModel(nn.Module, ABC):
         logits: Tensor = self.head(self.backbone, hidden, instance.mask, mask_position)
         return logits
 
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean cross-entropy of logits ``[B, C]`` and labels ``[B]``."""
+        return nn.functional.cross_entropy(logits, labels)
+
     def features(self, examples: Sequence[Example]) -> list[Features]:
         """Tokenised inputs with their labels, as :meth:`collate` takes them."""
         if self.shared_features is not None:
             return self.shared_features.of(self.input_format, examples)
         return encode_examples(self.input_format, examples)
+
+    def instances(self, inputs: Iterable[Features], batch_size: int = 256) -> Iterator[Instance]:
+        """Features in batches as a strategy sees them, without embeddings."""
+        for batch in chunks(inputs, batch_size):
+            tensors = {key: value.to(self.device) for key, value in self.collate(batch).items()}
+            ids, mask = tensors["input_ids"], tensors["attention_mask"].bool()
+            yield Instance(ids, mask, tensors["text_mask"], ids.new_zeros(*ids.shape, 0, dtype=torch.float32))
 
     def collate(self, rows: Sequence[Features]) -> dict[str, Tensor]:
         """Pad features to the longest of a batch: the arguments of :meth:`forward`."""

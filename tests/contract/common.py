@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from promptwise import PromptedModel
+from promptwise.assembly import seeded
 from promptwise.backbone import Backbone
 from promptwise.instance import Instance
+from promptwise.knowledge import vocabulary_fingerprint, write_knowledge
 from promptwise.placement import prepare_backbone
+from promptwise.strategies.networks import TextCNN
 from promptwise.tasks.data import Example
 from promptwise.tasks.spec import TaskSpec
 
@@ -64,6 +67,22 @@ def make_prepared(
     model = make_model(backbone, spec=spec, **options)
     model.prepare(model.features(examples))
     return model.eval()
+
+
+def make_knowledge(backbone: Backbone, folder: Path) -> Path:
+    """Write knowledge with random numbers: rows of every second token, and a CNN."""
+    size = backbone.embedding_size
+    ids = torch.arange(0, len(backbone.tokenizer), 2)
+    with seeded(5):
+        write_knowledge(
+            folder,
+            about={"topics": ["one", "other"], "vocabulary": vocabulary_fingerprint(backbone.tokenizer)},
+            ids=ids,
+            rows=torch.randn(len(ids), size),
+            topic_of=ids % 2,
+            networks={"cnn": TextCNN(size)},
+        )
+    return folder
 
 
 def pad(model: PromptedModel, rows: Sequence[dict[str, Any]], side: Literal["left", "right"], extra: int) -> Any:

@@ -6,6 +6,7 @@ gives the same logits to the bit, and no row's logits depend on its company or o
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -22,16 +23,28 @@ from promptwise.backbone import Backbone
 from promptwise.errors import BackboneError
 from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES
 from promptwise.strategies.base import VocabularyTable
-from tests.contract.common import EXAMPLES, UNSEEN, TinyFolder, load, make_model, make_prepared, pad, tensors_of
+from tests.contract.common import (
+    EXAMPLES,
+    UNSEEN,
+    TinyFolder,
+    load,
+    make_knowledge,
+    make_model,
+    make_prepared,
+    pad,
+    tensors_of,
+)
 from tests.tiny import BACKBONES
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "shared": {"strategy": "shared"},
     "random": {"strategy": "random"},
+    "pretrained": {"strategy": "pretrained", "knowledge": "of the backbone"},
     "encoder_cnn": {"strategy": "encoder", "encoder": "cnn"},
     "encoder_rnn": {"strategy": "encoder", "encoder": "rnn"},
     "encoder_mlp": {"strategy": "encoder", "encoder": "mlp"},
     "encoder_mlp_table": {"strategy": "encoder", "encoder": "mlp", "train_table": True},
+    "encoder_cnn_knowledge": {"strategy": "encoder", "encoder": "cnn", "knowledge": "of the backbone"},
 }
 BASE_NAMES = ("prompt", "prefix")
 HEAD_NAMES = ("classifier", "cloze")
@@ -67,6 +80,7 @@ class Combination:
         return {"base": self.base, "head": self.head, **VARIANTS[self.variant]}
 
 
+KNOWN = tuple(name for name, options in VARIANTS.items() if "knowledge" in options)
 COMBINATIONS = [Combination(*cell) for cell in product(BACKBONES, BASE_NAMES, HEAD_NAMES, VARIANTS)]
 SERVED = [one for one in COMBINATIONS if one.served]
 REFUSED = [one for one in COMBINATIONS if not one.served]
@@ -98,10 +112,12 @@ def test_the_matrix_is_complete() -> None:
     assert set(ENCODERS.names()) == {options["encoder"] for options in VARIANTS.values() if "encoder" in options}
     with_table = {name for name in STRATEGIES.names() if "train_table" in STRATEGIES.get(name).options}
     assert with_table == {options["strategy"] for options in VARIANTS.values() if options.get("train_table")}
+    knowing = {name for name in STRATEGIES.names() if "knowledge" in STRATEGIES.get(name).options}
+    assert knowing == {VARIANTS[name]["strategy"] for name in KNOWN}
     assert len(BACKBONES) == 11
-    assert len(set(map(str, COMBINATIONS))) == len(COMBINATIONS) == 11 * 2 * 2 * 6 == 264
-    assert len(SERVED) == 252
-    assert len(REFUSED) == len(NO_PREFIX) * len(HEAD_NAMES) * len(VARIANTS) == 12
+    assert len(set(map(str, COMBINATIONS))) == len(COMBINATIONS) == 11 * 2 * 2 * 8 == 352
+    assert len(SERVED) == 336
+    assert len(REFUSED) == len(NO_PREFIX) * len(HEAD_NAMES) * len(VARIANTS) == 16
 
 
 @pytest.mark.parametrize("one", SERVED, ids=str)
@@ -110,7 +126,13 @@ def test_served(
 ) -> None:
     """A step trains all that trains and nothing else, saving loses no bit, and rows do not depend on each other."""
     backbone, pristine = loaded(one)
-    model = make_prepared(backbone, **one.options)
+    options = one.options
+    if one.variant in KNOWN:
+        options["knowledge"] = str(make_knowledge(backbone, tmp_path / "knowledge"))
+    model = make_prepared(backbone, **options)
+    if one.variant in KNOWN:
+        # From here on the model must do without.
+        shutil.rmtree(tmp_path / "knowledge")
     check_one_step(model, pristine)
     check_saved(model, tiny_folder(one.backbone), tmp_path / "adapter")
     check_rows_apart(model)
@@ -156,7 +178,7 @@ def check_one_step(model: PromptedModel, pristine: dict[str, Tensor]) -> None:
 def check_every_part_moved(model: PromptedModel, before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
     """Assert that every row of a table, and in every layer the keys and the values of every slot, have moved."""
     for key, table in model.named_modules():
-        if isinstance(table, VocabularyTable):
+        if isinstance(table, VocabularyTable) and table.trained:
             rows = f"{key}.rows"
             assert len(table.ids) > 0
             assert (before[rows] != after[rows]).any(dim=1).all()
@@ -171,9 +193,11 @@ def check_saved(model: PromptedModel, backbone: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     saved = load_file(folder / "adapter_model.safetensors")
     floats = {key: value for key, value in saved.items() if value.is_floating_point()}
-    trained = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
-    assert floats.keys() == trained.keys()
-    assert all(torch.equal(floats[key], trained[key]) for key in trained)
+    own = {key: value for key, value in model.named_parameters() if not key.startswith("backbone.")}
+    assert floats.keys() == own.keys()
+    assert all(torch.equal(floats[key], own[key]) for key in own)
+    frozen = {key for key, value in own.items() if not value.requires_grad}
+    assert frozen == ({"strategy.table.rows"} if model.prompt_config.strategy == "encoder" and frozen else set())
     assert all(key.startswith("strategy.") and key.endswith(".ids") for key in saved.keys() - floats.keys())
     again = PromptedModel.from_pretrained(folder, str(backbone), dtype="fp32", device="cpu")
     assert again.backbone is not model.backbone

@@ -24,10 +24,10 @@ def run_until(arguments: Sequence[str], step: int) -> None:
 
 
 def _run_killed(arguments: list[str], step: int) -> None:
-    from promptwise import training
+    from promptwise import trainer
     from tests.integration.command import promptwise
 
-    compute_loss = training.PromptTrainer.compute_loss
+    compute_loss = trainer.PromptTrainer.compute_loss
     done = 0
 
     def count(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -37,6 +37,6 @@ def _run_killed(arguments: list[str], step: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return compute_loss(self, model, *args, **kwargs)
 
-    training.PromptTrainer.compute_loss = count  # type: ignore[method-assign]
+    trainer.PromptTrainer.compute_loss = count  # type: ignore[method-assign]
     result = promptwise(*arguments)
     raise AssertionError(f"the run was not killed: {result.err}")

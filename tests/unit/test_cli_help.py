@@ -11,8 +11,9 @@ from click import Group
 from click.testing import CliRunner
 
 from promptwise.cli import cli
-from promptwise.config import DTYPES, POOLINGS, ClozeConfig, TrainConfig, flag_name
+from promptwise.config import DTYPES, POOLINGS, ClozeConfig, KnowledgeConfig, TrainConfig
 from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES
+from promptwise.settings import flag_name
 from promptwise.tasks import task_names
 
 COMMANDS = (
@@ -61,10 +62,11 @@ def test_train_has_a_flag_for_every_setting() -> None:
         assert flag in text
 
 
-def test_pretraining_has_a_flag_for_every_setting() -> None:
-    """Every field of ``ClozeConfig`` is a flag of ``pretrain cloze`` with its help."""
-    text = help_of("pretrain", "cloze")
-    for setting in fields(ClozeConfig):
+@pytest.mark.parametrize(("command", "config"), [("cloze", ClozeConfig), ("knowledge", KnowledgeConfig)])
+def test_pretraining_has_a_flag_for_every_setting(command: str, config: type) -> None:
+    """Every field of the configuration is a flag of the command with its help."""
+    text = help_of("pretrain", command)
+    for setting in fields(config):
         assert f"{flag_name(setting.name)} " in text
         assert " ".join(setting.metadata["help"].split()) in text
 

@@ -28,8 +28,9 @@ from typing import Any
 
 import yaml
 
-from promptwise.config import TrainConfig, config_from_mapping
+from promptwise.config import TrainConfig
 from promptwise.errors import ConfigError
+from promptwise.settings import config_from_mapping
 
 _KEYS = ("name", "description", "settings", "tasks", "methods", "grid", "seeds", "lr_search", "keep_adapters")
 _OWN = {"task": ("seeds",), "method": ("lr_search", "against")}

@@ -1,4 +1,4 @@
-"""The model card of cloze weights, from what their run measured."""
+"""The model cards of cloze weights and of knowledge, from what their runs measured."""
 
 from __future__ import annotations
 
@@ -67,4 +67,75 @@ masks; a tenth of the predicted tokens stand in the text unchanged, which makes 
 The encoder's sentence embeddings are no longer what they were: use the plain encoder for them. The model knows the
 language of its corpus alone, was trained on blocks of {config["block_length"]} tokens, and was trained far less than
 a model that was pretrained to fill masks from its start.
+"""
+
+
+def knowledge_card(metrics: dict[str, Any], name: str) -> str:
+    """The card of a folder of knowledge.
+
+    Args:
+        metrics: What ``metrics.json`` holds.
+        name: The folder, as the usage example gives it.
+    """
+    config, corpus, table = metrics["config"], metrics["corpus"], metrics["table"]
+    header = {
+        "base_model": metrics["backbone"]["name"],
+        "library_name": "promptwise",
+        "tags": ["promptwise", "prompt-tuning", "topics"],
+    }
+    names = list(next(iter(metrics["test"].values())))
+    topics = "\n".join(f"| {topic} | {count:,} |" for topic, count in corpus["topics"].items())
+    scores = "\n".join(
+        f"| {network} | " + " | ".join(f"{value:.3f}" for value in values.values()) + " |"
+        for network, values in metrics["test"].items()
+    )
+    return f"""---
+{yaml.safe_dump(header, sort_keys=True).strip()}
+---
+
+# Knowledge of topics for the tokens of {metrics["backbone"]["name"]}
+
+A table of token vectors and small networks over it, trained together to tell the topic of a text. Prompts start from
+it:
+
+```bash
+promptwise train --task topics13 --strategy pretrained --knowledge {name} --out runs/p
+promptwise train --task topics13 --strategy encoder --encoder {config["encoder"][0]} --knowledge {name} --out runs/e
+```
+
+## Corpus
+
+`{corpus["name"]}`: {corpus["description"]}, from {corpus["origin"]}. {corpus["rows"]["train"]:,} texts to train on,
+{corpus["rows"]["validation"]:,} to choose the checkpoint, {corpus["rows"]["test"]:,} to score it.
+
+| topic | texts |
+|---|---|
+{topics}
+
+In the loss a topic counts as much as any other.
+
+## Results on the test texts
+
+| network | {" | ".join(names)} |
+|---{"|---" * len(names)}|
+{scores}
+
+Always the most frequent topic: {metrics["majority"]:.3f}. Seed {config["seed"]}, one run, {metrics["steps"]:,} steps;
+the checkpoint of step {metrics["best_step"]:,} was the best on the validation texts.
+
+## Table
+
+{table["rows"]:,} rows, each started at the token's frozen word embedding; on average a row moved by
+{table["moved"]:.2f} of its length. {table["topic_tokens"]:,} tokens speak for one topic. Mean cosine similarity of two
+of them:
+
+| table | one topic | different topics |
+|---|---|---|
+| before | {table["before"]["same_topic"]:.3f} | {table["before"]["other_topic"]:.3f} |
+| after | {table["after"]["same_topic"]:.3f} | {table["after"]["other_topic"]:.3f} |
+
+## Limits
+
+It fits the tokenizer and the width of {metrics["backbone"]["name"]} alone, and knows the topics above as its corpus
+draws them. A token that the corpus never showed has its word embedding.
 """

@@ -26,7 +26,7 @@ from promptwise.pretraining.masked_lm import SCALE, MaskedLM
 from promptwise.pretraining.trainer import make_trainer
 from promptwise.run import is_main_process, set_threads, standing
 from promptwise.run_folder import CARD_FILE, METRICS_FILE, RunFolder
-from promptwise.training import check_logger, last_checkpoint
+from promptwise.trainer import check_logger, last_checkpoint
 
 RUN_FILE = "cloze_config.json"
 

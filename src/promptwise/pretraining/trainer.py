@@ -16,7 +16,7 @@ from promptwise.pretraining.blocks import Blocks, Masking, Shuffled, ordinary_to
 from promptwise.pretraining.evaluation import HELD_OUT_SEED, shares
 from promptwise.pretraining.masked_lm import MaskedLM
 from promptwise.progress import ProgressBar
-from promptwise.training import PromptTrainer, training_arguments
+from promptwise.trainer import PromptTrainer, training_arguments
 
 _ELAPSED = "elapsed_s"
 

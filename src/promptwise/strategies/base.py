@@ -68,15 +68,20 @@ class VocabularyTable(nn.Module):
     Args:
         width: Width of a row.
         init_scale: Rows are drawn from U(-init_scale, init_scale).
+        trained: Whether the rows are trained. Those that are not are kept in float16.
     """
 
     ids: Tensor
 
-    def __init__(self, width: int, init_scale: float) -> None:
+    def __init__(self, width: int, init_scale: float, trained: bool = True) -> None:
         super().__init__()
-        self.width, self.init_scale = width, init_scale
+        self.width, self.init_scale, self.trained = width, init_scale, trained
         self.register_buffer("ids", torch.empty(0, dtype=torch.int32))
-        self.rows = nn.Parameter(torch.empty(0, width))
+        self._set_rows(torch.empty(0, width))
+
+    def _set_rows(self, values: Tensor) -> None:
+        dtype = torch.float32 if self.trained else torch.float16
+        self.rows = nn.Parameter(values.to(dtype), requires_grad=self.trained)
 
     def allocate(self, ids: Tensor, start: Callable[[Tensor], Tensor] | None = None) -> None:
         """Make a row for each distinct id; one that has a row already keeps its values.
@@ -100,7 +105,8 @@ class VocabularyTable(nn.Module):
         if len(self.ids):
             rows, known = self(ids)
             values = torch.where(known.unsqueeze(-1), rows.detach(), values)
-        self.ids, self.rows = ids, nn.Parameter(values)
+        self.ids = ids
+        self._set_rows(values)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Rows ``[..., width]`` of ``ids``, and which ids have a row; the others get an arbitrary one.
@@ -111,12 +117,21 @@ class VocabularyTable(nn.Module):
         if not len(self.ids):
             raise ConfigError("The vocabulary table has no rows yet: call prepare() with the training split, or fit().")
         row = torch.searchsorted(self.ids, ids.to(torch.int32)).clamp(max=len(self.ids) - 1)
-        return nn.functional.embedding(row, self.rows), self.ids[row] == ids
+        return nn.functional.embedding(row, self.rows).float(), self.ids[row] == ids
+
+    def vectors(self, instance: Instance) -> Tensor:
+        """Rows ``[B, T, E]`` of an instance's tokens, a frozen embedding where a token has none.
+
+        Raises:
+            ConfigError: No row was allocated yet.
+        """
+        rows, known = self(instance.ids)
+        return torch.where(known.unsqueeze(-1), rows, instance.embeddings.float())
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         """Take the number of rows from what is loaded."""
         ids = state_dict.get(prefix + "ids")
         if ids is not None and ids.shape != self.ids.shape:
             self.ids = torch.empty_like(ids, device=self.rows.device)
-            self.rows = nn.Parameter(torch.empty(len(ids), self.width, device=self.rows.device))
+            self._set_rows(torch.empty(len(ids), self.width, device=self.rows.device))
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -10,6 +10,7 @@ from torch import nn
 
 from promptwise.injectors.base import PromptShape
 from promptwise.instance import Instance, Prompt
+from promptwise.knowledge import read_knowledge
 from promptwise.registry import ENCODERS
 from promptwise.strategies.base import Strategy, VocabularyTable, text_ids
 from promptwise.strategies.networks import TextNetwork
@@ -31,13 +32,17 @@ class EncoderPrompt(Strategy):
         shape: What the injector asks for.
         encoder: ``cnn``, ``rnn`` or ``mlp``, or the name of a plug-in.
         train_table: Train the token table under the network, which the paper keeps frozen.
+        knowledge: Folder of the knowledge. It is read before training alone; a saved adapter has its own weights.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("encoder", "train_table")
+    options: ClassVar[tuple[str, ...]] = ("encoder", "train_table", "knowledge")
     lr_scale: ClassVar[float] = 0.3
 
-    def __init__(self, shape: PromptShape, encoder: str = "mlp", train_table: bool = False) -> None:
+    def __init__(
+        self, shape: PromptShape, encoder: str = "mlp", train_table: bool = False, knowledge: str | None = None
+    ) -> None:
         super().__init__(shape)
+        self.encoder, self.knowledge = encoder, knowledge
         self.network: TextNetwork = ENCODERS.get(encoder)(shape.embedding_size)
         self.normalise_tokens = nn.LayerNorm(shape.embedding_size, elementwise_affine=False)
         self.normalise_features = nn.LayerNorm(self.network.features, elementwise_affine=False)
@@ -45,20 +50,27 @@ class EncoderPrompt(Strategy):
         self.output = nn.Linear(RANK, shape.width, bias=False)
         bias = torch.empty(shape.length, shape.width).uniform_(-shape.init_scale, shape.init_scale)
         self.bias = nn.Parameter(bias)
-        self.table = VocabularyTable(shape.embedding_size, shape.init_scale) if train_table else None
+        needed = train_table or knowledge is not None
+        self.table = VocabularyTable(shape.embedding_size, shape.init_scale, train_table) if needed else None
 
     def prepare(self, instances: Iterable[Instance], embedding: nn.Module) -> None:
-        """With ``train_table``, copy the embeddings of the tokens that the training split shows."""
-        if self.table is not None:
+        """Fill the table, if there is one, for the tokens that the training split shows, and take the known network.
+
+        Raises:
+            KnowledgeError: The folder cannot be read, or lacks the network.
+        """
+        if self.knowledge is not None and self.table is not None:
+            known = read_knowledge(self.knowledge)
+            if not len(self.table.ids):
+                self.network.load_state_dict(known.network(self.encoder))
+            self.table.allocate(text_ids(instances), start=lambda ids: known.vectors(ids, embedding))
+        elif self.table is not None:
             self.table.allocate(text_ids(instances), start=embedding)
 
     def forward(self, instance: Instance) -> Prompt:
         """Vectors ``[B, K, W]``, all of them real."""
         first = instance.first_text(instance.ids.shape[1])
-        tokens = first.embeddings.float()
-        if self.table is not None:
-            rows, known = self.table(first.ids)
-            tokens = torch.where(known.unsqueeze(-1), rows, tokens)
+        tokens = first.embeddings.float() if self.table is None else self.table.vectors(first)
         features = self.network(self.normalise_tokens(tokens), first.mask)
         codes = self.codes(self.normalise_features(features)).unflatten(-1, (self.shape.length, RANK))
         vectors = self.output(codes) + self.bias

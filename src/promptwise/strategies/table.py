@@ -1,4 +1,4 @@
-"""Random IPT: a table of prompt vectors, looked up by the input's own tokens."""
+"""Random and Pretrained IPT: a table of prompt vectors, looked up by the input's own tokens."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from promptwise.errors import ConfigError
 from promptwise.injectors.base import PromptShape
 from promptwise.instance import Instance, Prompt
+from promptwise.knowledge import read_knowledge
 from promptwise.strategies.base import Strategy, VocabularyTable, text_ids
 
 
@@ -37,3 +39,37 @@ class RandomTable(Strategy):
         if not bool((known | ~first.mask).all()):
             rows = torch.where(known.unsqueeze(-1), rows, self.table.rows.detach().mean(0))
         return Prompt(rows, first.mask)
+
+
+class PretrainedTable(RandomTable):
+    """As :class:`RandomTable`, with first values from a table that was trained to tell topics (paper, section 3).
+
+    Args:
+        shape: What the injector asks for.
+        knowledge: Folder of the knowledge. It is read before training alone; a saved adapter has its own rows.
+
+    Raises:
+        ConfigError: No folder is named.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("knowledge",)
+
+    def __init__(self, shape: PromptShape, knowledge: str | None = None) -> None:
+        super().__init__(shape)
+        if knowledge is None:
+            raise ConfigError(
+                "--strategy pretrained needs --knowledge DIR, a folder of `promptwise pretrain knowledge`."
+            )
+        self.knowledge = knowledge
+
+    def prepare(self, instances: Iterable[Instance], embedding: nn.Module) -> None:
+        """Give a row of the knowledge to each token that the training split shows among the first ``K``.
+
+        Raises:
+            KnowledgeError: The folder cannot be read.
+        """
+        known, shape = read_knowledge(self.knowledge), self.shape
+        self.table.allocate(
+            text_ids(instances, shape.length),
+            start=lambda ids: known.prompt_vectors(ids, embedding, shape.width, shape.init_scale),
+        )

@@ -44,7 +44,6 @@ def with_shots(data: TaskData, shots: int, seed: int) -> TaskData:
     few = [data.spec.labels[label] for label in range(len(data.spec.labels)) if counts[label] < 2 * shots]
     if few:
         found = counts[data.spec.labels.index(few[0])]
-        found = counts[data.spec.labels.index(few[0])]
         raise DataError(
             f"--shots {shots} takes {2 * shots} training rows of each class, {shots} to learn from and {shots} to "
             f"choose the checkpoint on; {data.spec.name} ({data.origin}) has {found} of {few[0]!r}."
