@@ -20,6 +20,7 @@ from promptwise.errors import AdapterError, ConfigError
 from promptwise.files import write_atomic, write_json
 from promptwise.hub import sha256_of
 from promptwise.run_folder import CARD_FILE, METRICS_FILE
+from promptwise.settings import flag_name
 from promptwise.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
@@ -193,6 +194,42 @@ def load_adapter(
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         raise AdapterError(f"{weights} does not fit its own {CONFIG_FILE}: {error}") from error
     return model.eval()
+
+
+def start_from(model: PromptedModel, name: str | Path) -> str:
+    """Give a new model the prompt of a saved adapter; its head starts anew, for another task has other classes.
+
+    Args:
+        model: A new model of the same kind on the same backbone.
+        name: Folder of the adapter, or its name on the Hub.
+
+    Returns:
+        The sha256 of the adapter's weights.
+
+    Raises:
+        AdapterError: It is of another kind, or was made for another backbone. Nothing is changed.
+    """
+    from safetensors.torch import load_file
+
+    folder = adapter_folder(name)
+    config = read_config(folder)
+    weights = check_weights(folder, config)
+    own, other = model.prompt_config, PromptConfig(**config["prompt"])
+    parts = ("base", "strategy", "length", "tune_backbone", *type(model.strategy).options)
+    wrong = [part for part in parts if part != "knowledge" and getattr(own, part) != getattr(other, part)]
+    if wrong:
+        differences = ", ".join(f"{flag_name(part)} {getattr(other, part)}" for part in wrong)
+        raise AdapterError(f"The adapter in {folder} was made with {differences}; start from it with the same.")
+    if config["backbone"]["fingerprint"] != model.backbone.fingerprint:
+        raise AdapterError(
+            f"The adapter in {folder} was made for {config['backbone']['name']} (fingerprint "
+            f"{config['backbone']['fingerprint'][:16]}), but {model.backbone.name} has fingerprint "
+            f"{model.backbone.fingerprint[:16]}. Start from one that was made for it."
+        )
+    tensors = load_file(weights, device=str(model.device))
+    prompt = {key: value for key, value in tensors.items() if key.startswith(("strategy.", "injector."))}
+    model.load_state_dict(prompt, strict=False)
+    return str(config["weights_sha256"])
 
 
 def adapter_folder(name: str | Path) -> Path:

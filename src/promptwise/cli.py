@@ -17,7 +17,7 @@ from promptwise import __version__
 from promptwise.cli_research import compare, pretrain, report
 from promptwise.config import CALIBRATIONS, TrainConfig
 from promptwise.errors import ConfigError, PromptwiseError
-from promptwise.flags import CommandGroup, Name, adapter_options, config_options, given, known_tasks
+from promptwise.flags import CommandGroup, Name, adapter_options, given, known_tasks, options_of
 from promptwise.hub import DEFAULT_CLOZE_MODEL
 from promptwise.quiet import quiet
 from promptwise.settings import config_from_mapping
@@ -36,7 +36,7 @@ def cli() -> None:
 
 
 @cli.command()
-@config_options()
+@options_of(TrainConfig)
 @click.option("--config", "config_file", type=Path, metavar="FILE.yaml", help="Read settings from a file; flags win.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that --out holds.")
 @click.option("--resume", is_flag=True, help="Go on with the killed run that --out holds.")
@@ -63,7 +63,7 @@ def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any)
 
 @cli.command()
 @adapter_options
-@config_options("task", "data", "text_column", "text_pair_column", "label_column", "data_dir", trained=True)
+@options_of(TrainConfig, "task", "data", "text_column", "text_pair_column", "label_column", "data_dir", trained=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 def evaluate(
     adapter: str,
@@ -101,7 +101,7 @@ def evaluate(
     help="A text; may be repeated. Without it, FILE or standard input is read.",
 )
 @click.option("--text-pair", "pairs", multiple=True, help="The second text of each --text, for tasks on pairs.")
-@config_options("text_column", "text_pair_column", trained=True)
+@options_of(TrainConfig, "text_column", "text_pair_column", trained=True)
 @click.option(
     "--format",
     "form",
@@ -145,7 +145,8 @@ def predict(
 
 
 @cli.command("zero-shot")
-@config_options(
+@options_of(
+    TrainConfig,
     "task",
     "data",
     "text_column",

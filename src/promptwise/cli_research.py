@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from promptwise.config import ClozeConfig, KnowledgeConfig
+from promptwise.config import ClozeConfig, KnowledgeConfig, PairsConfig
 from promptwise.flags import CommandGroup, given, options_of
 from promptwise.quiet import quiet
 from promptwise.settings import config_from_mapping
@@ -125,3 +125,29 @@ def knowledge(overwrite: bool, resume: bool, **flags: Any) -> None:
         from promptwise.tables import print_knowledge
 
         print_knowledge(metrics, str(config.out))
+
+
+@pretrain.command()
+@options_of(PairsConfig)
+@click.option("--overwrite", is_flag=True, help="Replace the run that --out holds.")
+@click.option("--resume", is_flag=True, help="Go on with the killed run that --out holds.")
+def prompt(overwrite: bool, resume: bool, **flags: Any) -> None:
+    """Train a prompt on text without labels, for tasks to start from: pre-trained prompt tuning (PPT).
+
+    The prompt learns to tell whether one sentence follows another, is of the same paragraph, or of another one. Use the
+    result with --start-from DIR and the same --base, --strategy and --length.
+
+    \b
+    promptwise pretrain prompt --corpus wiki.txt.gz --out runs/ppt
+    promptwise train --task rte --model minilm-cloze --base prompt --strategy shared --start-from runs/ppt --out runs/a
+    """
+    config = config_from_mapping(PairsConfig, given(flags), "flags")
+    from promptwise.pretraining.pairs import load_pairs
+    from promptwise.run import is_main_process, train
+
+    quiet()
+    metrics = train(config, overwrite=overwrite, resume=resume, load=load_pairs)
+    if is_main_process():
+        from promptwise.tables import print_result
+
+        print_result(metrics, str(config.out))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from promptwise.errors import ConfigError
-from promptwise.hub import DEFAULT_MODEL
+from promptwise.hub import DEFAULT_CLOZE_MODEL, DEFAULT_MODEL
 from promptwise.settings import check_values, flag_name, setting
 
 POOLINGS = ("auto", "first", "last", "mean")
@@ -104,13 +104,34 @@ def learning_rate(prompt: PromptConfig, fit: FitConfig) -> float:
     return BACKBONE_LR if prompt.tune_backbone else PROMPT_LR
 
 
+@dataclass(frozen=True)
+class ModelConfig(PromptConfig, FitConfig):
+    """A run that trains a prompted model and saves it as an adapter, whatever its data is."""
+
+    start_from: str | None = setting(
+        None, "A saved adapter of the same kind, such as `pretrain prompt` makes, to start from.", metavar="DIR"
+    )
+    model: str = setting(DEFAULT_MODEL, "Backbone: a local folder, a name on the Hub, or minilm-cloze.", metavar="NAME")
+    dtype: str = setting("auto", "Dtype of the frozen model's products; auto is bf16 where it is fast.", choices=DTYPES)
+    threads: int | None = setting(None, "CPU threads; by default what torch takes.", minimum=1)
+    out: str | None = setting(None, "Folder that receives the adapter.", metavar="DIR")
+
+    def prompt_config(self) -> PromptConfig:
+        """The part that says what the model is."""
+        return PromptConfig(**{one.name: getattr(self, one.name) for one in fields(PromptConfig)})
+
+    def fit_config(self) -> FitConfig:
+        """The part that says how it is trained."""
+        return FitConfig(**{one.name: getattr(self, one.name) for one in fields(FitConfig)})
+
+
 # Settings that say something about a person's own file, and about a known task.
 _WITH_DATA = ("text_column", "text_pair_column", "label_column", "template")
 _WITH_TASK = ("data_dir", "validation_fraction", "train_file", "validation_file")
 
 
 @dataclass(frozen=True)
-class TrainConfig(PromptConfig, FitConfig):
+class TrainConfig(ModelConfig):
     """One training run from data to a saved adapter."""
 
     task: str | None = setting(None, "A task by name; see `promptwise tasks`.", metavar="NAME")
@@ -135,10 +156,6 @@ class TrainConfig(PromptConfig, FitConfig):
     )
     train_file: str | None = setting(None, "Training rows of --task from this file.", metavar="FILE")
     validation_file: str | None = setting(None, "Validation rows of --task from this file.", metavar="FILE")
-    model: str = setting(DEFAULT_MODEL, "Backbone: a local folder, a name on the Hub, or minilm-cloze.", metavar="NAME")
-    dtype: str = setting("auto", "Dtype of the frozen model's products; auto is bf16 where it is fast.", choices=DTYPES)
-    threads: int | None = setting(None, "CPU threads; by default what torch takes.", minimum=1)
-    out: str | None = setting(None, "Folder that receives the adapter.", metavar="DIR")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -151,13 +168,36 @@ class TrainConfig(PromptConfig, FitConfig):
         if idle:
             raise ConfigError(f"{', '.join(idle)} would change nothing beside {partner}; leave it out.")
 
-    def prompt_config(self) -> PromptConfig:
-        """The part that says what the model is."""
-        return PromptConfig(**{one.name: getattr(self, one.name) for one in fields(PromptConfig)})
 
-    def fit_config(self) -> FitConfig:
-        """The part that says how it is trained."""
-        return FitConfig(**{one.name: getattr(self, one.name) for one in fields(FitConfig)})
+@dataclass(frozen=True)
+class PairsConfig(ModelConfig):
+    """How a prompt learns to tell which sentence follows another."""
+
+    corpus: tuple[str, ...] = setting((), "As in `pretrain cloze`.", metavar="SOURCE")
+    text_column: str = setting("text", "Column of the text in a --corpus with columns.", metavar="COLUMN")
+    pairs: int = setting(12_000, "Pairs of sentences to train on.", minimum=30)
+    held_out: int = setting(1000, "Paragraphs for validation and test alone, chosen by their hash.", minimum=30)
+    base: str = setting("prompt", "How prompts enter the model.", choices="BASES")
+    strategy: str = setting("shared", "How the prompt of an input is made.", choices="STRATEGIES")
+    head: str = setting("cloze", "How scores are read off the model.", choices="HEADS")
+    model: str = setting(
+        DEFAULT_CLOZE_MODEL, "Backbone: a local folder, a name on the Hub, or minilm-cloze.", metavar="NAME"
+    )
+    epochs: float = setting(1.0, "Passes over the pairs.", minimum=0, maximum=10**6)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_corpus(self.corpus)
+
+
+def require_corpus(corpus: tuple[str, ...]) -> None:
+    """Make sure that a corpus is named.
+
+    Raises:
+        ConfigError: None is.
+    """
+    if not corpus:
+        raise ConfigError("--corpus is missing: name a file with text, or a dataset on the Hub.")
 
 
 @dataclass(frozen=True)
@@ -194,8 +234,7 @@ class ClozeConfig:
 
     def __post_init__(self) -> None:
         check_values(self)
-        if not self.corpus:
-            raise ConfigError("--corpus is missing: name a file with text, or a dataset on the Hub.")
+        require_corpus(self.corpus)
 
 
 @dataclass(frozen=True)

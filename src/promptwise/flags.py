@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
 from typing import Any, TypeVar
 
 import click
 
-from promptwise.config import DTYPES, FitConfig, PromptConfig, TrainConfig
+from promptwise.config import DTYPES
 from promptwise.errors import UnknownNameError
 from promptwise.settings import choices_of, flag_name, value_type
 
@@ -60,25 +61,17 @@ def given(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flags.items() if value not in (None, ())}
 
 
-def options_of(config: type[Any]) -> Callable[[_F], _F]:
-    """Flags for all fields of a configuration, in their order."""
-
-    def decorate(function: _F) -> _F:
-        for setting in reversed(fields(config)):
-            function = _option(setting, trained=False)(function)
-        return function
-
-    return decorate
-
-
-def config_options(*names: str, trained: bool = False) -> Callable[[_F], _F]:
-    """Flags for fields of :class:`TrainConfig`, a run's own before those it inherits; all of them without names.
+def options_of(config: type[Any], *names: str, trained: bool = False) -> Callable[[_F], _F]:
+    """Flags for fields of a configuration, its own before those it inherits; all of them without names.
 
     With ``trained`` they are of a command that uses an adapter.
     """
-    inherited = [one.name for part in (PromptConfig, FitConfig) for one in fields(part)]
-    settings = [one for one in fields(TrainConfig) if not names or one.name in names]
-    settings.sort(key=lambda one: inherited.index(one.name) if one.name in inherited else -1)
+
+    def depth(setting: Field[Any]) -> int:
+        """How far up the class is that a field comes from."""
+        return max(level for level, part in enumerate(config.__mro__) if setting.name in inspect.get_annotations(part))
+
+    settings = sorted((one for one in fields(config) if not names or one.name in names), key=depth)
 
     def decorate(function: _F) -> _F:
         for setting in reversed(settings):

@@ -1,4 +1,4 @@
-"""One training run in a folder: from a :class:`~promptwise.config.TrainConfig` to a saved adapter.
+"""One training run in a folder: from a configuration to a saved adapter.
 
 A run's folder holds ``train_config.json`` from its start and ``metrics.json`` from its end; a folder with the first
 and without the second is a run to resume.
@@ -7,12 +7,13 @@ and without the second is a run to resume.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptwise.adapter import CONFIG_FILE, WEIGHTS_FILE, read_metrics, save_adapter
+from promptwise.adapter import CONFIG_FILE, WEIGHTS_FILE, read_metrics, save_adapter, start_from
 from promptwise.cards import model_card
-from promptwise.config import TrainConfig
+from promptwise.config import ModelConfig, TrainConfig
 from promptwise.errors import ConfigError
 from promptwise.files import write_atomic, write_json
 from promptwise.registry import HEADS
@@ -24,85 +25,6 @@ if TYPE_CHECKING:
     from promptwise.tasks.data import TaskData
 
 RUN_FILE = "train_config.json"
-
-
-def train(
-    config: TrainConfig,
-    *,
-    overwrite: bool = False,
-    resume: bool = False,
-    backbone: Backbone | None = None,
-    data: TaskData | None = None,
-    features: SharedFeatures | None = None,
-    progress: bool = True,
-    score_test: bool = True,
-) -> dict[str, Any]:
-    """Run a configuration and write its folder.
-
-    Args:
-        config: The run; ``out`` must be set.
-        overwrite: Replace a run that the folder holds.
-        resume: Go on with the run that the folder holds, to the same weights; a finished one is returned.
-        backbone: A loaded backbone to use instead of ``config.model``'s.
-        data: The loaded data of ``config``, where several runs share it.
-        features: Tokenised data that several runs share.
-        progress: Show a progress bar.
-        score_test: Whether to look at the test split at all.
-
-    Returns:
-        What ``metrics.json`` holds.
-
-    Raises:
-        ConfigError: A setting cannot work.
-        OutputError: The folder holds a run, or cannot be written.
-        DataError: The data is missing or malformed.
-        TrainingError: The loss is not finite.
-    """
-    if config.out is None:
-        raise ConfigError("--out is missing: name the folder that receives the adapter.")
-    folder = RunFolder(Path(config.out), RUN_FILE, CONFIG_FILE, (CARD_FILE, METRICS_FILE, WEIGHTS_FILE))
-    if is_main_process():
-        folder.check(config, overwrite, resume)
-    finished = read_metrics(folder.path) if resume else None
-    if finished is not None:
-        if is_main_process():
-            folder.remove_checkpoints()
-        return finished
-    data = data or load_data(config)
-
-    from promptwise.assembly import knowledge_of
-    from promptwise.model import PromptedModel
-    from promptwise.placement import prepare_backbone
-    from promptwise.trainer import check_logger
-    from promptwise.training import fit
-
-    check_logger(config.report_to)
-    set_threads(config.threads)
-    backbone = backbone or prepare_backbone(
-        config.model, HEADS.get(config.head).cloze, config.dtype, trainable=config.tune_backbone
-    )
-    model = PromptedModel(backbone, data.spec, config.prompt_config(), config.seed)
-    model.shared_features = features
-    found = {"data": data.fingerprint, **standing(backbone)}
-    knowledge = knowledge_of(model.prompt_config, backbone)
-    if knowledge is not None:
-        found["knowledge"] = knowledge.digest
-    folder.begin(config, found, resume, is_main_process())
-    metrics = fit(
-        model,
-        data,
-        config.fit_config(),
-        folder.trainer,
-        resume=resume,
-        progress=progress,
-        score_test=score_test,
-    )
-    if is_main_process():
-        saved = save_adapter(model, folder.path)
-        write_atomic(folder.path / CARD_FILE, model_card(saved, metrics, str(folder.path)))
-        write_json(folder.path / METRICS_FILE, metrics)
-        folder.remove_checkpoints()
-    return metrics
 
 
 def load_data(config: TrainConfig) -> TaskData:
@@ -130,6 +52,87 @@ def load_data(config: TrainConfig) -> TaskData:
     if config.shots is not None:
         data = with_shots(data, config.shots, config.seed)
     return data if config.train_rows is None else with_train_rows(data, config.train_rows)
+
+
+def train(
+    config: ModelConfig,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    backbone: Backbone | None = None,
+    load: Callable[[Any], TaskData] = load_data,
+    features: SharedFeatures | None = None,
+    progress: bool = True,
+    score_test: bool = True,
+) -> dict[str, Any]:
+    """Run a configuration and write its folder.
+
+    Args:
+        config: The run; ``out`` must be set.
+        overwrite: Replace a run that the folder holds.
+        resume: Go on with the run that the folder holds, to the same weights; a finished one is returned.
+        backbone: A loaded backbone to use instead of ``config.model``'s.
+        load: Gives the data of ``config``.
+        features: Tokenised data that several runs share.
+        progress: Show a progress bar.
+        score_test: Whether to look at the test split at all.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        ConfigError: A setting cannot work.
+        OutputError: The folder holds a run, or cannot be written.
+        DataError: The data is missing or malformed.
+        TrainingError: The loss is not finite.
+    """
+    if config.out is None:
+        raise ConfigError("--out is missing: name the folder that receives the adapter.")
+    folder = RunFolder(Path(config.out), RUN_FILE, CONFIG_FILE, (CARD_FILE, METRICS_FILE, WEIGHTS_FILE))
+    if is_main_process():
+        folder.check(config, overwrite, resume)
+    finished = read_metrics(folder.path) if resume else None
+    if finished is not None:
+        if is_main_process():
+            folder.remove_checkpoints()
+        return finished
+    data = load(config)
+
+    from promptwise.assembly import knowledge_of
+    from promptwise.model import PromptedModel
+    from promptwise.placement import prepare_backbone
+    from promptwise.trainer import check_logger
+    from promptwise.training import fit
+
+    check_logger(config.report_to)
+    set_threads(config.threads)
+    backbone = backbone or prepare_backbone(
+        config.model, HEADS.get(config.head).cloze, config.dtype, trainable=config.tune_backbone
+    )
+    model = PromptedModel(backbone, data.spec, config.prompt_config(), config.seed)
+    model.shared_features = features
+    found = {"data": data.fingerprint, **standing(backbone)}
+    knowledge = knowledge_of(model.prompt_config, backbone)
+    if knowledge is not None:
+        found["knowledge"] = knowledge.digest
+    if config.start_from is not None:
+        found["adapter to start from"] = start_from(model, Path(config.start_from))
+    folder.begin(config, found, resume, is_main_process())
+    metrics = fit(
+        model,
+        data,
+        config.fit_config(),
+        folder.trainer,
+        resume=resume,
+        progress=progress,
+        score_test=score_test,
+    )
+    if is_main_process():
+        saved = save_adapter(model, folder.path)
+        write_atomic(folder.path / CARD_FILE, model_card(saved, metrics, str(folder.path)))
+        write_json(folder.path / METRICS_FILE, metrics)
+        folder.remove_checkpoints()
+    return metrics
 
 
 def set_threads(threads: int | None) -> None:

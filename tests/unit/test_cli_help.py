@@ -11,7 +11,7 @@ from click import Group
 from click.testing import CliRunner
 
 from promptwise.cli import cli
-from promptwise.config import DTYPES, POOLINGS, ClozeConfig, KnowledgeConfig, TrainConfig
+from promptwise.config import DTYPES, POOLINGS, ClozeConfig, KnowledgeConfig, PairsConfig, TrainConfig
 from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES
 from promptwise.settings import flag_name
 from promptwise.tasks import task_names
@@ -62,7 +62,9 @@ def test_train_has_a_flag_for_every_setting() -> None:
         assert flag in text
 
 
-@pytest.mark.parametrize(("command", "config"), [("cloze", ClozeConfig), ("knowledge", KnowledgeConfig)])
+@pytest.mark.parametrize(
+    ("command", "config"), [("cloze", ClozeConfig), ("knowledge", KnowledgeConfig), ("prompt", PairsConfig)]
+)
 def test_pretraining_has_a_flag_for_every_setting(command: str, config: type) -> None:
     """Every field of the configuration is a flag of the command with its help."""
     text = help_of("pretrain", command)

@@ -119,7 +119,7 @@ def perform(run: Run, out: Path, shared: Shared) -> Record:
             config,
             resume=(folder / RUN_FILE).is_file(),
             backbone=shared.backbone(config),
-            data=shared.data(config),
+            load=shared.data,
             features=shared.features,
             progress=False,
             score_test=run.purpose == "result",
