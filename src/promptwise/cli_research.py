@@ -14,7 +14,7 @@ from promptwise.settings import config_from_mapping
 
 
 @click.command()
-@click.argument("file", type=Path, metavar="SPEC.yaml")
+@click.argument("experiment", metavar="EXPERIMENT")
 @click.option("--out", type=Path, metavar="DIR", help="Folder of the records. [default: runs/NAME]")
 @click.option(
     "--data-dir", type=Path, metavar="DIR", help="Folder with a folder for each task, read instead of the Hub."
@@ -24,8 +24,9 @@ from promptwise.settings import config_from_mapping
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each; by default the cores shared out.")
 @click.option("--dry-run", is_flag=True, help="Print the plan, with a time estimate from finished runs, and stop.")
 @click.option("--retry-failed", is_flag=True, help="Do failed runs again too.")
+@click.option("--full", is_flag=True, help="At full size: for a preset, the paper's model, data, lengths and seeds.")
 def compare(
-    file: Path,
+    experiment: str,
     out: Path | None,
     data_dir: Path | None,
     model: str | None,
@@ -33,20 +34,23 @@ def compare(
     threads: int | None,
     dry_run: bool,
     retry_failed: bool,
+    full: bool,
 ) -> None:
     """Run a grid of methods, tasks, settings and seeds, and keep a record of each run.
 
-    Stopped anywhere, the same command goes on: finished runs are kept, and half-finished ones resume.
+    EXPERIMENT is a YAML file, or a preset of the paper: paper/table-end-to-end, paper/few-shot, paper/type-knowledge,
+    paper/sequence-utilization, paper/prompt-length, paper/pt-v, paper/topics-map, paper/case-study. Stopped anywhere,
+    the same command goes on: finished runs are kept, and half-finished ones resume.
 
     \b
-    promptwise compare heads.yaml --data-dir data --jobs 2
-    promptwise compare heads.yaml --dry-run
+    promptwise compare paper/pt-v --jobs 2
+    promptwise compare heads.yaml --data-dir data --dry-run
     """
     from promptwise.experiments.compare import compare as run
 
     quiet()
     run(
-        file,
+        experiment,
         out,
         data_root=data_dir,
         overrides={} if model is None else {"model": model},
@@ -54,6 +58,7 @@ def compare(
         threads=threads,
         dry_run=dry_run,
         retry_failed=retry_failed,
+        full=full,
     )
 
 

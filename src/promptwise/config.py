@@ -151,6 +151,9 @@ class TrainConfig(ModelConfig):
     train_rows: int | None = setting(
         None, "Train on about this many rows only, the same ones for every seed, spread over the classes.", minimum=2
     )
+    test_rows: int | None = setting(
+        None, "Score about this many test rows only, the same ones for every run, spread over the classes.", minimum=2
+    )
     shots: int | None = setting(
         None, "Few-shot: train on this many rows of each class, and choose on as many; the seed draws them.", minimum=1
     )

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from promptwise.experiments.plan import Plan
+from promptwise.experiments.read import read_experiment
 from promptwise.experiments.record import read_records
-from promptwise.experiments.spec import read_experiment
 from tests.integration.command import contents, fails, ok, promptwise, read_json
 
 MakeSpec = Callable[..., Path]

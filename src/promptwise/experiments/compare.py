@@ -9,8 +9,9 @@ from typing import Any
 from promptwise.errors import ConfigError, OutputError
 from promptwise.experiments.engine import Engine, default_threads
 from promptwise.experiments.plan import Plan
+from promptwise.experiments.read import read_experiment
 from promptwise.experiments.record import read_records
-from promptwise.experiments.spec import layout_of, read_experiment
+from promptwise.experiments.spec import layout_of
 from promptwise.experiments.status import Display, overview, print_plan
 from promptwise.experiments.worker import RECORDS
 from promptwise.files import write_json
@@ -20,7 +21,7 @@ LAYOUT = "experiment.json"
 
 
 def compare(
-    file: Path,
+    name: str | Path,
     out: Path | None = None,
     *,
     data_root: Path | None = None,
@@ -29,11 +30,12 @@ def compare(
     threads: int | None = None,
     dry_run: bool = False,
     retry_failed: bool = False,
+    full: bool = False,
 ) -> Plan:
     """Run what is missing of an experiment.
 
     Args:
-        file: The experiment.
+        name: The experiment: a YAML file or a preset.
         out: Folder of records and runs; by default ``runs/NAME``.
         data_root: Folder with a folder for each task.
         overrides: Settings that win over those of the file.
@@ -41,6 +43,7 @@ def compare(
         threads: CPU threads of each; by default the cores divided by the jobs.
         dry_run: Print the plan and do nothing.
         retry_failed: Do failed runs again too.
+        full: At the size that the experiment names full: for a preset, the paper's own.
 
     Returns:
         The plan with all records.
@@ -51,7 +54,7 @@ def compare(
     """
     if data_root is not None and not data_root.is_dir():
         raise ConfigError(f"--data-dir {data_root} does not exist.")
-    experiment = read_experiment(file, data_root=data_root, overrides=overrides)
+    experiment = read_experiment(name, data_root=data_root, overrides=overrides, full=full)
     out = out or Path("runs") / experiment.name
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file; --out names a folder.")
@@ -60,8 +63,12 @@ def compare(
         print_plan(plan, jobs)
         return plan
     write_json(out / LAYOUT, layout_of(experiment))
+    threads = threads or default_threads(jobs)
+    for entry in plan.pretraining():
+        console.print(f"pre-training {entry.name} ({entry.what}) in {out / entry.folder}", highlight=False)
+        entry.perform(out, threads * jobs)
     with Display(plan) as display:
-        engine = Engine(plan, out, jobs, threads or default_threads(jobs), display)
+        engine = Engine(plan, out, jobs, threads, display)
         engine.run()
     console.print(overview(engine), highlight=False)
     console.print(f"Records are in {out / RECORDS}.", highlight=False)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from promptwise.config import TrainConfig
+from promptwise.experiments.pretrained import USED_BY, Pretraining
 from promptwise.experiments.record import Record, run_id
 from promptwise.experiments.spec import Cell, Experiment, settings_of
 from promptwise.experiments.worker import Run, Shared, data_settings
@@ -53,14 +54,16 @@ class Plan:
 
     def planned(self) -> Iterator[Planned]:
         """Every run that is wanted and can be named yet: results of a cell appear when its rate is known."""
+        chosen = self.experiment.search_tasks
         searches = [
             Planned(cell, seed, rate, "search")
             for seed in self.experiment.search_seeds
             for cell in self.experiment.cells
             for rate in cell.rates
+            if not chosen or cell.task in chosen
         ]
         yield from searches
-        most = max(len(cell.seeds) for cell in self.experiment.cells)
+        most = max((len(cell.seeds) for cell in self.experiment.cells), default=0)
         for place in range(most):
             for cell in self.experiment.cells:
                 if place < len(cell.seeds) and (not cell.rates or self.best_rate(cell) is not None):
@@ -69,11 +72,18 @@ class Plan:
     def best_rate(self, cell: Cell) -> float | None:
         """The learning rate with the best mean validation score; ``None`` until all of a cell's search is done.
 
-        Of equal ones the lowest is taken. A rate whose runs failed takes no part.
+        The mean is over the search's seeds, and over its tasks where it names some. Of equal ones the lowest is taken.
+        A rate whose runs failed takes no part.
         """
+        tasks = self.experiment.search_tasks
+        searched = [one for one in self.experiment.cells if one.label == cell.label and one.task in tasks] or [cell]
         means: dict[float, float] = {}
         for rate in sorted(cell.rates):
-            records = [self.record(Planned(cell, seed, rate, "search")) for seed in self.experiment.search_seeds]
+            records = [
+                self.record(Planned(one, seed, rate, "search"))
+                for one in searched
+                for seed in self.experiment.search_seeds
+            ]
             if any(record is None or record.status == "cancelled" for record in records):
                 return None
             scores = [_first(record.metrics["validation"]) for record in records if record and record.metrics]
@@ -100,13 +110,20 @@ class Plan:
 
     def _made(self, planned: Planned) -> Run:
         config = planned.cell.config(planned.seed, planned.lr)
+        starts = {
+            setting: self.experiment.pretrained[getattr(config, setting)]
+            for setting in USED_BY.values()
+            if getattr(config, setting) in self.experiment.pretrained
+        }
+        content = {**settings_of(config), **{setting: entry.id for setting, entry in starts.items()}}
         return Run(
-            id=run_id({**settings_of(config), "purpose": planned.purpose}, self._fingerprint(config)),
+            id=run_id({**content, "purpose": planned.purpose}, self._fingerprint(config)),
             experiment=self.experiment.name,
             task=planned.cell.task,
             method=planned.cell.label,
             purpose=planned.purpose,
             config=config,
+            starts={setting: entry.folder for setting, entry in starts.items()},
             keep_adapter=self.experiment.keep_adapters and planned.purpose == "result",
         )
 
@@ -132,6 +149,13 @@ class Plan:
             if run.id not in self._tried and self._is_open(run.id):
                 open_runs.append(run.config)
         return open_runs
+
+    def pretraining(self) -> list[Pretraining]:
+        """What the runs that are still to do start from, and what the figure shows."""
+        configs = self.remaining()
+        used = {getattr(config, setting) for config in configs for setting in USED_BY.values()}
+        used.add(self.experiment.figure.get("knowledge"))
+        return [entry for name, entry in self.experiment.pretrained.items() if name in used]
 
     def counts(self) -> dict[Kind, int]:
         """How many runs stand how."""

@@ -102,6 +102,8 @@ def print_plan(plan: Plan, jobs: int) -> None:
     console.print(table)
     left = seconds_left(plan, [], jobs)
     remaining = len(plan.remaining())
+    for entry in plan.pretraining():
+        console.print(f"before the runs: pre-training {entry.name} ({entry.what})", highlight=False)
     how_long = "unknown before a run has finished" if left is None else f"about {duration(left)} with {jobs} at a time"
     console.print(f"{remaining} runs to do; time: {how_long}.", highlight=False)
 

@@ -8,7 +8,8 @@ import shutil
 import signal
 import threading
 import traceback
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -38,6 +39,7 @@ class Run:
         method: The method with the grid's choice.
         purpose: ``result`` or ``search``.
         config: The configuration, without folder and threads.
+        starts: Folders below the experiment's of what was pre-trained, by the setting that names it.
         keep_adapter: Whether the adapter stays beside the record.
     """
 
@@ -47,6 +49,7 @@ class Run:
     method: str
     purpose: Any
     config: TrainConfig
+    starts: Mapping[str, str] = field(default_factory=dict, hash=False)
     keep_adapter: bool = False
 
     def record(self, status: Any, **more: Any) -> Record:
@@ -101,7 +104,7 @@ def data_settings(config: TrainConfig) -> dict[str, Any]:
     """The settings that say what the data is."""
     names = (
         *("task", "data", "data_dir", "text_column", "text_pair_column", "label_column", "template"),
-        *("validation_fraction", "train_rows", "shots", "train_file", "validation_file"),
+        *("validation_fraction", "train_rows", "test_rows", "shots", "train_file", "validation_file"),
     )
     values = {name: getattr(config, name) for name in names}
     # The seed draws the rows of a few-shot task, and nothing of any other.
@@ -113,7 +116,8 @@ def perform(run: Run, out: Path, shared: Shared) -> Record:
     from promptwise.run import RUN_FILE, train
 
     folder = out / RUNS / run.id
-    config = replace(run.config, out=str(folder))
+    starts: dict[str, Any] = {name: str(out / start) for name, start in run.starts.items()}
+    config = replace(run.config, out=str(folder), **starts)
     try:
         metrics = train(
             config,

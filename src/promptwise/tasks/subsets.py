@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from promptwise.errors import ConfigError, DataError
+from promptwise.tasks._spec_checks import SPLITS
 from promptwise.tasks.data import TaskData, task_data
 from promptwise.tasks.examples import Example, examples_from_rows
 from promptwise.tasks.readers import read_rows
@@ -24,12 +25,31 @@ def with_train_rows(data: TaskData, rows: int) -> TaskData:
     Raises:
         ConfigError: There are not as many.
     """
-    if rows > len(data.train):
-        raise ConfigError(f"--train-rows is {rows:,}; {data.spec.name} ({data.origin}) has {len(data.train):,}.")
-    if rows == len(data.train):
-        return data
-    kept, _ = hold_out(data.train, len(data.train) - rows, salt="train rows", origin=data.origin)
-    return _replaced(data, kept, data.validation, f"{len(kept)} train rows")
+    kept = _fewer(data, "train", rows)
+    return data if kept is data.train else _replaced(data, f"{len(kept)} train rows", train=kept)
+
+
+def with_test_rows(data: TaskData, rows: int) -> TaskData:
+    """The same task with fewer test rows: the same ones for every run, spread over the classes as before.
+
+    Args:
+        data: A task with its splits; train and validation stay whole.
+        rows: How many to keep; a few more where classes do not divide evenly or rows of a text stay together.
+
+    Raises:
+        ConfigError: There are not as many.
+    """
+    kept = _fewer(data, "test", rows)
+    return data if kept is data.test else _replaced(data, f"{len(kept)} test rows", test=kept)
+
+
+def _fewer(data: TaskData, split: str, rows: int) -> list[Example]:
+    whole: list[Example] = getattr(data, split)
+    if rows > len(whole):
+        raise ConfigError(f"--{split}-rows is {rows:,}; {data.spec.name} ({data.origin}) has {len(whole):,}.")
+    if rows == len(whole):
+        return whole
+    return hold_out(whole, len(whole) - rows, salt=f"{split} rows", origin=data.origin)[0]
 
 
 def with_shots(data: TaskData, shots: int, seed: int) -> TaskData:
@@ -53,7 +73,7 @@ def with_shots(data: TaskData, shots: int, seed: int) -> TaskData:
         drawn.setdefault(example.label, []).append(example)
     train = [example for rows in drawn.values() for example in rows[:shots]]
     validation = [example for rows in drawn.values() for example in rows[shots : 2 * shots]]
-    return _replaced(data, train, validation, f"{shots} shots, seed {seed}")
+    return _replaced(data, f"{shots} shots, seed {seed}", train=train, validation=validation)
 
 
 def with_files(data: TaskData, train: str | None, validation: str | None) -> TaskData:
@@ -69,14 +89,14 @@ def with_files(data: TaskData, train: str | None, validation: str | None) -> Tas
     }
     return _replaced(
         data,
-        data.train if train is None else read[train],
-        data.validation if validation is None else read[validation],
         " and ".join(read),
+        train=data.train if train is None else read[train],
+        validation=data.validation if validation is None else read[validation],
     )
 
 
-def _replaced(data: TaskData, train: list[Example], validation: list[Example], how: str) -> TaskData:
-    splits = {"train": train, "validation": validation, "test": data.test}
+def _replaced(data: TaskData, how: str, **changed: list[Example]) -> TaskData:
+    splits = {split: changed.get(split, getattr(data, split)) for split in SPLITS}
     return task_data(data.spec, splits, f"{data.origin}, {how}")
 
 

@@ -1,0 +1,120 @@
+"""What the runs of an experiment start from: knowledge and prompts that are pre-trained once, before any run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from promptwise.config import KnowledgeConfig, PairsConfig
+from promptwise.errors import ConfigError
+from promptwise.experiments.record import CODE_VERSION
+from promptwise.settings import config_from_mapping
+
+PRETRAINED = "pretrained"
+USED_BY = {"knowledge": "knowledge", "prompt": "start_from"}
+"""The setting of a run that names what was pre-trained, by its kind."""
+
+_OWN = ("what", "otherwise")
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """One ``pretrain`` entry of an experiment.
+
+    Attributes:
+        name: What the methods call it.
+        what: ``knowledge`` or ``prompt``.
+        settings: Those of its configuration but the folder.
+    """
+
+    name: str
+    what: Literal["knowledge", "prompt"]
+    settings: Mapping[str, Any] = field(hash=False)
+
+    @property
+    def id(self) -> str:
+        """Twelve hexadecimal digits made of its settings and the version of the code."""
+        content = json.dumps([self.what, dict(sorted(self.settings.items())), CODE_VERSION], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    @property
+    def folder(self) -> str:
+        """Its folder below that of the experiment."""
+        return f"{PRETRAINED}/{self.name}-{self.id}"
+
+    def config(self, out: Path | None, threads: int | None = None) -> KnowledgeConfig | PairsConfig:
+        """Its configuration, into a folder below that of the experiment.
+
+        Raises:
+            ConfigError: A setting cannot work.
+        """
+        values = {**self.settings, "threads": threads, "out": None if out is None else str(out / self.folder)}
+        kind: type[Any] = KnowledgeConfig if self.what == "knowledge" else PairsConfig
+        made: KnowledgeConfig | PairsConfig = config_from_mapping(kind, values, f"pretrain {self.name}")
+        return made
+
+    def perform(self, out: Path, threads: int) -> None:
+        """Pre-train it, or go on where that was stopped; nothing is done where it is finished.
+
+        Args:
+            out: Folder of the experiment.
+            threads: CPU threads.
+        """
+        config = self.config(out, threads)
+        if isinstance(config, KnowledgeConfig):
+            from promptwise.pretraining.knowledge import RUN_FILE, pretrain_knowledge
+
+            pretrain_knowledge(config, resume=(out / self.folder / RUN_FILE).is_file())
+        else:
+            from promptwise.pretraining.pairs import load_pairs
+            from promptwise.run import RUN_FILE, train
+
+            train(config, resume=(out / self.folder / RUN_FILE).is_file(), load=load_pairs)
+
+
+def read_pretraining(
+    name: str, raw: Mapping[str, Any], common: Mapping[str, Any], data_root: Path | None, where: str
+) -> Pretraining:
+    """One entry of the file.
+
+    Args:
+        name: Its name.
+        raw: Its values: ``what``, ``otherwise`` (the corpus to use where the data folder lacks the first one), and
+            settings of its configuration.
+        common: The experiment's settings, of which the model and the length of prompts count here too.
+        data_root: Folder with local data.
+        where: Its place, for messages.
+
+    Raises:
+        ConfigError: It is malformed.
+    """
+    values = {str(key).replace("-", "_"): value for key, value in raw.items()}
+    what = values.get("what")
+    if what not in USED_BY:
+        raise ConfigError(f"{where}: what must be {' or '.join(USED_BY)}, found {what!r}.")
+    settings = {key: value for key, value in values.items() if key not in _OWN}
+    shared = ("model",) if what == "knowledge" else ("model", "length", "dtype")
+    settings = {**{key: common[key] for key in shared if key in common}, **settings}
+    corpus = _local(what, settings.get("corpus"), data_root)
+    if corpus is not None:
+        settings |= corpus
+    elif "otherwise" in values:
+        settings["corpus"] = values["otherwise"]
+    made = Pretraining(name, what, settings)
+    made.config(None)
+    return made
+
+
+def _local(what: str, corpus: Any, data_root: Path | None) -> dict[str, Any] | None:
+    """The settings that name a corpus in the data folder, or ``None`` where it is not there."""
+    if data_root is None:
+        return None
+    if what == "knowledge":
+        found = (data_root / str(corpus)).is_dir()
+        return {"corpus": corpus, "data_dir": str(data_root / str(corpus))} if found else None
+    files = [data_root / str(one) for one in corpus or ()]
+    return {"corpus": [str(file) for file in files]} if files and all(file.is_file() for file in files) else None
