@@ -22,6 +22,8 @@ class Instance:
         text: ``[B, T]`` tokens of the input's own text: no padding, no special token, no template word.
         embeddings: ``[B, T, E]`` frozen word embeddings of ``ids``.
         cloze: Whether the inputs ask for a word at a mask.
+        presence: ``[B, T]`` from 0 to 1, how far each token has been faded in, for attribution; ``None`` for all there.
+            ``embeddings`` are faded already; a strategy that looks vectors up by token fades those.
     """
 
     ids: Tensor
@@ -29,6 +31,7 @@ class Instance:
     text: Tensor
     embeddings: Tensor
     cloze: bool = False
+    presence: Tensor | None = None
 
     def first_text(self, count: int) -> Instance:
         """The first ``count`` tokens of the text of each row, moved to the left.
@@ -50,7 +53,12 @@ class Instance:
             mask=mask,
             text=mask,
             embeddings=gather_rows(self.embeddings, order),
+            presence=None if self.presence is None else self.presence.gather(1, order),
         )
+
+    def faded(self, vectors: Tensor, absent: Tensor) -> Tensor:
+        """Vectors ``[B, T, W]`` of the tokens, from those of their absence as far as the tokens are there."""
+        return vectors if self.presence is None else torch.lerp(absent, vectors, self.presence.unsqueeze(-1))
 
     def reading(self, count: int) -> Instance:
         """The same rows, of whose texts a strategy may read the first ``count`` tokens alone."""

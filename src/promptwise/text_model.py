@@ -84,6 +84,19 @@ class TextModel(nn.Module, ABC):
         Raises:
             ConfigError: An input has more real tokens than the model has room for.
         """
+        instance, types, position = self.aligned(input_ids, attention_mask, text_mask, token_type_ids, mask_position)
+        logits = self.scores(instance, self.hidden(instance, types), position)
+        return SequenceClassifierOutput(loss=None if labels is None else self.loss(logits, labels), logits=logits)
+
+    def aligned(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        text_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        mask_position: Tensor | None = None,
+    ) -> tuple[Instance, Tensor | None, Tensor | None]:
+        """The left-aligned instance of a batch, with its token types and mask positions; see :meth:`forward`."""
         mask = attention_mask.bool()
         text = mask if text_mask is None else text_mask.bool() & mask
         given = Instance(input_ids, mask, text, self.backbone.embed(input_ids), self.input_format.cloze)
@@ -98,8 +111,7 @@ class TextModel(nn.Module, ABC):
             mask_position = mask.long().cumsum(1).gather(1, mask_position.unsqueeze(1)).squeeze(1) - 1
         if token_type_ids is not None:
             token_type_ids = token_type_ids.gather(1, order)
-        logits = self.scores(instance, self.hidden(instance, token_type_ids), mask_position)
-        return SequenceClassifierOutput(loss=None if labels is None else self.loss(logits, labels), logits=logits)
+        return instance, token_type_ids, mask_position
 
     @abstractmethod
     def hidden(self, instance: Instance, token_types: Tensor | None) -> Tensor:

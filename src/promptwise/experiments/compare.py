@@ -71,5 +71,9 @@ def compare(
         engine = Engine(plan, out, jobs, threads, display)
         engine.run()
     console.print(overview(engine), highlight=False)
+    if experiment.figure.get("kind") == "case study":
+        from promptwise.experiments.case_study import write_cases
+
+        write_cases(plan, out)
     console.print(f"Records are in {out / RECORDS}.", highlight=False)
     return plan

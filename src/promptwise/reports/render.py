@@ -3,59 +3,79 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from promptwise.reports.cases import cases_markdown, cases_page
 from promptwise.reports.significance import Comparison
 from promptwise.reports.table import NOT_SIGNIFICANT, Entry, ReportTable
 
 
-def markdown(table: ReportTable) -> str:
-    """The report in Markdown."""
+def markdown(table: ReportTable, caption: str | None = None, cases: Sequence[dict[str, Any]] = ()) -> str:
+    """The report in Markdown; with a caption it shows ``figure.svg``."""
     return "\n".join(
         [
             f"# {table.title}",
             "",
             *([table.description, ""] if table.description else []),
-            "| method | " + " | ".join(table.columns) + " |",
-            "|---" * (len(table.columns) + 1) + "|",
-            *(
-                f"| {method} | " + " | ".join(_cell(entry, _bold_markdown) for entry in entries) + " |"
-                for method, entries in table.rows
-            ),
-            "",
-            *(line for note in table.notes for line in (note, "")),
+            *([f"![{caption}](figure.svg)", "", caption, ""] if caption else []),
+            *(_table_markdown(table) if table.rows else []),
             *_differences_markdown(table),
+            *cases_markdown(list(cases)),
         ]
     )
 
 
-def latex(table: ReportTable) -> str:
-    """The table in LaTeX, for the package booktabs."""
+def _table_markdown(table: ReportTable) -> list[str]:
+    return [
+        "| method | " + " | ".join(table.columns) + " |",
+        "|---" * (len(table.columns) + 1) + "|",
+        *(
+            f"| {method} | " + " | ".join(_cell(entry, _bold_markdown) for entry in entries) + " |"
+            for method, entries in table.rows
+        ),
+        "",
+        *(line for note in table.notes for line in (note, "")),
+    ]
+
+
+def latex(table: ReportTable, caption: str | None = None) -> str:
+    """The table in LaTeX, for the package booktabs; with a caption it shows ``figure.pdf``."""
+    figure = [
+        r"\begin{figure}",
+        r"\centering",
+        r"\includegraphics[width=\linewidth]{figure.pdf}",
+        rf"\caption{{{_tex(f'{table.description} {caption}'.strip())}}}",
+        r"\end{figure}",
+        "",
+    ]
+    return "\n".join([*(figure if caption else []), *(_table_latex(table) if table.rows else [])])
+
+
+def _table_latex(table: ReportTable) -> list[str]:
     rows = [
         f"{_tex(method)} & " + " & ".join(_cell(entry, _bold_latex, _tex) for entry in entries) + r" \\"
         for method, entries in table.rows
     ]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            r"\begin{tabular}{l" + "r" * len(table.columns) + "}",
-            r"\toprule",
-            "method & " + " & ".join(map(_tex, table.columns)) + r" \\",
-            r"\midrule",
-            *rows,
-            r"\bottomrule",
-            r"\end{tabular}",
-            rf"\caption{{{_tex(' '.join((table.description, *table.notes)).strip())}}}",
-            rf"\label{{tab:{''.join(c if c.isalnum() else '-' for c in table.title)}}}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    return [
+        r"\begin{table}",
+        r"\centering",
+        r"\begin{tabular}{l" + "r" * len(table.columns) + "}",
+        r"\toprule",
+        "method & " + " & ".join(map(_tex, table.columns)) + r" \\",
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+        rf"\caption{{{_tex(' '.join((table.description, *table.notes)).strip())}}}",
+        rf"\label{{tab:{''.join(c if c.isalnum() else '-' for c in table.title)}}}",
+        r"\end{table}",
+        "",
+    ]
 
 
-def page(table: ReportTable) -> str:
-    """The report as one HTML page that needs no other file."""
+def page(table: ReportTable, caption: str | None = None, figure: str = "", cases: Sequence[dict[str, Any]] = ()) -> str:
+    """The report as one HTML page that needs no other file; ``figure`` is SVG."""
     head = "".join(f"<th>{html.escape(column)}</th>" for column in ("method", *table.columns))
     body = "".join(
         f"<tr><th>{html.escape(method)}</th>"
@@ -76,10 +96,17 @@ def page(table: ReportTable) -> str:
     return _PAGE.format(
         title=html.escape(table.title),
         description=html.escape(table.description),
-        table=f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>",
-        notes=notes,
+        figure=f"<figure>{_inline(figure)}<figcaption>{html.escape(caption)}</figcaption></figure>" if caption else "",
+        table=f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if table.rows else "",
+        notes=notes if table.rows else "",
         differences=differences,
+        cases=cases_page(list(cases)),
     )
+
+
+def _inline(svg: str) -> str:
+    """An SVG file as a part of a page."""
+    return svg[svg.index("<svg") :]
 
 
 _DIFFERENCE_HEADS = ("task", "method", "against", "difference", "95% interval", "p", "seeds", "examples")
@@ -95,15 +122,20 @@ table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; display:
 th, td {{ padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ccc; vertical-align: top; }}
 th:first-child, tbody th {{ text-align: left; font-weight: normal; }}
 thead th {{ border-bottom: 2px solid #111; font-weight: 600; }}
+figure {{ margin: 1rem 0; }}
+figure svg {{ max-width: 100%; height: auto; }}
+.words {{ text-align: left; line-height: 2; }}
 small {{ display: block; color: #555; }}
 </style>
 </head>
 <body>
 <h1>{title}</h1>
 <p>{description}</p>
+{figure}
 {table}
 {notes}
 {differences}
+{cases}
 </body>
 </html>
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ class ResultCell:
         seeds: Seeds that were planned.
         against: The method that it is compared with.
         records: Records by seed; a planned seed without one is missing.
+        entry: The method without the grid's choice.
+        grid: The grid's choice.
+        settings: Other settings that a figure may part its panels by.
     """
 
     task: str
@@ -32,6 +35,9 @@ class ResultCell:
     seeds: tuple[int, ...]
     against: str | None
     records: Mapping[int, Record]
+    entry: str = ""
+    grid: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def finished(self) -> list[Record]:
@@ -72,6 +78,9 @@ class Results:
         tasks: In the order of its file.
         methods: In the order of its file.
         cells: By task and method.
+        figure: What figure its file asks for.
+        published: A paper's figures in percent, by method and task.
+        pretrained: Folders of what its runs started from, by name.
     """
 
     name: str
@@ -79,6 +88,9 @@ class Results:
     tasks: tuple[str, ...]
     methods: tuple[str, ...]
     cells: Mapping[tuple[str, str], ResultCell]
+    figure: Mapping[str, Any] = field(default_factory=dict)
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    pretrained: Mapping[str, str] = field(default_factory=dict)
 
     def of_task(self, task: str) -> list[ResultCell]:
         """The cells of a task."""
@@ -92,6 +104,16 @@ class Results:
     def any_record(self, task: str) -> Record | None:
         """A finished record of a task."""
         return next((record for cell in self.of_task(task) for record in cell.finished), None)
+
+    def metric(self, task: str) -> str:
+        """The name of a task's first metric."""
+        record = self.any_record(task)
+        return "score" if record is None else str(next(iter(record.metrics["test"])))
+
+    def majority(self, task: str) -> float | None:
+        """The accuracy of the most frequent class of a task."""
+        record = self.any_record(task)
+        return None if record is None else float(record.metrics["majority"])
 
 
 def read_results(folder: Path) -> Results:
@@ -112,6 +134,9 @@ def read_results(folder: Path) -> Results:
             tasks=tuple(dict.fromkeys(cell["task"] for cell in cells)),
             methods=tuple(dict.fromkeys(cell["method"] for cell in cells)),
             cells=_cells(cells, list(read_records(folder / RECORDS).values())),
+            figure=layout.get("figure", {}),
+            published=layout.get("published", {}),
+            pretrained=layout.get("pretrained", {}),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{file} cannot be read ({error}). Run `promptwise compare` on the folder again.") from error
@@ -133,6 +158,9 @@ def _cells(layout: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> di
             tuple(cell["seeds"]),
             cell["against"],
             found.get((cell["task"], cell["method"]), {}),
+            cell.get("entry", cell["method"]),
+            cell.get("grid", {}),
+            {"base": cell.get("base")},
         )
         for cell in layout
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,18 +51,13 @@ class ReportTable:
     comparisons: tuple[tuple[str, str, str, Comparison], ...]
 
 
-def make_table(results: Results, published: Mapping[str, Mapping[str, float]] | None = None) -> ReportTable:
-    """The table of an experiment's results.
-
-    Args:
-        results: The results.
-        published: Figures of a paper by method and task, shown beside ours and marked as theirs; in percent.
-    """
-    published = published or {}
+def make_table(results: Results) -> ReportTable:
+    """The table of an experiment's results, with a paper's figures beside ours, marked as theirs."""
+    published = results.published
     comparisons = _comparisons(results)
     best = {task: results.best(task) for task in results.tasks}
     majority = [Entry(_majority(results, task)) for task in results.tasks]
-    rows = [("majority class", (*majority, Entry("0"), Entry("")))]
+    rows = [("majority class", (*majority, Entry("0"), Entry("")))] if results.tasks else []
     for method in results.methods:
         entries = []
         for task in results.tasks:
@@ -149,6 +143,8 @@ def _time(cells: list[ResultCell]) -> str:
 
 
 def _notes(results: Results, published: bool, compared: bool) -> tuple[str, ...]:
+    if not results.cells:
+        return ()
     seeds = sorted({len(cell.seeds) for cell in results.cells.values()})
     many = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     notes = [

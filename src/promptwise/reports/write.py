@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from promptwise.files import write_atomic
+from promptwise.reports.cases import read_cases
+from promptwise.reports.figures import caption, draw
 from promptwise.reports.render import latex, markdown, page
 from promptwise.reports.results import read_results
 from promptwise.reports.table import make_table
 
 
 def write_report(folder: Path, out: Path | None = None) -> list[Path]:
-    """Write ``report.md``, ``report.tex`` and ``report.html``, from records alone.
+    """Write ``report.md``, ``report.tex`` and ``report.html``, and the figure if there is one, from records alone.
 
     Args:
         folder: The experiment's folder.
@@ -21,11 +23,18 @@ def write_report(folder: Path, out: Path | None = None) -> list[Path]:
         The files.
 
     Raises:
+        ConfigError: A figure is asked for that cannot be drawn.
         OutputError: The folder holds no experiment, or a file cannot be written.
     """
-    table = make_table(read_results(folder))
+    results = read_results(folder)
+    table, drawn, cases = make_table(results), draw(results, folder), read_cases(folder)
+    said = caption(results) if drawn else None
+    contents: dict[str, str | bytes] = {f"figure.{ending}": content for ending, content in drawn.items()}
+    contents["report.md"] = markdown(table, said, cases)
+    contents["report.tex"] = latex(table, said)
+    contents["report.html"] = page(table, said, drawn.get("svg", b"").decode(), cases)
     files = []
-    for name, content in (("md", markdown(table)), ("tex", latex(table)), ("html", page(table))):
-        files.append((out or folder) / f"report.{name}")
+    for name, content in contents.items():
+        files.append((out or folder) / name)
         write_atomic(files[-1], content)
     return files

@@ -126,7 +126,8 @@ class VocabularyTable(nn.Module):
             ConfigError: No row was allocated yet.
         """
         rows, known = self(instance.ids)
-        return torch.where(known.unsqueeze(-1), rows, instance.embeddings.float())
+        faded = instance.faded(rows, torch.zeros_like(rows))
+        return torch.where(known.unsqueeze(-1), faded, instance.embeddings.float())
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         """Take the number of rows from what is loaded."""

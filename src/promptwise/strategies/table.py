@@ -36,8 +36,9 @@ class RandomTable(Strategy):
         """The rows ``[B, K, W]`` of the first ``K`` tokens of each text."""
         first = instance.first_text(self.shape.length)
         rows, known = self.table(first.ids)
-        if not bool((known | ~first.mask).all()):
-            rows = torch.where(known.unsqueeze(-1), rows, self.table.rows.detach().mean(0))
+        if first.presence is not None or not bool((known | ~first.mask).all()):
+            unknown = self.table.rows.detach().mean(0)
+            rows = first.faded(torch.where(known.unsqueeze(-1), rows, unknown), unknown.expand_as(rows))
         return Prompt(rows, first.mask)
 
 

@@ -1,0 +1,144 @@
+"""Figures and case studies of reports: complete, readable without colour, the same bytes each time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from promptwise.errors import ConfigError, OutputError
+from promptwise.knowledge import write_knowledge
+from promptwise.reports.write import write_report
+from tests.unit.test_reports import record
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def write_layout(folder: Path, cells: list[dict[str, Any]], **more: Any) -> Path:
+    """Write the file of an experiment."""
+    layout = {"name": "trial", "description": "A trial.", "cells": cells, **more}
+    (folder / "experiment.json").write_text(json.dumps(layout), encoding="utf-8")
+    return folder
+
+
+def texts(file: Path) -> list[str]:
+    """The texts of an SVG file."""
+    root = ElementTree.parse(file).getroot()
+    return ["".join(element.itertext()).strip() for element in root.iter(f"{SVG}text")]
+
+
+@pytest.fixture
+def lengths(tmp_path: Path) -> Path:
+    """Two methods on two bases at three prompt lengths, one of whose runs is missing."""
+    cells = []
+    for base in ("prompt", "prefix"):
+        for method in ("plain", "ours"):
+            for length in (5, 10, 100):
+                label = f"{base} {method}, length {length}"
+                cells.append(
+                    {
+                        **{"task": "films", "method": label, "seeds": [0, 1], "against": None},
+                        **{"entry": f"{base} {method}", "grid": {"length": length}, "base": base},
+                    }
+                )
+                for seed in (0, 1):
+                    if (method, length) != ("ours", 100):
+                        record("films", label, seed, 0.6 + length / 500).write(tmp_path / "records")
+    figure = {"kind": "lines", "x": "length", "x_label": "prompt length K (vectors)", "panel": "base"}
+    return write_layout(tmp_path, cells, figure=figure, published={"prompt plain, length 5": {"films": 62.0}})
+
+
+def test_lines_have_a_panel_for_each_base(lengths: Path) -> None:
+    """Axes, panels, methods, the majority class and the paper's points are named; formats hold the same figure."""
+    files = {file.name for file in write_report(lengths)}
+    assert files == {"figure.svg", "figure.pdf", "report.md", "report.tex", "report.html"}
+    said = texts(lengths / "figure.svg")
+    assert said.count("prompt length K (vectors)") == 2
+    assert said.count("accuracy on test (%)") == 2
+    assert {"films, prompt base", "films, prefix base", "majority class", "prompt plain, paper"} <= set(said)
+    assert [said.count(f"{base} {method}") for base in ("prompt", "prefix") for method in ("plain", "ours")] == [1] * 4
+    assert (lengths / "figure.pdf").read_bytes().startswith(b"%PDF")
+    assert "![" in (lengths / "report.md").read_text(encoding="utf-8")
+    assert "figure.pdf" in (lengths / "report.tex").read_text(encoding="utf-8")
+    page = (lengths / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in page
+    assert "<?xml" not in page
+
+
+def test_the_same_records_give_the_same_bytes(lengths: Path, tmp_path: Path) -> None:
+    """A figure has no date and no random names."""
+    write_report(lengths, tmp_path / "one")
+    write_report(lengths, tmp_path / "other")
+    for name in ("figure.svg", "figure.pdf", "report.html"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
+def test_bars(tmp_path: Path) -> None:
+    """A panel for each task and a bar for each method."""
+    cells = [
+        {"task": task, "method": method, "seeds": [0, 1], "against": None}
+        for task in ("films", "news")
+        for method in ("plain", "ours")
+    ]
+    for task in ("films", "news"):
+        for seed in (0, 1):
+            record(task, "plain", seed, 0.7).write(tmp_path / "records")
+            record(task, "ours", seed, 0.8).write(tmp_path / "records")
+    write_report(write_layout(tmp_path, cells, figure={"kind": "bars"}))
+    said = texts(tmp_path / "figure.svg")
+    assert {"films", "news"} <= set(said)
+    assert said.count("plain") == said.count("ours") == 2
+
+
+def test_a_topics_map_names_each_topic(tmp_path: Path) -> None:
+    """The legend has the topics with the number of their tokens; an experiment without tasks has no table."""
+    topic_of = torch.arange(90) % 3
+    topic_of[:6] = -1
+    write_knowledge(
+        tmp_path / "known",
+        about={"topics": ["art", "sport", "war"], "vocabulary": ""},
+        ids=torch.arange(90),
+        rows=torch.randn(90, 8, generator=torch.Generator().manual_seed(0)) + topic_of.unsqueeze(1),
+        topic_of=topic_of,
+        networks={},
+    )
+    figure = {"kind": "topics map", "knowledge": "topics"}
+    write_report(write_layout(tmp_path, [], figure=figure, pretrained={"topics": "known"}))
+    assert {"art (28)", "sport (28)", "war (28)"} <= set(texts(tmp_path / "figure.svg"))
+    assert "|---" not in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_cases_are_marked_word_by_word(tmp_path: Path) -> None:
+    """Markdown has the strongest words with their numbers; HTML marks each word, and signs differ without colour."""
+    write_layout(tmp_path, [], figure={"kind": "case study"})
+    said = {
+        "label": "good",
+        "probability": 0.9,
+        "words": ["a", "<fine>", "mess"],
+        "scores": [0.1, 2.0, -1.0],
+        "error": 0.01,
+    }
+    case = {"task": "films", "text": "a <fine> mess", "text_pair": None, "label": "bad", "by": {"ours": said}}
+    (tmp_path / "cases.json").write_text(json.dumps([case]), encoding="utf-8")
+    write_report(tmp_path)
+    lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
+    assert "| ours | good 0.90 (wrong) | <fine> +2.00, mess -1.00, a +0.10 |" in lines
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("<span") == 3
+    assert "&lt;fine&gt;" in page
+    assert "3.0px solid" in page
+    assert "1.5px dashed" in page
+
+
+def test_messages(tmp_path: Path) -> None:
+    """An unknown kind, and a figure of a setting that no cell has."""
+    write_layout(tmp_path, [], figure={"kind": "pie"})
+    with pytest.raises(ConfigError, match=r"'pie'.*bars"):
+        write_report(tmp_path)
+    write_layout(tmp_path, [], figure={"kind": "lines", "x": "length"})
+    with pytest.raises(OutputError, match="'length'"):
+        write_report(tmp_path)
