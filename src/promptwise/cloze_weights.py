@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE = "cloze.safetensors"
 FORMAT = 1
-EMBEDDED = {"minilm-cloze": "7f119ceee06d00c9eb1ad83d8e5d4d00ab6ac053087f10bb4476060d27c9b6c8"}
+EMBEDDED = {"minilm-cloze": "d9e9428de2ebb651a2d0d40e52e707e04df1378904a78965ad22a0bd4f232d3c"}
 """The models whose weights come with the package, and the sha256 of their file."""
 
 _ABOUT = "promptwise_cloze"

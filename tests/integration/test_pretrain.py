@@ -100,7 +100,7 @@ def test_a_run_starts_from_an_earlier_one(flags: Flags, finished: tuple[Path, st
     before, after = read_json(earlier / "metrics.json"), read_json(tmp_path / "more" / "metrics.json")
     assert after["history"][0]["loss"] == pytest.approx(before["history"][-1]["loss"], abs=0.01)
     assert after["earlier_tokens"] == before["tokens"]
-    assert f"after {before['tokens']:,} in an earlier run" in (tmp_path / "more" / "README.md").read_text("utf-8")
+    assert f"after {before['tokens']:,} in earlier runs" in (tmp_path / "more" / "README.md").read_text("utf-8")
     fails(2, *flags(tmp_path / "no", "--start-from", earlier, "--rank", 8), says=["do not fit", "--rank"])
     fails(2, *flags(tmp_path / "no", "--start-from", tmp_path), says=["is no finished run"])
 

@@ -23,7 +23,7 @@ def cloze_card(metrics: dict[str, Any], name: str) -> str:
         "tags": ["promptwise", "masked-lm", "lora"],
     }
     sources = "\n".join(f"- `{source}`" for source in corpus["sources"])
-    earlier = f" after {metrics['earlier_tokens']:,} in an earlier run" if metrics["earlier_tokens"] else ""
+    earlier = f" after {metrics['earlier_tokens']:,} in earlier runs" if metrics["earlier_tokens"] else ""
     return f"""---
 {yaml.safe_dump(header, sort_keys=True).strip()}
 ---
