@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
+from promptwise.experiments.compare import LOCK
 from promptwise.experiments.plan import Plan
 from promptwise.experiments.read import read_experiment
 from promptwise.experiments.record import read_records
@@ -234,6 +236,18 @@ def test_an_engine_that_is_killed_leaves_no_worker(make_long: Callable[[], Path]
             return
         time.sleep(0.2)
     raise AssertionError("a worker outlived its engine")
+
+
+def test_two_at_work_in_one_folder(make_long: Callable[[], Path], tmp_path: Path) -> None:
+    """The second one is told so, and the folder is free again once the first one is killed."""
+    file, out = make_long(), tmp_path / "out"
+    process = start(file, out)
+    wait_for_a_run(out)
+    fails(1, "compare", file, "--out", out, says=["Another", "at work", "--out"])
+    process.kill()
+    process.wait(60)
+    with FileLock(out / LOCK, timeout=10):
+        pass
 
 
 @pytest.mark.parametrize(

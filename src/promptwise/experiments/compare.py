@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from promptwise.errors import ConfigError, OutputError
 from promptwise.experiments.engine import Engine, default_threads
@@ -18,6 +21,7 @@ from promptwise.files import write_json
 from promptwise.tables import console
 
 LAYOUT = "experiment.json"
+LOCK = ".lock"
 
 
 def compare(
@@ -63,7 +67,13 @@ def compare(
         print_plan(plan, jobs)
         return plan
     write_json(out / LAYOUT, layout_of(experiment))
-    threads = threads or default_threads(jobs)
+    with _alone(out):
+        _run(plan, out, jobs, threads or default_threads(jobs))
+    console.print(f"Records are in {out / RECORDS}.", highlight=False)
+    return plan
+
+
+def _run(plan: Plan, out: Path, jobs: int, threads: int) -> None:
     for entry in plan.pretraining():
         console.print(f"pre-training {entry.name} ({entry.what}) in {out / entry.folder}", highlight=False)
         entry.perform(out, threads * jobs)
@@ -71,9 +81,23 @@ def compare(
         engine = Engine(plan, out, jobs, threads, display)
         engine.run()
     console.print(overview(engine), highlight=False)
-    if experiment.figure.get("kind") == "case study":
+    if plan.experiment.figure.get("kind") == "case study":
         from promptwise.experiments.case_study import write_cases
 
         write_cases(plan, out)
-    console.print(f"Records are in {out / RECORDS}.", highlight=False)
-    return plan
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep a second ``compare`` out of the folder; the system frees the lock of one that is killed."""
+    lock = FileLock(out / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(
+            f"Another `promptwise compare` is at work in {out}. Wait for it, or use another --out."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

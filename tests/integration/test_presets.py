@@ -1,0 +1,222 @@
+"""Presets of the paper, and experiments whose runs start from what is pre-trained first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from promptwise.errors import ConfigError
+from promptwise.experiments.read import experiment_from, preset_names, read_experiment
+from promptwise.knowledge import read_knowledge
+from promptwise.tasks import task_names
+from tests.integration.command import contents, fails, ok, read_json
+from tests.tiny import SENTENCES
+
+PRESETS = {
+    "paper/table-end-to-end": (14, 7),
+    "paper/few-shot": (7, 4),
+    "paper/type-knowledge": (3, 3),
+    "paper/sequence-utilization": (3, 1),
+    "paper/prompt-length": (4, 1),
+    "paper/pt-v": (2, 3),
+    "paper/topics-map": (0, 0),
+    "paper/case-study": (3, 1),
+}
+
+
+@pytest.fixture
+def spec(tickets: Path, tiny: Path, tmp_path: Path) -> dict[str, Any]:
+    """A small experiment with knowledge and a pre-trained prompt."""
+    corpus = tmp_path / "text.txt"
+    lines = [" ".join(SENTENCES[place : place + 5]) for place in range(len(SENTENCES) - 5)]
+    corpus.write_text("\n".join(lines), encoding="utf-8")
+    return {
+        "name": "small",
+        "settings": {"model": str(tiny), "epochs": 1, "length": 4, "batch_size": 8, "dtype": "fp32"},
+        "pretrain": {
+            "topics": {"what": "knowledge", "corpus": "topics13", "epochs": 1, "encoder": ["mlp"]},
+            "pairs": {"what": "prompt", "corpus": [str(corpus)], "pairs": 30, "held_out": 30},
+        },
+        "tasks": {"tickets": {"data": str(tickets), "text_column": "body", "label_column": "team"}},
+        "methods": {
+            "PPT": {"base": "prompt", "strategy": "shared", "start_from": "pairs"},
+            "pretrained": {"base": "prompt", "strategy": "pretrained", "knowledge": "topics"},
+            "encoder": {"base": "prompt", "strategy": "encoder", "encoder": "mlp", "knowledge": "topics"},
+        },
+    }
+
+
+def write(spec: dict[str, Any], tmp_path: Path) -> Path:
+    """Write the file of an experiment."""
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
+    return tmp_path / "spec.yaml"
+
+
+def test_there_is_a_preset_for_each_table_and_figure() -> None:
+    """Eight presets, each with the methods and tasks that it should have, at either size."""
+    assert set(preset_names()) == set(PRESETS)
+    for name, (methods, tasks) in PRESETS.items():
+        experiment = read_experiment(name)
+        assert len({cell.method for cell in experiment.cells}) == methods
+        assert len({cell.task for cell in experiment.cells}) == tasks
+        assert {cell.settings["task"] for cell in experiment.cells} <= set(task_names())
+        full = read_experiment(name, full=True)
+        assert {cell.method for cell in full.cells} == {cell.method for cell in experiment.cells}
+        assert {cell.settings["model"] for cell in full.cells} <= {"roberta-large"}
+        assert {len(cell.seeds) for cell in full.cells} <= {1, 5}
+        assert {cell.settings.get("train_rows") for cell in full.cells} <= {None}
+        other = read_experiment(name, overrides={"model": "some/encoder"})
+        assert {cell.settings["model"] for cell in other.cells} <= {"some/encoder"}
+        assert {entry.settings["model"] for entry in other.pretrained.values()} <= {"some/encoder"}
+
+
+def test_published_figures_belong_to_cells() -> None:
+    """Every published figure has a method of the preset and a task of one of its sizes."""
+    for name in PRESETS:
+        sizes = [read_experiment(name), read_experiment(name, full=True)]
+        known = {(cell.label, cell.task) for size in sizes for cell in size.cells}
+        for method, figures in sizes[0].published.items():
+            assert {(method, task) for task in figures} <= known
+
+
+def test_the_search_of_the_end_to_end_table_is_the_same_for_every_method() -> None:
+    """Each method has as many rates to try, on the same tasks."""
+    experiment = read_experiment("paper/table-end-to-end")
+    assert {len(cell.rates) for cell in experiment.cells} == {3}
+    assert experiment.search_tasks == ("sst2_sentence", "rte")
+    seeds = {cell.task: len(cell.seeds) for cell in experiment.cells}
+    assert seeds == {"boolq": 2, "cb": 5, "rte": 3, "multirc": 2, "sst2_sentence": 5, "ag_news": 3, "imdb": 2}
+
+
+def test_runs_start_from_what_is_pretrained_first(spec: dict[str, Any], tmp_path: Path) -> None:
+    """Knowledge and prompt are made once; the same command again changes nothing."""
+    file, out = write(spec, tmp_path), tmp_path / "out"
+    assert "pre-training topics (knowledge)" in ok("compare", file, "--out", out, "--dry-run").out.replace(
+        "before the runs: ", ""
+    )
+    printed = ok("compare", file, "--out", out, "--threads", 1).out
+    assert "pre-training topics (knowledge)" in printed
+    assert "3 of 3 runs finished" in printed
+    folders = {folder.name.partition("-")[0]: folder for folder in (out / "pretrained").iterdir()}
+    assert set(folders) == {"topics", "pairs"}
+    assert read_knowledge(folders["topics"]).networks.keys() == {"mlp"}
+    records = [read_json(path) for path in (out / "records").iterdir()]
+    assert {record["settings"].get("knowledge") for record in records} == {None, "topics"}
+    before = contents(out)
+    printed = ok("compare", file, "--out", out, "--threads", 1).out
+    assert "pre-training" not in printed
+    assert contents(out) == before
+
+
+def test_another_pretraining_is_another_run(spec: dict[str, Any], tmp_path: Path) -> None:
+    """The id of a run changes with what it starts from, and not with where the experiment is kept."""
+
+    def ids() -> dict[str, str]:
+        from promptwise.experiments.plan import Plan
+
+        plan = Plan(experiment_from(spec, "here"), {})
+        return {planned.cell.method: plan.run(planned).id for planned in plan.planned()}
+
+    before = ids()
+    spec["pretrain"]["topics"]["epochs"] = 2
+    after = ids()
+    assert {method for method in before if before[method] != after[method]} == {"pretrained", "encoder"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"what": "fun"}, ["pretrain topics", "'fun'", "knowledge or prompt"]),
+        ({"epochz": 2}, ["pretrain topics", "'epochz'", "'epochs'"]),
+        ({"encoder": []}, ["--encoder is missing"]),
+    ],
+)
+def test_malformed_pretraining(spec: dict[str, Any], tmp_path: Path, change: dict[str, Any], says: list[str]) -> None:
+    """The message names the entry and the word."""
+    spec["pretrain"]["topics"] |= change
+    fails(2, "compare", write(spec, tmp_path), "--out", tmp_path / "out", says=says)
+
+
+def test_local_corpora_win(tmp_path: Path) -> None:
+    """A corpus in the data folder is used, and ``otherwise`` where it is not there."""
+    raw = {"name": "x", "figure": {"kind": "topics map", "knowledge": "t"}}
+    entry = {"what": "knowledge", "corpus": "wiki_topic13", "otherwise": "topics13"}
+    without = experiment_from({**raw, "pretrain": {"t": entry}}, "x", data_root=tmp_path)
+    assert without.pretrained["t"].settings["corpus"] == "topics13"
+    (tmp_path / "wiki_topic13").mkdir()
+    with_it = experiment_from({**raw, "pretrain": {"t": entry}}, "x", data_root=tmp_path)
+    assert with_it.pretrained["t"].settings["data_dir"] == str(tmp_path / "wiki_topic13")
+
+
+def test_few_shot_files_of_the_data_folder(tmp_path: Path) -> None:
+    """A task's files are looked for in the data folder; without them ``otherwise`` holds."""
+    task = {"train_file": "few/train.jsonl", "validation_file": "few/dev.jsonl", "otherwise": {"shots": 16}}
+    raw = {"name": "x", "tasks": {"rte": task}, "methods": {"m": {}}}
+    (cell,) = experiment_from(raw, "x", data_root=tmp_path).cells
+    assert cell.settings["shots"] == 16
+    assert "train_file" not in cell.settings
+    (tmp_path / "few").mkdir()
+    for name in ("train", "dev"):
+        (tmp_path / "few" / f"{name}.jsonl").touch()
+    (cell,) = experiment_from(raw, "x", data_root=tmp_path).cells
+    assert cell.settings["train_file"] == str(tmp_path / "few" / "train.jsonl")
+    assert "shots" not in cell.settings
+
+
+def test_rates_are_chosen_on_the_tasks_that_are_named(
+    tickets: Path, spec: dict[str, Any], tmp_path: Path, make_records: Callable[..., Any]
+) -> None:
+    """One task's search decides for both tasks, and the other one is never searched."""
+    spec = {**spec, "pretrain": {}, "methods": {"probe": {"strategy": "none"}}}
+    spec["tasks"]["more"] = dict(spec["tasks"]["tickets"], train_rows=20)
+    spec["lr_search"] = {"values": [1e-6, 0.05], "tasks": ["tickets"]}
+    records = make_records(spec)
+    search = [record for record in records if record["purpose"] == "search"]
+    assert {record["task"] for record in search} == {"tickets"}
+    results = {record["task"]: record["lr"] for record in records if record["purpose"] == "result"}
+    assert set(results) == {"tickets", "more"}
+    assert len(set(results.values())) == 1
+
+
+@pytest.fixture
+def make_records(tmp_path: Path) -> Callable[[dict[str, Any]], list[dict[str, Any]]]:
+    """Do an experiment and give its records."""
+
+    def make(spec: dict[str, Any]) -> list[dict[str, Any]]:
+        ok("compare", write(spec, tmp_path), "--out", tmp_path / "out", "--threads", 1)
+        return [read_json(path) for path in (tmp_path / "out" / "records").iterdir()]
+
+    return make
+
+
+def test_a_search_on_an_unknown_task() -> None:
+    """The message names the tasks that there are."""
+    raw = {"name": "x", "tasks": ["rte"], "methods": {"m": {}}, "lr_search": {"values": [1.0], "tasks": ["cb"]}}
+    with pytest.raises(ConfigError, match=r"'cb'.*rte"):
+        experiment_from(raw, "x")
+
+
+def test_a_case_study_marks_the_same_texts_for_every_method(spec: dict[str, Any], tmp_path: Path) -> None:
+    """Cases are made from the kept adapters, and the report shows them."""
+    del spec["methods"]["PPT"], spec["pretrain"]["pairs"]
+    spec |= {"keep_adapters": True, "figure": {"kind": "case study", "examples": 2}}
+    out = tmp_path / "out"
+    ok("compare", write(spec, tmp_path), "--out", out, "--threads", 1)
+    cases = read_json(out / "cases.json")
+    assert len(cases) == 2
+    for case in cases:
+        assert set(case["by"]) == {"pretrained", "encoder"}
+        words = {tuple(said["words"]) for said in case["by"].values()}
+        assert len(words) == 1
+        assert "".join(next(iter(words))) == case["text"].replace(" ", "")
+    ok("report", out)
+    assert "## Cases" in (out / "report.md").read_text(encoding="utf-8")
+
+
+def test_an_unknown_preset() -> None:
+    """A near match is named."""
+    fails(2, "compare", "paper/ptv", says=["paper/pt-v"])
