@@ -73,7 +73,7 @@ def make_knowledge(backbone: Backbone, folder: Path) -> Path:
     """Write knowledge with random numbers: rows of every second token, and a CNN."""
     size = backbone.embedding_size
     ids = torch.arange(0, len(backbone.tokenizer), 2)
-    with seeded(5):
+    with seeded(6):
         write_knowledge(
             folder,
             about={"topics": ["one", "other"], "vocabulary": vocabulary_fingerprint(backbone.tokenizer)},

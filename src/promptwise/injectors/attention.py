@@ -19,6 +19,7 @@ from transformers.masking_utils import sdpa_mask
 
 from promptwise.backbone import Backbone
 from promptwise.errors import BackboneError
+from promptwise.injectors import cpu_attention
 
 NAME = "promptwise_prefix"
 
@@ -60,6 +61,11 @@ def prefix_attention(
             attention_mask = nn.functional.pad(attention_mask, (length, 0), value=visible)
         if position_bias is not None:
             position_bias = nn.functional.pad(position_bias, (length, 0))
+    causal = getattr(module, "is_causal", True) if kwargs.get("is_causal") is None else kwargs["is_causal"]
+    plain = position_bias is None and not kwargs.get("dropout") and not (attention_mask is None and causal)
+    if plain and cpu_attention.suits(query, key, value):
+        attended = cpu_attention.attention(query, key, value, attention_mask, kwargs.get("scaling"))
+        return attended.transpose(1, 2).contiguous(), None
     output: tuple[Tensor, None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, position_bias=position_bias, **kwargs
     )
@@ -73,8 +79,28 @@ def prefix_mask(*args: Any, **kwargs: Any) -> Tensor | None:
     return mask
 
 
+def use_own_attention(backbone: Backbone) -> bool:
+    """Make the backbone call :func:`prefix_attention`, which is plain attention without a prefix.
+
+    Returns:
+        Whether its attention can be replaced at all.
+    """
+    if not getattr(backbone.model, "_supports_sdpa", False):
+        return False
+    AttentionInterface.register(NAME, prefix_attention)
+    AttentionMaskInterface.register(NAME, prefix_mask)
+    for config in _configs(backbone):
+        config._attn_implementation = NAME
+    return True
+
+
+def _configs(backbone: Backbone) -> list[Any]:
+    """The configurations of all parts; T5's two stacks have copies of it."""
+    return [module.config for module in backbone.model.modules() if hasattr(module, "config")]
+
+
 def use_prefix_attention(backbone: Backbone) -> list[AttentionLayer]:
-    """Make the backbone call :func:`prefix_attention`, plain attention without a prefix, and number its layers.
+    """Make the backbone call :func:`prefix_attention`, and number its layers.
 
     Returns:
         The self-attention layers of the prompted stack, in order.
@@ -89,16 +115,11 @@ def use_prefix_attention(backbone: Backbone) -> list[AttentionLayer]:
         return BackboneError(f"Prefix tuning cannot serve {name}: its {why}. Use --base prompt.")
 
     closed = "attention takes no keys and values from outside"
-    if not getattr(backbone.model, "_supports_sdpa", False):
-        raise refusal(closed)
-    AttentionInterface.register(NAME, prefix_attention)
-    AttentionMaskInterface.register(NAME, prefix_mask)
-    # T5's two stacks have copies of the configuration.
-    configs = [module.config for module in backbone.model.modules() if hasattr(module, "config")]
+    configs = _configs(backbone)
     before = [config._attn_implementation for config in configs]
     try:
-        for config in configs:
-            config._attn_implementation = NAME
+        if not use_own_attention(backbone):
+            raise refusal(closed)
         layers = _probe(backbone)
         if not layers:
             raise refusal(closed)

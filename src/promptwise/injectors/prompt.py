@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from promptwise.backbone import Backbone
+from promptwise.injectors.attention import use_own_attention
 from promptwise.injectors.base import Injector, PromptShape
 from promptwise.instance import Instance, Prompt, gather_rows, left_order
 
@@ -19,6 +20,7 @@ class PromptInjector(Injector):
 
     def __init__(self, backbone: Backbone, length: int, instance_wise: bool) -> None:
         super().__init__(backbone, length, instance_wise)
+        use_own_attention(backbone)
         size = backbone.embedding_size
         # The paper starts prompts at U(-0.5, 0.5).
         self.shape = PromptShape(length, width=size, embedding_size=size, init_scale=0.5)

@@ -48,7 +48,13 @@ def draw(results: Results, folder: Path) -> dict[str, bytes]:
     except ImportError as error:
         raise ConfigError("Figures need matplotlib: pip install 'promptwise[figures]'.") from error
     # The same records give the same bytes, and text stays text.
-    look = {"svg.hashsalt": "promptwise", "svg.fonttype": "none", "font.size": 10, "axes.grid": True, "grid.alpha": 0.3}
+    look: Any = {
+        "svg.hashsalt": "promptwise",
+        "svg.fonttype": "none",
+        "font.size": 10,
+        "axes.grid": True,
+        "grid.alpha": 0.3,
+    }
     with matplotlib.rc_context(look):
         figure = kinds[kind](results, folder)
         files = {}
