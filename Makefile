@@ -6,7 +6,7 @@ DEV := $(VENV)/.dev-installed
 DEMO := $(VENV)/.demo-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint types format clean
+.PHONY: help demo test slow bench lint types format clean
 
 help: ## Show this help
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,6 +19,9 @@ test: $(DEV) ## Run the default tests; no network
 
 slow: $(DEV) ## Run the tests that need minutes or the data beside the repository
 	$(BIN)/python -m pytest -m slow
+
+bench: $(DEV) ## Measure training steps beside the frozen model's floor (BENCH="--setup minilm --data-dir DIR" for less)
+	$(BIN)/python benchmarks/step_time.py --json runs/bench.json $(BENCH)
 
 lint: $(DEV) ## Check style
 	$(BIN)/ruff check .

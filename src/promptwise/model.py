@@ -163,6 +163,7 @@ class PromptedModel(TextModel):
             inputs: Features as :meth:`features` makes them.
             batch_size: How many at a time.
         """
+        # For its errors: a strategy does not know which backbone it is for.
         knowledge_of(self.prompt_config, self.backbone)
         with seeded(self.seed):
             instances = map(self._read, self.instances(inputs, batch_size))

@@ -1,0 +1,416 @@
+"""How long a training step and an inference batch take, beside the floor that the frozen model sets, and beside peers.
+
+The floor is the frozen backbone's forward pass on the same tokens, with K dummy vectors or K dummy keys and values in
+each layer where the base adds them, and the backward pass to its inputs alone. All cases run in one process,
+interleaved in a new order each round; peak memory is measured in a process of its own for each case.
+
+    python benchmarks/step_time.py --json runs/bench.json
+    python benchmarks/step_time.py --setup minilm --rounds 3 --data-dir data/sst2_sentence
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import multiprocessing
+import platform
+import random
+import resource
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+K = 32
+FLOORS = {"prompt": "floor, prompt", "prefix": "floor, prefix"}
+STRATEGIES = {
+    "shared": {"strategy": "shared"},
+    "random": {"strategy": "random"},
+    "encoder cnn": {"strategy": "encoder", "encoder": "cnn"},
+    "encoder rnn": {"strategy": "encoder", "encoder": "rnn"},
+    "encoder mlp": {"strategy": "encoder", "encoder": "mlp"},
+}
+PEERS = ("peft prompt tuning", "peft prefix tuning", "peft LoRA r=8", "fine-tuning")
+PEER_OF = {"prompt": "peft prompt tuning", "prefix": "peft prefix tuning"}
+
+
+@dataclass
+class Case:
+    """Something to time.
+
+    Attributes:
+        name: Its row in the table.
+        train: One full training step on a batch of features.
+        infer: One inference batch; ``None`` where there is nothing of its own to infer.
+        tuned: How many numbers it trains.
+        adapter_bytes: Size of what it saves.
+    """
+
+    name: str
+    train: Callable[[list[dict[str, Any]]], None]
+    infer: Callable[[list[dict[str, Any]]], None] | None = None
+    tuned: int = 0
+    adapter_bytes: int = 0
+
+
+class Setup:
+    """A backbone with batches: ``roberta`` (base shape, random weights) or ``minilm`` (with real sentences)."""
+
+    def __init__(self, name: str, dtype: str, data_dir: Path | None, batches: int, small: bool) -> None:
+        from promptwise.placement import prepare_backbone
+        from promptwise.tasks.spec import load_spec
+
+        self.name, self.dtype, self.small = name, dtype, small
+        self.spec = load_spec("sst2")
+        self.folder = tempfile.TemporaryDirectory()
+        self.model_name = "minilm-cloze" if name == "minilm" else self._random_roberta()
+        self.backbones = {cloze: prepare_backbone(self.model_name, cloze, dtype) for cloze in (False, True)}
+        self.rows = {cloze: self._rows(cloze, data_dir, batches) for cloze in (False, True)}
+
+    def _random_roberta(self) -> str:
+        """A RoBERTa of base shape with random weights; its tokenizer knows all of its numbers."""
+        from tokenizers import Tokenizer, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
+
+        size = 600 if self.small else 50_265
+        shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4} if self.small else {}
+        special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+        words = sorted({word for label in self.spec.label_words.values() for word in label})
+        names = [*special, *words, *(f"w{number}" for number in range(size - len(special) - len(words)))]
+        vocab = {token: number for number, token in enumerate(names)}
+        inner = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+        inner.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=inner,
+            bos_token="<s>",
+            eos_token="</s>",
+            cls_token="<s>",
+            sep_token="</s>",
+            pad_token="<pad>",
+            unk_token="<unk>",
+            mask_token="<mask>",
+            model_input_names=["input_ids", "attention_mask"],
+        )
+        torch.manual_seed(0)
+        config = RobertaConfig(vocab_size=size, max_position_embeddings=514, type_vocab_size=1, **shape)
+        RobertaForMaskedLM(config).save_pretrained(self.folder.name)
+        tokenizer.save_pretrained(self.folder.name)
+        return self.folder.name
+
+    def _rows(self, cloze: bool, data_dir: Path | None, batches: int) -> list[list[dict[str, Any]]]:
+        """Batches of 16 tokenised inputs: 128 tokens each, or the sentences of SST-2 grouped by length."""
+        from promptwise.batching import encode_examples, input_format_for
+        from promptwise.tasks.data import load_task
+        from promptwise.tasks.examples import Example
+
+        draw = random.Random(0)
+        if self.name == "roberta":
+            top, length = (500, 20) if self.small else (50_000, 126)
+            texts = [" ".join(f"w{draw.randrange(top)}" for _ in range(length)) for _ in range(16 * batches)]
+            examples = [Example(text, None, draw.randrange(2)) for text in texts]
+        else:
+            examples = draw.sample(load_task("sst2", data_dir).train, 16 * batches)
+        room = 128 if not self.small else 32
+        form = input_format_for(self.backbones[cloze], self.spec, room, cloze, K)
+        rows = sorted(encode_examples(form, examples), key=lambda row: len(row["input_ids"]))
+        groups = [rows[start : start + 16] for start in range(0, len(rows), 16)]
+        draw.shuffle(groups)
+        return groups
+
+    def cases(self, only: str | None) -> Iterator[Case]:
+        """All cases, or the one of a name."""
+        makers: dict[str, Callable[[str], Case]] = dict.fromkeys(("floor, plain", *FLOORS.values()), self._floor)
+        makers |= {
+            f"{base}, {strategy}, {head}": self._ours
+            for base in FLOORS
+            for strategy in STRATEGIES
+            for head in ("classifier", "cloze")
+        }
+        makers |= dict.fromkeys(PEERS, self._peer)
+        for name, make in makers.items():
+            if only in (None, name):
+                yield make(name)
+
+    def _floor(self, name: str) -> Case:
+        """The backbone alone."""
+        from promptwise.batching import collate
+        from promptwise.injectors.attention import use_prefix_attention
+        from promptwise.instance import Instance
+
+        backbone = self.backbones[False]
+        layers = use_prefix_attention(backbone)
+        base = name.partition(", ")[2]
+
+        def inputs(rows: list[dict[str, Any]]) -> tuple[Instance, Tensor, Tensor, dict[str, Any], list[Tensor]]:
+            batch = collate(rows, backbone.tokenizer.pad_token_id or 0)
+            ids, mask = batch["input_ids"], batch["attention_mask"].bool()
+            embeddings = backbone.embed(ids)
+            instance = Instance(ids, mask, mask, embeddings)
+            more: dict[str, Any] = {}
+            leaves = [embeddings.detach().requires_grad_()]
+            entering = leaves[0]
+            if base == "prompt":
+                leaves.append(torch.zeros(len(ids), K, embeddings.shape[2], requires_grad=True))
+                entering = torch.cat([leaves[1], leaves[0]], dim=1)
+                mask = nn.functional.pad(mask, (K, 0), value=True)
+            elif base == "prefix":
+                shape = (2, 1, layers[0].heads, K, layers[0].head_size)
+                leaves = [torch.zeros(shape, requires_grad=True) for _ in layers]
+                more["prompt_keys_values"] = tuple(leaves)
+                entering = embeddings
+            return instance, entering, mask, more, leaves
+
+        def train(rows: list[dict[str, Any]]) -> None:
+            instance, entering, mask, more, leaves = inputs(rows)
+            hidden = backbone.run(instance, entering, mask, **more)
+            torch.autograd.grad(hidden[:, -1].float().sum(), leaves)
+
+        @torch.inference_mode()
+        def infer(rows: list[dict[str, Any]]) -> None:
+            instance, entering, mask, more, _ = inputs(rows)
+            backbone.run(instance, entering, mask, **more)
+
+        return Case(name, train, infer)
+
+    def _ours(self, name: str) -> Case:
+        """A prompted model."""
+        from promptwise import PromptedModel
+
+        base, strategy, head = name.split(", ")
+        cloze = head == "cloze"
+        options: dict[str, Any] = STRATEGIES[strategy]
+        model = PromptedModel.from_backbone(
+            self.backbones[cloze], task=self.spec, base=base, head=head, length=K, max_length=128, **options
+        )
+        model.prepare([row for rows in self.rows[cloze] for row in rows])
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            size = sum(file.stat().st_size for file in Path(folder).iterdir())
+        step = _stepper(model, model.parameter_groups(1e-3))
+
+        @torch.inference_mode()
+        def infer(rows: list[dict[str, Any]]) -> None:
+            model.eval()
+            batch = model.collate(rows)
+            batch.pop("labels")
+            model(**batch)
+
+        return Case(name, lambda rows: step(model.collate(rows)), infer, model.tuned_parameters, size)
+
+    def _peer(self, name: str) -> Case:
+        """What others do: peft's methods and full fine-tuning, under plain autocast."""
+        import peft
+        from transformers import AutoModelForSequenceClassification
+
+        from promptwise.batching import collate
+        from promptwise.cloze_weights import find_cloze_weights
+
+        weights = find_cloze_weights(self.model_name)
+        folder = self.model_name if weights is None else _folder_of(weights.base_model)
+        model: Any = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+        kinds: dict[str, Callable[[], Any]] = {
+            "peft prompt tuning": lambda: peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=K),
+            "peft prefix tuning": lambda: peft.PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=K),
+            "peft LoRA r=8": lambda: peft.LoraConfig(task_type="SEQ_CLS", r=8),
+        }
+        if name in kinds:
+            model = peft.get_peft_model(model, kinds[name]())
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        bf16 = self.backbones[False].compute_dtype == torch.bfloat16
+
+        def autocast() -> torch.autocast:
+            return torch.autocast("cpu", torch.bfloat16, enabled=bf16)
+
+        def batch_of(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+            batch = collate(rows, 1)
+            return {key: batch[key] for key in ("input_ids", "attention_mask", "labels")}
+
+        step = _stepper(model, [{"params": trained, "lr": 1e-3}], autocast)
+
+        @torch.inference_mode()
+        def infer(rows: list[dict[str, Any]]) -> None:
+            model.eval()
+            batch = batch_of(rows)
+            batch.pop("labels")
+            with autocast():
+                model(**batch)
+
+        tuned = sum(parameter.numel() for parameter in trained)
+        return Case(name, lambda rows: step(batch_of(rows)), infer, tuned, 4 * tuned)
+
+
+def _folder_of(name: str) -> str:
+    from promptwise.hub import locate
+
+    return str(locate(name))
+
+
+def _stepper(
+    model: Any, groups: list[dict[str, Any]], context: Callable[[], Any] | None = None
+) -> Callable[[dict[str, Tensor]], None]:
+    """A full training step: forward, backward, clip, AdamW."""
+    optimizer = torch.optim.AdamW(groups)
+    trained = [parameter for group in groups for parameter in group["params"]]
+
+    def step(batch: dict[str, Tensor]) -> None:
+        model.train()
+        if context is None:
+            loss = model(**batch).loss
+        else:
+            with context():
+                loss = model(**batch).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def time_setup(setup: Setup, rounds: int, only: str | None = None) -> list[dict[str, Any]]:
+    """Time all cases, interleaved: one step and one inference batch of each in every round."""
+    cases = list(setup.cases(only))
+    times: dict[str, dict[str, list[float]]] = {case.name: {"train": [], "infer": []} for case in cases}
+    draw = random.Random(0)
+    for number in range(rounds + 1):
+        for case in draw.sample(cases, len(cases)):
+            batches = setup.rows[case.name.endswith("cloze")]
+            rows = batches[number % len(batches)]
+            for kind, run in (("train", case.train), ("infer", case.infer)):
+                if run is not None:
+                    started = time.perf_counter()
+                    run(rows)
+                    if number:  # The first round warms up.
+                        times[case.name][kind].append(1000 * (time.perf_counter() - started))
+    return [
+        {
+            "setup": setup.name,
+            "dtype": setup.dtype,
+            "case": case.name,
+            "tuned": case.tuned,
+            "adapter_bytes": case.adapter_bytes,
+            **{f"{kind}_ms": _summary(values) for kind, values in times[case.name].items()},
+        }
+        for case in cases
+    ]
+
+
+def _summary(values: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    if len(values) < 2:
+        return {"median": values[0], "low": values[0], "high": values[0]}
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": statistics.median(values), "low": low, "high": high}
+
+
+def peak_memory(arguments: argparse.Namespace, name: str, dtype: str, case: str) -> float:
+    """Peak memory in MiB of a process that runs two steps of one case."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return float(pool.apply(_measure, (arguments, name, dtype, case)))
+
+
+def _measure(arguments: argparse.Namespace, name: str, dtype: str, case: str) -> float:
+    quiet()
+    torch.set_num_threads(arguments.threads)
+    setup = Setup(name, dtype, arguments.data_dir, 2, arguments.small)
+    for one in setup.cases(case):
+        for rows in setup.rows[case.endswith("cloze")]:
+            one.train(rows)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def add_ratios(results: list[dict[str, Any]]) -> None:
+    """Divide each training step by the floor of its base, and by peft's method of its base."""
+    medians = {(one["setup"], one["dtype"], one["case"]): one["train_ms"]["median"] for one in results}
+    for one in results:
+        place, base = (one["setup"], one["dtype"]), one["case"].partition(", ")[0]
+        floor = medians.get((*place, FLOORS.get(base, "floor, plain")))
+        peer = medians.get((*place, PEER_OF.get(base, "")))
+        one["to_floor"] = None if floor is None else one["train_ms"]["median"] / floor
+        one["to_peer"] = None if peer is None else one["train_ms"]["median"] / peer
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """The results in Markdown, a table for each setup and dtype."""
+    lines = []
+    for place in dict.fromkeys((one["setup"], one["dtype"]) for one in results):
+        lines += [
+            f"### {place[0]}, {place[1]}",
+            "",
+            "| case | training step, ms | to floor | to peft | inference, ms | peak memory, MiB | tuned | saved |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for one in results:
+            if (one["setup"], one["dtype"]) == place:
+                train, infer = one["train_ms"], one["infer_ms"]
+                ratios = ["" if one[key] is None else f"{one[key]:.2f}" for key in ("to_floor", "to_peer")]
+                memory = "" if one.get("memory_mib") is None else f"{one['memory_mib']:,.0f}"
+                saved = f"{one['adapter_bytes'] / 1e6:.2f} MB" if one["adapter_bytes"] else ""
+                lines.append(
+                    f"| {one['case']} | {train['median']:.0f} ({train['low']:.0f} to {train['high']:.0f}) | "
+                    f"{' | '.join(ratios)} | {infer['median']:.0f} | {memory} | {one['tuned']:,} | {saved} |"
+                )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def quiet() -> None:
+    """No warnings among the numbers."""
+    import transformers
+
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--setup", choices=("roberta", "minilm"), nargs="+", default=["roberta", "minilm"])
+    parser.add_argument("--dtype", choices=("bf16", "fp32"), nargs="+", default=["bf16", "fp32"])
+    parser.add_argument("--rounds", type=int, default=8, help="rounds of all cases after the one that warms up")
+    parser.add_argument("--batches", type=int, default=8, help="batches of 16 that the rounds take turns with")
+    parser.add_argument("--only", help="one case by its name")
+    parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--data-dir", type=Path, help="folder with the files of SST-2, for minilm")
+    parser.add_argument("--json", type=Path, help="write the numbers there")
+    parser.add_argument("--small", action="store_true", help="a tiny model: a test of form")
+    arguments = parser.parse_args()
+    quiet()
+    torch.set_num_threads(arguments.threads)
+    results = []
+    for name in arguments.setup:
+        for dtype in arguments.dtype:
+            setup = Setup(name, dtype, arguments.data_dir, arguments.batches, arguments.small)
+            found = time_setup(setup, arguments.rounds, arguments.only)
+            del setup
+            gc.collect()
+            if not arguments.no_memory:
+                for one in found:
+                    one["memory_mib"] = peak_memory(arguments, name, dtype, one["case"])
+            results += found
+    add_ratios(results)
+    print(table(results))
+    if arguments.json is not None:
+        machine = {
+            "processor": platform.processor() or platform.machine(),
+            "threads": arguments.threads,
+            "torch": torch.__version__,
+            "python": sys.version.split()[0],
+        }
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
