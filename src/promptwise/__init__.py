@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from promptwise.attribution import Attribution, attribute
     from promptwise.backbone import Backbone, load_backbone
     from promptwise.config import FitConfig, PromptConfig, TrainConfig
     from promptwise.errors import PromptwiseError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Attribution": "attribution",
     "Backbone": "backbone",
     "FitConfig": "config",
     "Prediction": "text_model",
@@ -31,6 +33,7 @@ _HOMES = {
     "TaskSpec": "tasks.spec",
     "TrainConfig": "config",
     "ZeroShotModel": "zero_shot",
+    "attribute": "attribution",
     "load_backbone": "backbone",
     "load_spec": "tasks.spec",
     "load_task": "tasks.data",
@@ -39,6 +42,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Attribution",
     "Backbone",
     "FitConfig",
     "Prediction",
@@ -50,6 +54,7 @@ __all__ = [
     "TrainConfig",
     "ZeroShotModel",
     "__version__",
+    "attribute",
     "load_backbone",
     "load_spec",
     "load_task",

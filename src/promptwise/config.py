@@ -151,6 +151,9 @@ class TrainConfig(ModelConfig):
     train_rows: int | None = setting(
         None, "Train on about this many rows only, the same ones for every seed, spread over the classes.", minimum=2
     )
+    validation_rows: int | None = setting(
+        None, "Choose the checkpoint on about this many validation rows only, as --train-rows.", minimum=2
+    )
     test_rows: int | None = setting(
         None, "Score about this many test rows only, the same ones for every run, spread over the classes.", minimum=2
     )

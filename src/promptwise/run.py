@@ -34,7 +34,7 @@ def load_data(config: TrainConfig) -> TaskData:
         DataError: It is missing, malformed, or does not fit the task.
     """
     from promptwise.tasks.data import load_task, task_from_file
-    from promptwise.tasks.subsets import with_files, with_shots, with_test_rows, with_train_rows
+    from promptwise.tasks.subsets import with_files, with_rows, with_shots
 
     if config.task is not None:
         data_dir = None if config.data_dir is None else Path(config.data_dir)
@@ -51,9 +51,7 @@ def load_data(config: TrainConfig) -> TaskData:
         data = with_files(data, config.train_file, config.validation_file)
     if config.shots is not None:
         data = with_shots(data, config.shots, config.seed)
-    if config.test_rows is not None:
-        data = with_test_rows(data, config.test_rows)
-    return data if config.train_rows is None else with_train_rows(data, config.train_rows)
+    return with_rows(data, config.train_rows, config.validation_rows, config.test_rows)
 
 
 def train(

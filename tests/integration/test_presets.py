@@ -130,6 +130,38 @@ def test_another_pretraining_is_another_run(spec: dict[str, Any], tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "says"),
     [
+        ({"figure": {"kind": "pie"}}, ["'pie'", "bars"]),
+        ({"figure": {"kind": "lines", "x": "length"}}, ["'length'", "no key of grid"]),
+        ({"figure": {"kind": "case study"}}, ["keep_adapters"]),
+        ({"figure": {"kind": "topics map", "knowledge": "topic"}}, ["'topic'", "pretrain"]),
+        ({"published": {"PTT": {"rte": 1.0}}}, ["'PTT'", "'PPT'"]),
+        ({"methods": {"m": {"strategy": "pretrained", "knowledge": "topcs"}}}, ["'topcs'", "'topics'"]),
+    ],
+)
+def test_what_would_fail_late_is_refused_early(
+    spec: dict[str, Any], tmp_path: Path, change: dict[str, Any], says: list[str]
+) -> None:
+    """Figures, published figures and what runs start from are checked before anything runs."""
+    fails(2, "compare", write({**spec, **change}, tmp_path), "--out", tmp_path / "out", says=says)
+    fails(2, "compare", write(spec, tmp_path), "--full", says=["no full size"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_shows_the_runs_of_its_experiment_alone(spec: dict[str, Any], tmp_path: Path) -> None:
+    """After a change of settings in one folder, the report has the new runs and not the old ones."""
+    spec = {**spec, "pretrain": {}, "methods": {"probe": {"strategy": "none"}}}
+    out = tmp_path / "out"
+    ok("compare", write(spec, tmp_path), "--out", out, "--threads", 1)
+    spec["tasks"]["tickets"]["train_rows"] = 20
+    ok("compare", write(spec, tmp_path), "--out", out, "--threads", 1)
+    assert len(list((out / "records").iterdir())) == 2
+    ok("report", out)
+    assert "train 20," in (out / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
         ({"what": "fun"}, ["pretrain topics", "'fun'", "knowledge or prompt"]),
         ({"epochz": 2}, ["pretrain topics", "'epochz'", "'epochs'"]),
         ({"encoder": []}, ["--encoder is missing"]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -13,16 +12,9 @@ import torch
 from promptwise.errors import ConfigError, OutputError
 from promptwise.knowledge import write_knowledge
 from promptwise.reports.write import write_report
-from tests.unit.test_reports import record
+from tests.unit.test_reports import cell, record, write_layout
 
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-def write_layout(folder: Path, cells: list[dict[str, Any]], **more: Any) -> Path:
-    """Write the file of an experiment."""
-    layout = {"name": "trial", "description": "A trial.", "cells": cells, **more}
-    (folder / "experiment.json").write_text(json.dumps(layout), encoding="utf-8")
-    return folder
 
 
 def texts(file: Path) -> list[str]:
@@ -39,12 +31,8 @@ def lengths(tmp_path: Path) -> Path:
         for method in ("plain", "ours"):
             for length in (5, 10, 100):
                 label = f"{base} {method}, length {length}"
-                cells.append(
-                    {
-                        **{"task": "films", "method": label, "seeds": [0, 1], "against": None},
-                        **{"entry": f"{base} {method}", "grid": {"length": length}, "base": base},
-                    }
-                )
+                more = {"entry": f"{base} {method}", "grid": {"length": length}, "settings": {"base": base}}
+                cells.append(cell("films", label, (0, 1), **more))
                 for seed in (0, 1):
                     if (method, length) != ("ours", 100):
                         record("films", label, seed, 0.6 + length / 500).write(tmp_path / "records")
@@ -79,11 +67,7 @@ def test_the_same_records_give_the_same_bytes(lengths: Path, tmp_path: Path) -> 
 
 def test_bars(tmp_path: Path) -> None:
     """A panel for each task and a bar for each method."""
-    cells = [
-        {"task": task, "method": method, "seeds": [0, 1], "against": None}
-        for task in ("films", "news")
-        for method in ("plain", "ours")
-    ]
+    cells = [cell(task, method, (0, 1)) for task in ("films", "news") for method in ("plain", "ours")]
     for task in ("films", "news"):
         for seed in (0, 1):
             record(task, "plain", seed, 0.7).write(tmp_path / "records")
@@ -139,6 +123,7 @@ def test_messages(tmp_path: Path) -> None:
     write_layout(tmp_path, [], figure={"kind": "pie"})
     with pytest.raises(ConfigError, match=r"'pie'.*bars"):
         write_report(tmp_path)
+    assert (tmp_path / "report.md").is_file(), "the tables do not wait for the figure"
     write_layout(tmp_path, [], figure={"kind": "lines", "x": "length"})
     with pytest.raises(OutputError, match="'length'"):
         write_report(tmp_path)

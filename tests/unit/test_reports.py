@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import html.parser
 import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from promptwise.experiments.record import Record
 from promptwise.reports.render import latex, markdown, page
 from promptwise.reports.results import read_results
 from promptwise.reports.significance import bootstrap
-from promptwise.reports.table import make_table
+from promptwise.reports.table import NO_BETTER, NOT_SIGNIFICANT, make_table
 from promptwise.reports.write import write_report
 
 TASKS, METHODS, SEEDS = ("films", "news_1"), ("plain", "ours & theirs"), (0, 1, 2)
@@ -42,7 +45,7 @@ def record(task: str, method: str, seed: int, right: float) -> Record:
         "backbone": {"name": "tiny"},
     }
     return Record(
-        id=f"{task}{method}{seed}".replace(" ", "").replace("&", ""),
+        id=run_of(task, method, seed),
         status="finished",
         experiment="trial",
         task=task,
@@ -57,16 +60,36 @@ def record(task: str, method: str, seed: int, right: float) -> Record:
     )
 
 
+def run_of(task: str, method: str, seed: int) -> str:
+    """The id of a run."""
+    return re.sub(r"\W", "", f"{task}{method}{seed}")
+
+
+def cell(task: str, method: str, seeds: Sequence[int], **more: Any) -> dict[str, Any]:
+    """A cell as the file of an experiment has it."""
+    runs = {str(seed): run_of(task, method, seed) for seed in seeds}
+    given = {"task": task, "method": method, "seeds": list(seeds), "runs": runs}
+    return {**given, "against": None, "entry": method, "grid": {}, "settings": {}, **more}
+
+
+def write_layout(folder: Path, cells: list[dict[str, Any]], **more: Any) -> Path:
+    """Write the file of an experiment."""
+    empty = {"figure": {}, "published": {}, "pretrained": {}}
+    layout = {"name": "trial", "description": "A trial.", "cells": cells, **empty, **more}
+    (folder / "experiment.json").write_text(json.dumps(layout), encoding="utf-8")
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An experiment with a large difference on one task, none on the other, a failed and a missing run."""
     cells = [
-        {"task": task, "method": method, "seeds": list(SEEDS), "against": None if method == "plain" else "plain"}
+        cell(task, method, SEEDS, against=None if method == "plain" else "plain")
         for task in TASKS
         for method in METHODS
     ]
-    layout = {"name": "trial", "description": "A trial.", "cells": cells}
-    (tmp_path / "experiment.json").write_text(json.dumps(layout), encoding="utf-8")
+    cells[-1]["runs"]["1"] = "failed"
+    write_layout(tmp_path, cells)
     for seed in SEEDS:
         record("films", "plain", seed, 0.6).write(tmp_path / "records")
         record("films", "ours & theirs", seed, 0.9).write(tmp_path / "records")
@@ -105,7 +128,7 @@ def test_means_and_spreads_are_those_of_the_records(folder: Path) -> None:
     assert not films.best
     assert rows["ours & theirs"][0].best
     assert rows["majority class"][0].text == "50.0"
-    assert "train 50, test 400" in table.columns[0]
+    assert "train 50, validation 5, test 400" in table.columns[0]
     assert rows["plain"][2].text == "1,005 to 1,006 (0.10%)"
 
 
@@ -123,12 +146,35 @@ def test_the_mark_is_on_differences_that_are_not_significant(folder: Path) -> No
     """Thirty points on 400 examples are significant, and nothing on one seed of equal methods is."""
     table = make_table(read_results(folder))
     rows = dict(table.rows)
-    assert not rows["ours & theirs"][0].marked
-    assert rows["ours & theirs"][1].marked
+    assert rows["ours & theirs"][0].marks == ""
+    assert NOT_SIGNIFICANT in rows["ours & theirs"][1].marks
     found = {task: comparison for task, _, _, comparison in table.comparisons}
     assert found["films"].significant
     assert found["films"].seeds == 3
     assert found["news_1"].seeds == 1
+
+
+def test_what_is_no_better_than_the_majority_is_marked(tmp_path: Path) -> None:
+    """A method that is right as often as the most frequent class is marked on every task, a better one is not."""
+    labels = "1" * 240 + "0" * 160
+    for method, wrong in (("chance", 160), ("better", 60)):
+        for seed in (0, 1):
+            one = record("films", method, seed, 0.6)
+            said = "".join(label if place >= wrong else "10"[int(label)] for place, label in enumerate(labels))
+            said = "1" * 400 if method == "chance" else said
+            replace(one, choices=said, labels=labels).write(tmp_path / "records")
+    write_layout(tmp_path, [cell("films", method, (0, 1)) for method in ("chance", "better")])
+    table = make_table(read_results(tmp_path))
+    marks = {method: entries[0].marks for method, entries in table.rows[1:]}
+    assert marks == {"chance": NO_BETTER, "better": ""}
+    assert any(NO_BETTER in note for note in table.notes)
+
+
+def test_records_of_other_settings_are_left_out(folder: Path) -> None:
+    """A record of the same method, task and seed under another id, from before a change of settings, is not shown."""
+    before = make_table(read_results(folder))
+    replace(record("films", "plain", 0, 0.99), id="another").write(folder / "records")
+    assert make_table(read_results(folder)) == before
 
 
 def test_published_figures_are_marked_as_theirs(folder: Path) -> None:

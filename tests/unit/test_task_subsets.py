@@ -12,7 +12,7 @@ import pytest
 from promptwise.errors import ConfigError, DataError
 from promptwise.tasks.data import TaskData, load_task
 from promptwise.tasks.examples import Example
-from promptwise.tasks.subsets import with_files, with_shots, with_train_rows
+from promptwise.tasks.subsets import with_files, with_rows, with_shots
 
 
 def texts(examples: list[Example]) -> set[str]:
@@ -24,7 +24,7 @@ def texts(examples: list[Example]) -> set[str]:
 def test_fewer_training_rows(rows: int) -> None:
     """A part of train has the asked-for rows in their order and nearly the shares of the classes; the rest is whole."""
     whole = load_task("topics13")
-    part = with_train_rows(whole, rows)
+    part = with_rows(whole, rows)
     assert rows <= len(part.train) < rows + 13
     assert [example for example in whole.train if example in part.train] == part.train
     counts = Counter(example.label for example in part.train)
@@ -32,8 +32,8 @@ def test_fewer_training_rows(rows: int) -> None:
     assert len(counts) == 13
     assert (part.validation, part.test) == (whole.validation, whole.test)
     assert part.fingerprint != whole.fingerprint
-    assert with_train_rows(whole, rows) == part
-    assert texts(with_train_rows(whole, rows // 2).train) <= texts(part.train)
+    assert with_rows(whole, rows) == part
+    assert texts(with_rows(whole, rows // 2).train) <= texts(part.train)
 
 
 def test_a_rare_class_stays_in_fewer_training_rows() -> None:
@@ -41,16 +41,29 @@ def test_a_rare_class_stays_in_fewer_training_rows() -> None:
     whole = load_task("topics13")
     lone = next(example for example in whole.train if example.label == 12)
     data = replace(whole, train=[example for example in whole.train if example.label < 2] + [lone])
-    counts = Counter(example.label for example in with_train_rows(data, 20).train)
+    counts = Counter(example.label for example in with_rows(data, 20).train)
     assert set(counts) == {0, 1, 12}
 
 
 def test_more_training_rows_than_there_are() -> None:
     """Asking for more is an error that names both numbers; asking for all changes nothing."""
     whole = load_task("topics13")
-    assert with_train_rows(whole, len(whole.train)) is whole
+    assert with_rows(whole, len(whole.train)) is whole
     with pytest.raises(ConfigError, match=r"--train-rows is 5,000; topics13 \(embedded\) has 1,014"):
-        with_train_rows(whole, 5000)
+        with_rows(whole, 5000)
+
+
+def test_fewer_rows_of_each_split() -> None:
+    """Splits are cut apart from each other, and the rest stays whole."""
+    whole = load_task("topics13")
+    part = with_rows(whole, validation=30, test=60)
+    assert part.train == whole.train
+    assert 30 <= len(part.validation) < 43
+    assert 60 <= len(part.test) < 73
+    assert with_rows(whole, test=60).test == part.test
+    assert "validation rows" in part.origin
+    with pytest.raises(ConfigError, match="--test-rows is 999"):
+        with_rows(whole, test=999)
 
 
 def test_shots_are_drawn_by_the_seed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from promptwise.experiments.engine import Engine, default_threads
 from promptwise.experiments.plan import Plan
 from promptwise.experiments.read import read_experiment
 from promptwise.experiments.record import read_records
-from promptwise.experiments.spec import layout_of
+from promptwise.experiments.spec import Experiment
 from promptwise.experiments.status import Display, overview, print_plan
 from promptwise.experiments.worker import RECORDS
 from promptwise.files import write_json
@@ -66,20 +67,34 @@ def compare(
     if dry_run:
         print_plan(plan, jobs)
         return plan
-    write_json(out / LAYOUT, layout_of(experiment))
+    _check_packages(experiment)
     with _alone(out):
         _run(plan, out, jobs, threads or default_threads(jobs))
     console.print(f"Records are in {out / RECORDS}.", highlight=False)
     return plan
 
 
+def _check_packages(experiment: Experiment) -> None:
+    """Refuse a case study before its runs where it could not be made after them."""
+    if experiment.figure.get("kind") == "case study" and importlib.util.find_spec("captum") is None:
+        raise ConfigError("A case study needs captum: pip install 'promptwise[figures]'.")
+
+
 def _run(plan: Plan, out: Path, jobs: int, threads: int) -> None:
+    def write_layout() -> None:
+        write_json(out / LAYOUT, plan.layout())
+
+    write_layout()
     for entry in plan.pretraining():
         console.print(f"pre-training {entry.name} ({entry.what}) in {out / entry.folder}", highlight=False)
         entry.perform(out, threads * jobs)
     with Display(plan) as display:
         engine = Engine(plan, out, jobs, threads, display)
-        engine.run()
+        try:
+            engine.run()
+        finally:
+            # A search names the runs of its cell when it ends.
+            write_layout()
     console.print(overview(engine), highlight=False)
     if plan.experiment.figure.get("kind") == "case study":
         from promptwise.experiments.case_study import write_cases

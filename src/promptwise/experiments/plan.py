@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from promptwise.config import TrainConfig
 from promptwise.experiments.pretrained import USED_BY, Pretraining
@@ -149,6 +149,37 @@ class Plan:
             if run.id not in self._tried and self._is_open(run.id):
                 open_runs.append(run.config)
         return open_runs
+
+    def layout(self) -> dict[str, Any]:
+        """What a report needs besides the records: which cells there are, in which order, and the ids of their runs.
+
+        The runs of a cell are named once its learning rate is known.
+        """
+        runs: dict[Cell, dict[str, str]] = {}
+        for planned in self.planned():
+            if planned.purpose == "result":
+                runs.setdefault(planned.cell, {})[str(planned.seed)] = self.run(planned).id
+        experiment = self.experiment
+        return {
+            "name": experiment.name,
+            "description": experiment.description,
+            "cells": [
+                {
+                    "task": cell.task,
+                    "method": cell.label,
+                    "seeds": list(cell.seeds),
+                    "runs": runs.get(cell, {}),
+                    "against": cell.opponent,
+                    "entry": cell.method,
+                    "grid": dict(cell.grid),
+                    "settings": dict(cell.settings),
+                }
+                for cell in experiment.cells
+            ],
+            "figure": dict(experiment.figure),
+            "published": dict(experiment.published),
+            "pretrained": {name: entry.folder for name, entry in experiment.pretrained.items()},
+        }
 
     def pretraining(self) -> list[Pretraining]:
         """What the runs that are still to do start from, and what the figure shows."""

@@ -37,8 +37,8 @@ class Pretraining:
 
     @property
     def id(self) -> str:
-        """Twelve hexadecimal digits made of its settings and the version of the code."""
-        content = json.dumps([self.what, dict(sorted(self.settings.items())), CODE_VERSION], sort_keys=True)
+        """Twelve hexadecimal digits made of its name, its settings and the version of the code."""
+        content = json.dumps([self.name, self.what, dict(sorted(self.settings.items())), CODE_VERSION], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     @property
@@ -114,7 +114,9 @@ def _local(what: str, corpus: Any, data_root: Path | None) -> dict[str, Any] | N
     if data_root is None:
         return None
     if what == "knowledge":
-        found = (data_root / str(corpus)).is_dir()
-        return {"corpus": corpus, "data_dir": str(data_root / str(corpus))} if found else None
+        place = data_root / str(corpus)
+        if place.suffix in (".yaml", ".yml") and place.is_file():
+            return {"corpus": str(place), "data_dir": str(data_root)}
+        return {"corpus": corpus, "data_dir": str(place)} if place.is_dir() else None
     files = [data_root / str(one) for one in corpus or ()]
     return {"corpus": [str(file) for file in files]} if files and all(file.is_file() for file in files) else None

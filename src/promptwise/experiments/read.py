@@ -41,13 +41,14 @@ import yaml
 
 from promptwise.config import TrainConfig
 from promptwise.errors import ConfigError, UnknownNameError
-from promptwise.experiments.pretrained import read_pretraining
+from promptwise.experiments.pretrained import USED_BY, read_pretraining
 from promptwise.experiments.spec import Cell, Experiment
 
 _KEYS = (
     *("name", "description", "settings", "tasks", "methods", "grid", "seeds", "lr_search", "keep_adapters"),
     *("pretrain", "figure", "published", "full"),
 )
+FIGURES = ("lines", "bars", "topics map", "case study")
 _OWN = {"task": ("seeds", "otherwise"), "method": ("lr_search", "against")}
 _RUN_KEYS = ("seed", "out", "lr")
 
@@ -107,6 +108,8 @@ def experiment_from(
     """An experiment from the values of a file; see :func:`read_experiment`."""
     values = _mapping(raw, where)
     _check_keys(values, _KEYS, where)
+    if full and not values.get("full"):
+        raise ConfigError(f"{where} has no full size: the key `full` is missing. Leave --full out.")
     larger = _mapping(values.pop("full", None) or {}, f"{where}: full")
     if full:
         _check_keys(larger, _KEYS, f"{where}: full")
@@ -140,7 +143,8 @@ def experiment_from(
             of_place = _with_files(of_task, data_root)
             settings = {**common, **_without(of_place, "task"), **_without(of_method, "method"), **chosen}
             settings = {**_task_settings(task, settings, data_root), **(overrides or {})}
-            rates = of_method.get("lr_search", search.get("values", []))
+            # A rate of the method's own is not searched for.
+            rates = of_method.get("lr_search", [] if "lr" in of_method else search.get("values", []))
             cells.append(
                 Cell(
                     task=task,
@@ -156,8 +160,15 @@ def experiment_from(
     for cell in cells:
         if cell.against is not None and cell.against not in methods:
             raise ConfigError(f"{where}: method {cell.method}: against {cell.against!r} is no method of this file.")
+        for setting in USED_BY.values():
+            _check_start(cell.settings.get(setting), pretrained, f"{where}: {cell.method}: {setting}")
         for rate in cell.rates or (None,):
             cell.config(cell.seeds[0], rate)
+    figure = _mapping(values.get("figure") or {}, f"{where}: figure")
+    _check_figure(figure, grid, bool(values.get("keep_adapters")), pretrained, f"{where}: figure")
+    published = _mapping(values.get("published") or {}, f"{where}: published")
+    if cells:
+        _check_keys(published, tuple(dict.fromkeys(cell.label for cell in cells)), f"{where}: published")
     return Experiment(
         name=str(values["name"]),
         description=str(values.get("description", "")),
@@ -166,9 +177,36 @@ def experiment_from(
         search_tasks=_search_tasks(search, cells, f"{where}: lr_search: tasks"),
         keep_adapters=bool(values.get("keep_adapters", False)),
         pretrained=pretrained,
-        figure=_mapping(values.get("figure") or {}, f"{where}: figure"),
-        published=_mapping(values.get("published") or {}, f"{where}: published"),
+        figure=figure,
+        published=published,
     )
+
+
+def _check_start(name: Any, pretrained: Mapping[str, Any], where: str) -> None:
+    """Make sure that what runs start from is an entry of ``pretrain``, a folder, or may be on the Hub."""
+    if name is None or name in pretrained or "/" in str(name) or Path(str(name)).is_dir():
+        return
+    near = get_close_matches(str(name), pretrained, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else f" Entries of pretrain: {', '.join(pretrained) or 'none'}."
+    raise ConfigError(f"{where}: {name!r} is no entry of pretrain and no folder.{hint}")
+
+
+def _check_figure(
+    figure: Mapping[str, Any], grid: Mapping[str, Any], keeps: bool, pretrained: Mapping[str, Any], where: str
+) -> None:
+    """Find out before the runs what would keep the report from drawing its figure after them."""
+    if not figure:
+        return
+    _check_keys(figure, ("kind", "x", "x_label", "x_percent", "panel", "knowledge", "examples"), where)
+    kind = figure.get("kind")
+    if kind not in FIGURES:
+        raise ConfigError(f"{where}: kind is {kind!r}; there are {', '.join(FIGURES)}.")
+    if kind == "lines" and figure.get("x") not in grid:
+        raise ConfigError(f"{where}: x is {figure.get('x')!r}, which is no key of grid ({', '.join(grid) or 'none'}).")
+    if kind == "topics map" and figure.get("knowledge") not in pretrained:
+        raise ConfigError(f"{where}: knowledge is {figure.get('knowledge')!r}; it must name an entry of pretrain.")
+    if kind == "case study" and not keeps:
+        raise ConfigError(f"{where}: a case study needs keep_adapters: true.")
 
 
 def _search_tasks(search: Mapping[str, Any], cells: Sequence[Cell], where: str) -> tuple[str, ...]:

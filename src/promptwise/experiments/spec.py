@@ -85,29 +85,6 @@ class Experiment:
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict, hash=False)
 
 
-def layout_of(experiment: Experiment) -> dict[str, Any]:
-    """What a report needs to know besides the records: which cells there are, and in which order."""
-    return {
-        "name": experiment.name,
-        "description": experiment.description,
-        "cells": [
-            {
-                "task": cell.task,
-                "method": cell.label,
-                "seeds": list(cell.seeds),
-                "against": cell.opponent,
-                "entry": cell.method,
-                "grid": dict(cell.grid),
-                "base": cell.settings.get("base"),
-            }
-            for cell in experiment.cells
-        ],
-        "figure": dict(experiment.figure),
-        "published": dict(experiment.published),
-        "pretrained": {name: entry.folder for name, entry in experiment.pretrained.items()},
-    }
-
-
 def settings_of(config: TrainConfig) -> dict[str, Any]:
     """What a run's result depends on: everything but where it is written and how many threads it has."""
     return {key: value for key, value in asdict(replace(config, out=None, threads=None)).items() if value is not None}

@@ -75,9 +75,11 @@ def best_so_far(plan: Plan) -> Table:
     table = plain_table("task", "best so far", "mean", "seeds")
     for task in dict.fromkeys(cell.task for cell in plan.experiment.cells):
         means: dict[str, list[float]] = {}
-        for record in plan.records.values():
-            if record.task == task and record.purpose == "result" and record.status == "finished":
-                means.setdefault(record.method, []).append(float(next(iter(record.metrics["test"].values()))))
+        for planned in plan.planned():
+            record = plan.record(planned) if planned.cell.task == task and planned.purpose == "result" else None
+            if record is not None and record.status == "finished":
+                score = float(next(iter(record.metrics["test"].values())))
+                means.setdefault(planned.cell.label, []).append(score)
         if means:
             best = max(means, key=lambda method: statistics.mean(means[method]))
             table.add_row(task, best, f"{statistics.mean(means[best]):.4f}", str(len(means[best])))

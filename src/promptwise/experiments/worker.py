@@ -104,7 +104,15 @@ def data_settings(config: TrainConfig) -> dict[str, Any]:
     """The settings that say what the data is."""
     names = (
         *("task", "data", "data_dir", "text_column", "text_pair_column", "label_column", "template"),
-        *("validation_fraction", "train_rows", "test_rows", "shots", "train_file", "validation_file"),
+        *(
+            "validation_fraction",
+            "train_rows",
+            "validation_rows",
+            "test_rows",
+            "shots",
+            "train_file",
+            "validation_file",
+        ),
     )
     values = {name: getattr(config, name) for name in names}
     # The seed draws the rows of a few-shot task, and nothing of any other.

@@ -4,11 +4,11 @@ A corpus is described by data, like a task::
 
     name: my_topics
     description: Tickets and manuals
-    topics: topics13                  # the classes of a task, or a list of names
+    topics: [work, sport, sums]       # or the classes of a task: topics13
     sources:
-      - {file: tickets.csv, text: "{subject} {body}", label: team, map: {billing: society and social sciences}}
-      - {dataset: fancyzhx/ag_news, text: "{text}", label: label, map: {1: human activities}, rows: 10000}
-      - {dataset: openai/gsm8k, config: main, text: "{question}", topic: mathematics and logic}
+      - {file: tickets.csv, text: "{subject} {body}", label: team, map: {billing: work, support: work}}
+      - {dataset: fancyzhx/ag_news, text: "{text}", label: label, map: {1: sport}, rows: 10000}
+      - {dataset: openai/gsm8k, config: main, text: "{question}", topic: sums}
 
 A source names a file or a dataset, the format of its text, and either one ``topic`` or a ``label`` column, whose values
 a ``map`` may translate; rows with other values are left out. A source that is no ``part`` of its own (``train``,

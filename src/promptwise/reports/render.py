@@ -8,7 +8,7 @@ from typing import Any
 
 from promptwise.reports.cases import cases_markdown, cases_page
 from promptwise.reports.significance import Comparison
-from promptwise.reports.table import NOT_SIGNIFICANT, Entry, ReportTable
+from promptwise.reports.table import NO_BETTER, NOT_SIGNIFICANT, Entry, ReportTable
 
 
 def markdown(table: ReportTable, caption: str | None = None, cases: Sequence[dict[str, Any]] = ()) -> str:
@@ -144,8 +144,7 @@ small {{ display: block; color: #555; }}
 def _cell(entry: Entry, bold: Callable[[str], str], escape: Callable[[str], str] = str) -> str:
     text = escape(entry.text)
     text = bold(text) if entry.best else text
-    if entry.marked:
-        text += escape(NOT_SIGNIFICANT)
+    text += escape(entry.marks)
     if not entry.note:
         return text
     note = escape(entry.note)
@@ -170,6 +169,7 @@ _TEX = str.maketrans(
         **{sign: f"\\{sign}" for sign in "&%$#_{}"},
         "±": r"$\pm$",
         NOT_SIGNIFICANT: r"$^{\circ}$",
+        NO_BETTER: r"$^{\dagger}$",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
     }

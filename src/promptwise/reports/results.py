@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class ResultCell:
         records: Records by seed; a planned seed without one is missing.
         entry: The method without the grid's choice.
         grid: The grid's choice.
-        settings: Other settings that a figure may part its panels by.
+        settings: The settings of its runs but seed and learning rate.
     """
 
     task: str
@@ -35,9 +35,9 @@ class ResultCell:
     seeds: tuple[int, ...]
     against: str | None
     records: Mapping[int, Record]
-    entry: str = ""
-    grid: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    entry: str
+    grid: Mapping[str, Any]
+    settings: Mapping[str, Any]
 
     @property
     def finished(self) -> list[Record]:
@@ -88,9 +88,9 @@ class Results:
     tasks: tuple[str, ...]
     methods: tuple[str, ...]
     cells: Mapping[tuple[str, str], ResultCell]
-    figure: Mapping[str, Any] = field(default_factory=dict)
-    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    pretrained: Mapping[str, str] = field(default_factory=dict)
+    figure: Mapping[str, Any]
+    published: Mapping[str, Mapping[str, float]]
+    pretrained: Mapping[str, str]
 
     def of_task(self, task: str) -> list[ResultCell]:
         """The cells of a task."""
@@ -133,34 +133,27 @@ def read_results(folder: Path) -> Results:
             description=layout["description"],
             tasks=tuple(dict.fromkeys(cell["task"] for cell in cells)),
             methods=tuple(dict.fromkeys(cell["method"] for cell in cells)),
-            cells=_cells(cells, list(read_records(folder / RECORDS).values())),
-            figure=layout.get("figure", {}),
-            published=layout.get("published", {}),
-            pretrained=layout.get("pretrained", {}),
+            cells=_cells(cells, read_records(folder / RECORDS)),
+            figure=layout["figure"],
+            published=layout["published"],
+            pretrained=layout["pretrained"],
         )
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{file} cannot be read ({error}). Run `promptwise compare` on the folder again.") from error
 
 
-def _cells(layout: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> dict[tuple[str, str], ResultCell]:
-    found: dict[tuple[str, str], dict[int, Record]] = {}
-    for record in records:
-        if record.purpose == "result":
-            seeds = found.setdefault((record.task, record.method), {})
-            known = seeds.get(record.seed)
-            # After a change of settings a folder may hold two runs of one seed; a finished one says more.
-            if known is None or known.status != "finished":
-                seeds[record.seed] = record
+def _cells(layout: Sequence[Mapping[str, Any]], records: Mapping[str, Record]) -> dict[tuple[str, str], ResultCell]:
+    """The cells with the records of their own runs; a folder may hold records of other settings too."""
     return {
         (cell["task"], cell["method"]): ResultCell(
-            cell["task"],
-            cell["method"],
-            tuple(cell["seeds"]),
-            cell["against"],
-            found.get((cell["task"], cell["method"]), {}),
-            cell.get("entry", cell["method"]),
-            cell.get("grid", {}),
-            {"base": cell.get("base")},
+            task=cell["task"],
+            method=cell["method"],
+            seeds=tuple(cell["seeds"]),
+            against=cell["against"],
+            records={int(seed): records[run] for seed, run in cell["runs"].items() if run in records},
+            entry=cell["entry"],
+            grid=cell["grid"],
+            settings=cell["settings"],
         )
         for cell in layout
     }

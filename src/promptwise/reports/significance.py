@@ -54,6 +54,17 @@ def compare_cells(one: ResultCell, other: ResultCell) -> Comparison | None:
     return bootstrap(np.stack(rows))
 
 
+def compare_with_majority(cell: ResultCell) -> Comparison | None:
+    """The same against always saying the most frequent class of the test split."""
+    rows = []
+    for record in cell.finished:
+        if record.choices:
+            labels = np.frombuffer(record.labels.encode(), dtype=np.uint8)
+            classes, counts = np.unique(labels, return_counts=True)
+            rows.append(_right(record) - (labels == classes[counts.argmax()]).astype(np.int8))
+    return bootstrap(np.stack(rows)) if rows else None
+
+
 def bootstrap(differences: np.ndarray, replicates: int = REPLICATES) -> Comparison:
     """The comparison from differences of correctness ``[seeds, examples]``, each -1, 0 or 1."""
     generator = np.random.default_rng(0)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from promptwise.reports.results import ResultCell, Results
-from promptwise.reports.significance import Comparison, compare_cells
+from promptwise.reports.significance import Comparison, compare_cells, compare_with_majority
 
 MISSING = "-"
 NOT_SIGNIFICANT = "°"
 """After a mean: the difference from the method that it is compared with is not significant."""
+NO_BETTER = "†"
+"""After a mean: not significantly better than always saying the most frequent class."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,13 @@ class Entry:
         text: The mean with its spread, or how the runs stand where there is no result.
         note: Small print: gaps, and the published figure.
         best: Whether it is the best mean of its column.
-        marked: Whether the difference from its opponent is *not* significant.
+        marks: Those of :data:`NOT_SIGNIFICANT` and :data:`NO_BETTER` that hold.
     """
 
     text: str
     note: str = ""
     best: bool = False
-    marked: bool = False
+    marks: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,11 @@ def _entry(
         text += f" ± {100 * cell.deviation:.1f}"
     if len(cell.scores) == 1:
         notes.insert(0, "1 seed")
-    return Entry(text, "; ".join(notes), cell is best, comparison is not None and not comparison.significant)
+    marks = NOT_SIGNIFICANT if comparison is not None and not comparison.significant else ""
+    chance = compare_with_majority(cell)
+    if chance is not None and not (chance.significant and chance.difference > 0):
+        marks += NO_BETTER
+    return Entry(text, "; ".join(notes), cell is best, marks)
 
 
 def _heading(results: Results, task: str) -> str:
@@ -114,7 +120,7 @@ def _heading(results: Results, task: str) -> str:
         return task
     rows = record.metrics["data"]["rows"]
     metric = next(iter(record.metrics["test"]))
-    return f"{task} ({metric}; train {rows['train']:,}, test {rows['test']:,})"
+    return f"{task} ({metric}; train {rows['train']:,}, validation {rows['validation']:,}, test {rows['test']:,})"
 
 
 def _majority(results: Results, task: str) -> str:
@@ -149,15 +155,17 @@ def _notes(results: Results, published: bool, compared: bool) -> tuple[str, ...]
     many = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     notes = [
         f"Percent on the test split, mean ± standard deviation over {many} seeds; the checkpoint of each run was "
-        "chosen on validation data. The best mean of a column is set in bold."
+        "chosen on validation data. The best mean of a column is set in bold. Tests are paired bootstraps over seeds "
+        "and examples, two-sided, and call p below 0.05 significant."
     ]
     if compared:
-        notes.append(
-            f"{NOT_SIGNIFICANT} the difference from the method that it is compared with is not significant: paired "
-            "bootstrap over seeds and examples, two-sided, p of 0.05 or more."
-        )
+        notes.append(f"{NOT_SIGNIFICANT} the difference from the method that it is compared with is not significant.")
+    notes.append(
+        f"{NO_BETTER} not significantly better than always saying the most frequent class of the test split, by the same "
+        "test."
+    )
     if published:
-        notes.append("paper: the published figure, theirs and not ours (RoBERTa-large).")
+        notes.append("paper: the published figure, theirs and not ours.")
     backbones = sorted(
         {record.metrics["backbone"]["name"] for cell in results.cells.values() for record in cell.finished}
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from promptwise.errors import PromptwiseError
 from promptwise.files import write_atomic
 from promptwise.reports.cases import read_cases
 from promptwise.reports.figures import caption, draw
 from promptwise.reports.render import latex, markdown, page
-from promptwise.reports.results import read_results
+from promptwise.reports.results import Results, read_results
 from promptwise.reports.table import make_table
 
 
@@ -23,11 +24,20 @@ def write_report(folder: Path, out: Path | None = None) -> list[Path]:
         The files.
 
     Raises:
-        ConfigError: A figure is asked for that cannot be drawn.
+        ConfigError: A figure is asked for that cannot be drawn; the tables are written.
         OutputError: The folder holds no experiment, or a file cannot be written.
     """
     results = read_results(folder)
-    table, drawn, cases = make_table(results), draw(results, folder), read_cases(folder)
+    try:
+        drawn = draw(results, folder)
+    except PromptwiseError:
+        _write(results, folder, {}, out or folder)
+        raise
+    return _write(results, folder, drawn, out or folder)
+
+
+def _write(results: Results, folder: Path, drawn: dict[str, bytes], out: Path) -> list[Path]:
+    table, cases = make_table(results), read_cases(folder)
     said = caption(results) if drawn else None
     contents: dict[str, str | bytes] = {f"figure.{ending}": content for ending, content in drawn.items()}
     contents["report.md"] = markdown(table, said, cases)
@@ -35,6 +45,6 @@ def write_report(folder: Path, out: Path | None = None) -> list[Path]:
     contents["report.html"] = page(table, said, drawn.get("svg", b"").decode(), cases)
     files = []
     for name, content in contents.items():
-        files.append((out or folder) / name)
+        files.append(out / name)
         write_atomic(files[-1], content)
     return files

@@ -15,32 +15,27 @@ from promptwise.tasks.readers import read_rows
 from promptwise.tasks.splits import hold_out
 
 
-def with_train_rows(data: TaskData, rows: int) -> TaskData:
-    """The same task with fewer training rows: the same ones for every seed, spread over the classes as before.
+def with_rows(
+    data: TaskData, train: int | None = None, validation: int | None = None, test: int | None = None
+) -> TaskData:
+    """The same task with fewer rows: the same ones for every seed, spread over the classes as before.
+
+    A few more stay where classes do not divide evenly or rows of a text stay together.
 
     Args:
-        data: A task with its splits; validation and test stay whole.
-        rows: How many to keep; a few more where classes do not divide evenly or rows of a text stay together.
+        data: A task with its splits.
+        train: How many training rows to keep; all without it. So for the other two.
+        validation: How many validation rows to keep.
+        test: How many test rows to keep.
 
     Raises:
         ConfigError: There are not as many.
     """
-    kept = _fewer(data, "train", rows)
-    return data if kept is data.train else _replaced(data, f"{len(kept)} train rows", train=kept)
-
-
-def with_test_rows(data: TaskData, rows: int) -> TaskData:
-    """The same task with fewer test rows: the same ones for every run, spread over the classes as before.
-
-    Args:
-        data: A task with its splits; train and validation stay whole.
-        rows: How many to keep; a few more where classes do not divide evenly or rows of a text stay together.
-
-    Raises:
-        ConfigError: There are not as many.
-    """
-    kept = _fewer(data, "test", rows)
-    return data if kept is data.test else _replaced(data, f"{len(kept)} test rows", test=kept)
+    wanted = {"train": train, "validation": validation, "test": test}
+    changed = {split: _fewer(data, split, rows) for split, rows in wanted.items() if rows is not None}
+    changed = {split: rows for split, rows in changed.items() if len(rows) < len(getattr(data, split))}
+    how = ", ".join(f"{len(rows)} {split} rows" for split, rows in changed.items())
+    return _replaced(data, how, **changed) if changed else data
 
 
 def _fewer(data: TaskData, split: str, rows: int) -> list[Example]:
