@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import platform
 import random
-import resource
 import statistics
 import sys
 import tempfile
@@ -319,13 +318,15 @@ def peak_memory(arguments: argparse.Namespace, name: str, dtype: str, case: str)
 
 
 def _measure(arguments: argparse.Namespace, name: str, dtype: str, case: str) -> float:
+    from promptwise import environment
+
     quiet()
     torch.set_num_threads(arguments.threads)
     setup = Setup(name, dtype, arguments.data_dir, 2, arguments.small)
     for one in setup.cases(case):
         for rows in setup.rows[case.endswith("cloze")]:
             one.train(rows)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return float(environment.peak_memory()["process_peak_mib"])
 
 
 def add_ratios(results: list[dict[str, Any]]) -> None:

@@ -217,6 +217,11 @@ def start_from(model: PromptedModel, name: str | Path) -> str:
     own, other = model.prompt_config, PromptConfig(**config["prompt"])
     parts = ("base", "strategy", "length", "tune_backbone", *type(model.strategy).options)
     wrong = [part for part in parts if part != "knowledge" and getattr(own, part) != getattr(other, part)]
+    if own.tune_backbone:
+        raise AdapterError("--start-from takes a prompt alone, no tuned backbone: leave it or --tune-backbone out.")
+    if (own.knowledge is None) != (other.knowledge is None):
+        how = "without" if other.knowledge is None else "with"
+        raise AdapterError(f"The adapter in {folder} was made {how} --knowledge; start from it {how} it.")
     if wrong:
         differences = ", ".join(f"{flag_name(part)} {getattr(other, part)}" for part in wrong)
         raise AdapterError(f"The adapter in {folder} was made with {differences}; start from it with the same.")
@@ -227,7 +232,12 @@ def start_from(model: PromptedModel, name: str | Path) -> str:
             f"{model.backbone.fingerprint[:16]}. Start from one that was made for it."
         )
     tensors = load_file(weights, device=str(model.device))
-    prompt = {key: value for key, value in tensors.items() if key.startswith(("strategy.", "injector."))}
+    parts_of = ("strategy.", "injector.")
+    prompt = {key: value for key, value in tensors.items() if key.startswith(parts_of)}
+    if prompt.keys() != {key for key in model.state_dict() if key.startswith(parts_of)}:
+        raise AdapterError(
+            f"The adapter in {folder} has other tensors than this model; was it made by another version?"
+        )
     model.load_state_dict(prompt, strict=False)
     return str(config["weights_sha256"])
 

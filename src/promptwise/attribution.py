@@ -76,6 +76,7 @@ def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attri
             },
             embeddings=nothing + presence.unsqueeze(-1) * (instance.embeddings - nothing),
             presence=presence,
+            absent=nothing[0, 0],
         )
         hidden = model.hidden(many, None if types is None else types.expand(count, -1))
         return model.scores(many, hidden, None if position is None else position.expand(count))
@@ -91,28 +92,29 @@ def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attri
     ones = torch.ones_like(instance.ids, dtype=torch.float32)
     baseline = torch.where(instance.text, 0.0, 1.0)
     values, error = IntegratedGradients(log_odds).attribute(
-        ones, baseline, n_steps=steps, internal_batch_size=steps, return_convergence_delta=True
+        ones, baseline, n_steps=steps, internal_batch_size=min(steps, 16), return_convergence_delta=True
     )
     places = torch.nonzero(instance.text[0]).squeeze(1).tolist()
     tokens = tokenizer.convert_ids_to_tokens(instance.ids[0, places].tolist())
-    words, of_words = _merged(tokens, values[0, places].tolist())
+    words, of_words = _merged(tokens, values[0, places].tolist(), places)
     return Attribution(
         model.spec.labels[predicted],
         float(scores.softmax(-1)[predicted]),
         tuple(words),
         tuple(of_words),
-        float(error[0]),
+        -float(error[0]),
     )
 
 
-def _merged(tokens: list[str], scores: list[float]) -> tuple[list[str], list[float]]:
+def _merged(tokens: list[str], scores: list[float], places: list[int]) -> tuple[list[str], list[float]]:
     """Tokens put together to words, as ``##`` or a mark of the space (``Ġ``, ``▁``) tells, and their sums."""
     marks = ("Ġ", "▁")
     marked = any(token.startswith(marks) for token in tokens)
     words: list[str] = []
     sums: list[float] = []
-    for token, score in zip(tokens, scores, strict=True):
-        goes_on = token.startswith("##") or (marked and not token.startswith(marks))
+    for token, score, place, before in zip(tokens, scores, places, [-2, *places[:-1]], strict=True):
+        # A second text begins a word, whatever its first token looks like.
+        goes_on = place == before + 1 and (token.startswith("##") or (marked and not token.startswith(marks)))
         bare = token.removeprefix("##").lstrip("".join(marks))
         if goes_on and words:
             words[-1] += bare

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 from promptwise.errors import ConfigError
 from promptwise.hub import DEFAULT_CLOZE_MODEL, DEFAULT_MODEL
@@ -108,6 +109,9 @@ def learning_rate(prompt: PromptConfig, fit: FitConfig) -> float:
 class ModelConfig(PromptConfig, FitConfig):
     """A run that trains a prompted model and saves it as an adapter, whatever its data is."""
 
+    places: ClassVar[tuple[str, ...]] = ("out", "knowledge", "start_from")
+    """Folders that may have been moved when a run is resumed; what they hold is checked apart."""
+
     start_from: str | None = setting(
         None, "A saved adapter of the same kind, such as `pretrain prompt` makes, to start from.", metavar="DIR"
     )
@@ -210,6 +214,7 @@ def require_corpus(corpus: tuple[str, ...]) -> None:
 class ClozeConfig:
     """How an encoder is given a language-model head."""
 
+    places: ClassVar[tuple[str, ...]] = ("out",)
     corpus: tuple[str, ...] = setting(
         (),
         "Text to train on: a file (.txt, .jsonl, .csv, .parquet, also .gz) or a dataset on the Hub, NAME:SPLIT or "
@@ -247,6 +252,7 @@ class ClozeConfig:
 class KnowledgeConfig:
     """How a table and small networks learn to tell topics."""
 
+    places: ClassVar[tuple[str, ...]] = ("out",)
     corpus: str = setting(
         "topics13",
         "Texts with topics: wiki_topic13 or hub_topics13 of the package, any task, or a corpus.yaml of your own.",

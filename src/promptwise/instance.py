@@ -24,6 +24,7 @@ class Instance:
         cloze: Whether the inputs ask for a word at a mask.
         presence: ``[B, T]`` from 0 to 1, how far each token has been faded in, for attribution; ``None`` for all there.
             ``embeddings`` are faded already; a strategy that looks vectors up by token fades those.
+        absent: ``[E]`` the embedding that stands for an absent token; with ``presence`` alone.
     """
 
     ids: Tensor
@@ -32,6 +33,7 @@ class Instance:
     embeddings: Tensor
     cloze: bool = False
     presence: Tensor | None = None
+    absent: Tensor | None = None
 
     def first_text(self, count: int) -> Instance:
         """The first ``count`` tokens of the text of each row, moved to the left.
@@ -54,11 +56,14 @@ class Instance:
             text=mask,
             embeddings=gather_rows(self.embeddings, order),
             presence=None if self.presence is None else self.presence.gather(1, order),
+            absent=self.absent,
         )
 
-    def faded(self, vectors: Tensor, absent: Tensor) -> Tensor:
-        """Vectors ``[B, T, W]`` of the tokens, from those of their absence as far as the tokens are there."""
-        return vectors if self.presence is None else torch.lerp(absent, vectors, self.presence.unsqueeze(-1))
+    def faded(self, vectors: Tensor, absent: Tensor | None) -> Tensor:
+        """Vectors ``[B, T, W]`` of the tokens, from that of their absence ``[W]`` as far as the tokens are there."""
+        if self.presence is None or absent is None:
+            return vectors
+        return absent + self.presence.unsqueeze(-1) * (vectors - absent)
 
     def reading(self, count: int) -> Instance:
         """The same rows, of whose texts a strategy may read the first ``count`` tokens alone."""

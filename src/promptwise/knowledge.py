@@ -104,10 +104,20 @@ class Knowledge:
         The table's mean is taken off, the rest is brought to the spread of U(-init_scale, init_scale), and repeated
         until ``width`` is reached: for a prefix, keys and values begin alike.
         """
+        centre, scale = self.standard(init_scale)
+        return widened((self.vectors(ids, embedding) - centre) * scale, width)
+
+    def standard(self, init_scale: float) -> tuple[Tensor, Tensor]:
+        """The table's mean ``[E]``, and the factor that brings the rest to the spread of U(-init_scale, init_scale)."""
         centre = self.rows.float().mean(0)
         spread = (self.rows.float() - centre).square().mean().sqrt()
-        values = (self.vectors(ids, embedding) - centre) * (init_scale / 3**0.5 / spread)
-        return values.repeat(1, -(-width // values.shape[1]))[:, :width]
+        return centre, init_scale / 3**0.5 / spread
+
+
+def widened(values: Tensor, width: int) -> Tensor:
+    """Vectors ``[..., E]`` repeated until they are ``[..., width]``."""
+    times = -(-width // values.shape[-1])
+    return torch.cat([values] * times, dim=-1)[..., :width]
 
 
 def read_knowledge(folder: str | Path) -> Knowledge:

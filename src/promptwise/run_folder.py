@@ -98,7 +98,8 @@ class RunFolder:
     def _check_unchanged(self, found: Mapping[str, Any]) -> None:
         """Make sure that what the run stands on is what it began with."""
         before = json.loads((self.path / self.settings_file).read_text(encoding="utf-8")).get(_FOUND, {})
-        for name, value in found.items():
+        for name in dict.fromkeys((*found, *before)):
+            value = found.get(name)
             if before.get(name) != value:
                 raise ConfigError(
                     f"The {name} has changed since the run in {self.path} began: it was {str(before.get(name))[:16]} "
@@ -151,6 +152,6 @@ class RunFolder:
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    """The settings as JSON has them, without the folder, which may have been moved."""
-    settings: dict[str, Any] = json.loads(json.dumps(asdict(replace(config, out=None))))
+    """The settings as JSON has them, without the folders, which may have been moved."""
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(replace(config, **dict.fromkeys(config.places)))))
     return settings

@@ -67,9 +67,11 @@ class PromptTrainer(Trainer):
     def _not_finite(self, what: str) -> str:
         kept, rate = last_checkpoint(Path(self.args.output_dir)), self.args.learning_rate
         lower = min(rate / 10, self.safe_lr)
+        narrow = self.model.backbone.compute_dtype != torch.float32
         return (
-            f"{what}. The likely cause is a learning rate that is too high ({rate:g}): try --lr {lower:g}, or "
-            "--dtype fp32. " + (f"The last good checkpoint is {kept}." if kept else "No checkpoint was written yet.")
+            f"{what}. The likely cause is a learning rate that is too high ({rate:g}): try --lr {lower:g}"
+            + (", or --dtype fp32. " if narrow else ". ")
+            + (f"The last good checkpoint is {kept}." if kept else "No checkpoint was written yet.")
         )
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:

@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch.nn.functional import scaled_dot_product_attention
 
-from promptwise.injectors import cpu_attention
+from promptwise.backbone import Backbone
+from promptwise.injectors import attention, cpu_attention
+from tests.contract.common import EXAMPLES, TinyFolder, load, make_prepared
+from tests.tiny import LAYERS, build_tokenizer
 
 B, HEADS, S, MORE, D = 3, 4, 7, 5, 8
 
@@ -76,3 +80,48 @@ def test_it_is_used_where_gradients_are_wanted_on_a_cpu() -> None:
     with torch.no_grad():
         assert not cpu_attention.suits(*tensors)
     assert not cpu_attention.suits(*(tensor.detach() for tensor in tensors))
+
+
+def test_bf16_gradients_are_near_those_of_fp32() -> None:
+    """The probabilities are made again from products that are rounded to bf16; what that costs is bounded."""
+    wide = [make(HEADS, length, torch.float32, seed) for length, seed in ((S, 0), (S + MORE, 1), (S + MORE, 2))]
+    narrow = [tensor.detach().bfloat16().requires_grad_() for tensor in wide]
+    exact = [tensor.detach().float().requires_grad_() for tensor in narrow]
+    outer = torch.randn(B, HEADS, S, D, generator=torch.Generator().manual_seed(3))
+    given = masks()["keys"]
+    ours = torch.autograd.grad(cpu_attention.attention(*narrow, given, None), narrow, outer.bfloat16())
+    theirs = torch.autograd.grad(cpu_attention.attention(*exact, given, None), exact, outer)
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.float() - other).abs().max() < 0.03 * other.abs().max()
+
+
+@pytest.mark.parametrize("base", ["prompt", "prefix"])
+def test_training_on_a_cpu_calls_it(base: str, tiny_folder: TinyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for each layer in a training step, and never without gradients."""
+    model = make_prepared(load(tiny_folder("bert"), lm_head=False), base=base, strategy="shared")
+    called = []
+    own = cpu_attention.attention
+
+    def count(*arguments: Any) -> torch.Tensor:
+        called.append(1)
+        return own(*arguments)
+
+    monkeypatch.setattr(cpu_attention, "attention", count)
+    batch = model.collate(model.features(EXAMPLES))
+    model(**batch).loss.backward()
+    assert len(called) == LAYERS
+    with torch.no_grad():
+        model(**batch)
+    assert len(called) == LAYERS
+
+
+def test_a_model_that_looks_at_the_name_of_its_attention_is_left_alone() -> None:
+    """Falcon asks whether its attention is called sdpa, and would take its mask for numbers under another name."""
+    config = transformers.FalconConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, new_decoder_architecture=True
+    )
+    model = transformers.FalconForCausalLM(config)
+    backbone = Backbone(model, build_tokenizer("gpt2"))
+    before = config._attn_implementation
+    assert attention.use_own_attention(backbone) == []
+    assert backbone.base.config._attn_implementation == before == "sdpa"

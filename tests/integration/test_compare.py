@@ -238,12 +238,15 @@ def test_an_engine_that_is_killed_leaves_no_worker(make_long: Callable[[], Path]
     raise AssertionError("a worker outlived its engine")
 
 
-def test_two_at_work_in_one_folder(make_long: Callable[[], Path], tmp_path: Path) -> None:
+def test_two_at_work_in_one_folder(make_long: Callable[[], Path], make_spec: MakeSpec, tmp_path: Path) -> None:
     """The second one is told so, and the folder is free again once the first one is killed."""
     file, out = make_long(), tmp_path / "out"
     process = start(file, out)
     wait_for_a_run(out)
-    fails(1, "compare", file, "--out", out, says=["Another", "at work", "--out"])
+    before = contents(out / "records"), (out / "experiment.json").read_bytes()
+    other = make_spec(name="other")
+    fails(1, "compare", other, "--out", out, says=["Another", "at work", "--out"])
+    assert (contents(out / "records"), (out / "experiment.json").read_bytes()) == before
     process.kill()
     process.wait(60)
     with FileLock(out / LOCK, timeout=10):

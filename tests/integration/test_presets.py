@@ -238,7 +238,7 @@ def test_a_case_study_marks_the_same_texts_for_every_method(spec: dict[str, Any]
     spec |= {"keep_adapters": True, "figure": {"kind": "case study", "examples": 2}}
     out = tmp_path / "out"
     ok("compare", write(spec, tmp_path), "--out", out, "--threads", 1)
-    cases = read_json(out / "cases.json")
+    cases = read_json(out / "cases.json")["cases"]
     assert len(cases) == 2
     for case in cases:
         assert set(case["by"]) == {"pretrained", "encoder"}

@@ -107,7 +107,13 @@ def test_cases_are_marked_word_by_word(tmp_path: Path) -> None:
         "error": 0.01,
     }
     case = {"task": "films", "text": "a <fine> mess", "text_pair": None, "label": "bad", "by": {"ours": said}}
-    (tmp_path / "cases.json").write_text(json.dumps([case]), encoding="utf-8")
+    (tmp_path / "cases.json").write_text(json.dumps({"runs": ["filmsours0"], "cases": [case]}), encoding="utf-8")
+    write_report(tmp_path)
+    assert "## Cases" not in (tmp_path / "report.md").read_text(encoding="utf-8"), (
+        "of runs that are not the experiment's"
+    )
+    record("films", "ours", 0, 0.9).write(tmp_path / "records")
+    write_layout(tmp_path, [cell("films", "ours", (0,))], figure={"kind": "case study"})
     write_report(tmp_path)
     lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
     assert "| ours | good 0.90 (wrong) | <fine> +2.00, mess -1.00, a +0.10 |" in lines

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptwise.experiments.worker import RUNS, Shared
 from promptwise.files import write_json
+from promptwise.tables import console
 
 if TYPE_CHECKING:
     from promptwise.experiments.plan import Plan
@@ -30,16 +31,22 @@ def write_cases(plan: Plan, out: Path) -> None:
     from promptwise.model import PromptedModel
     from promptwise.tasks.splits import hold_out
 
-    shared, cases = Shared(), []
+    shared, cases, runs = Shared(), [], []
     for task in dict.fromkeys(cell.task for cell in plan.experiment.cells):
         planned = [one for one in plan.planned() if one.purpose == "result" and one.cell.task == task]
         first = [one for one in planned if one.seed == one.cell.seeds[0] and plan.kind(one) == "finished"]
         if not first:
             continue
         data = shared.data(plan.run(first[0]).config)
-        short = [example for example in data.test if len(example.text.split()) <= _MAX_WORDS]
+        short = [one for one in data.test if len(f"{one.text} {one.text_pair or ''}".split()) <= _MAX_WORDS]
+        if len(short) < 2:
+            console.print(
+                f"no cases of {task}: it has {len(short)} test texts of at most {_MAX_WORDS} words; 2 are needed"
+            )
+            continue
         count = int(plan.experiment.figure.get("examples", _EXAMPLES))
         _, chosen = hold_out(short, min(count, len(short) - 1), salt="cases", origin=data.origin)
+        runs += [plan.run(one).id for one in first]
         entries: list[dict[str, Any]] = [
             {"task": task, "text": one.text, "text_pair": one.text_pair, "label": data.spec.labels[one.label], "by": {}}
             for one in chosen
@@ -56,4 +63,4 @@ def write_cases(plan: Plan, out: Path) -> None:
                     "error": said.error,
                 }
         cases += entries
-    write_json(out / CASES, cases)
+    write_json(out / CASES, {"runs": runs, "cases": cases})

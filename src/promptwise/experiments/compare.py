@@ -63,12 +63,13 @@ def compare(
     out = out or Path("runs") / experiment.name
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file; --out names a folder.")
-    plan = Plan(experiment, read_records(out / RECORDS), retry_failed)
     if dry_run:
+        plan = Plan(experiment, read_records(out / RECORDS), retry_failed)
         print_plan(plan, jobs)
         return plan
     _check_packages(experiment)
     with _alone(out):
+        plan = Plan(experiment, read_records(out / RECORDS), retry_failed)
         _run(plan, out, jobs, threads or default_threads(jobs))
     console.print(f"Records are in {out / RECORDS}.", highlight=False)
     return plan
@@ -107,11 +108,14 @@ def _alone(out: Path) -> Iterator[None]:
     """Keep a second ``compare`` out of the folder; the system frees the lock of one that is killed."""
     lock = FileLock(out / LOCK, timeout=0)
     try:
+        out.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
         raise OutputError(
             f"Another `promptwise compare` is at work in {out}. Wait for it, or use another --out."
         ) from error
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written ({error}). Use another --out.") from error
     try:
         yield
     finally:

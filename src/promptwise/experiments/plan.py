@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from promptwise.config import TrainConfig
-from promptwise.experiments.pretrained import USED_BY, Pretraining
+from promptwise.experiments.pretrained import USED_BY, Pretraining, digest_of
 from promptwise.experiments.record import Record, run_id
 from promptwise.experiments.spec import Cell, Experiment, settings_of
 from promptwise.experiments.worker import Run, Shared, data_settings
@@ -116,6 +116,13 @@ class Plan:
             if getattr(config, setting) in self.experiment.pretrained
         }
         content = {**settings_of(config), **{setting: entry.id for setting, entry in starts.items()}}
+        for setting in USED_BY.values():
+            folder = getattr(config, setting)
+            if folder is not None and setting not in starts:
+                content[setting] = digest_of(setting, folder)
+        if self.experiment.keep_adapters and planned.purpose == "result":
+            # A finished run without its adapter would not do.
+            content["keep_adapter"] = True
         return Run(
             id=run_id({**content, "purpose": planned.purpose}, self._fingerprint(config)),
             experiment=self.experiment.name,

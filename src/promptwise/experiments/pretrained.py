@@ -46,13 +46,13 @@ class Pretraining:
         """Its folder below that of the experiment."""
         return f"{PRETRAINED}/{self.name}-{self.id}"
 
-    def config(self, out: Path | None, threads: int | None = None) -> KnowledgeConfig | PairsConfig:
+    def config(self, out: Path | None) -> KnowledgeConfig | PairsConfig:
         """Its configuration, into a folder below that of the experiment.
 
         Raises:
             ConfigError: A setting cannot work.
         """
-        values = {**self.settings, "threads": threads, "out": None if out is None else str(out / self.folder)}
+        values = {**self.settings, "out": None if out is None else str(out / self.folder)}
         kind: type[Any] = KnowledgeConfig if self.what == "knowledge" else PairsConfig
         made: KnowledgeConfig | PairsConfig = config_from_mapping(kind, values, f"pretrain {self.name}")
         return made
@@ -64,7 +64,11 @@ class Pretraining:
             out: Folder of the experiment.
             threads: CPU threads.
         """
-        config = self.config(out, threads)
+        from promptwise.run import set_threads
+
+        # Not a setting: who goes on with it may have more or fewer.
+        set_threads(threads)
+        config = self.config(out)
         if isinstance(config, KnowledgeConfig):
             from promptwise.pretraining.knowledge import RUN_FILE, pretrain_knowledge
 
@@ -74,6 +78,15 @@ class Pretraining:
             from promptwise.run import RUN_FILE, train
 
             train(config, resume=(out / self.folder / RUN_FILE).is_file(), load=load_pairs)
+
+
+def digest_of(setting: str, folder: str) -> str:
+    """The sha256 of the weights in a folder that runs start from; the name itself where it is not there (yet)."""
+    from promptwise import adapter, knowledge
+    from promptwise.hub import sha256_of
+
+    file = Path(folder) / (knowledge.WEIGHTS_FILE if setting == USED_BY["knowledge"] else adapter.WEIGHTS_FILE)
+    return sha256_of(file) if file.is_file() else folder
 
 
 def read_pretraining(

@@ -170,7 +170,8 @@ def experiment_from(
     if cells:
         _check_keys(published, tuple(dict.fromkeys(cell.label for cell in cells)), f"{where}: published")
     return Experiment(
-        name=str(values["name"]),
+        # The same experiment at another size is another one.
+        name=f"{values['name']}-full" if full else str(values["name"]),
         description=str(values.get("description", "")),
         cells=tuple(cells),
         search_seeds=tuple(int(seed) for seed in _list(search.get("seeds", [0]), f"{where}: lr_search: seeds")),

@@ -79,56 +79,48 @@ def prefix_mask(*args: Any, **kwargs: Any) -> Tensor | None:
     return mask
 
 
-def use_own_attention(backbone: Backbone) -> bool:
-    """Make the backbone call :func:`prefix_attention`, which is plain attention without a prefix.
+def use_own_attention(backbone: Backbone) -> list[AttentionLayer]:
+    """Make the backbone call :func:`prefix_attention`, plain attention without a prefix, and number its layers.
 
     Returns:
-        Whether its attention can be replaced at all.
+        The self-attention layers of the prompted stack that call it, in order. Where there are none the backbone is as
+        it was before: some models look at the name of their attention instead of calling it.
     """
     if not getattr(backbone.model, "_supports_sdpa", False):
-        return False
+        return []
     AttentionInterface.register(NAME, prefix_attention)
     AttentionMaskInterface.register(NAME, prefix_mask)
-    for config in _configs(backbone):
-        config._attn_implementation = NAME
-    return True
-
-
-def _configs(backbone: Backbone) -> list[Any]:
-    """The configurations of all parts; T5's two stacks have copies of it."""
-    return [module.config for module in backbone.model.modules() if hasattr(module, "config")]
+    # T5's two stacks have copies of the configuration.
+    configs = [module.config for module in backbone.model.modules() if hasattr(module, "config")]
+    before = [config._attn_implementation for config in configs]
+    layers: list[AttentionLayer] = []
+    try:
+        for config in configs:
+            config._attn_implementation = NAME
+        layers = _probe(backbone)
+    finally:
+        if not layers:
+            for config, implementation in zip(configs, before, strict=True):
+                config._attn_implementation = implementation
+    return layers
 
 
 def use_prefix_attention(backbone: Backbone) -> list[AttentionLayer]:
-    """Make the backbone call :func:`prefix_attention`, and number its layers.
-
-    Returns:
-        The self-attention layers of the prompted stack, in order.
+    """As :func:`use_own_attention`, for layers that will be given prefixes.
 
     Raises:
         BackboneError: The model's attention cannot take keys and values from outside, or its layers differ in size.
-            The backbone is as it was before.
     """
 
     def refusal(why: str) -> BackboneError:
         name = f"{backbone.model_type} ({backbone.name})"
         return BackboneError(f"Prefix tuning cannot serve {name}: its {why}. Use --base prompt.")
 
-    closed = "attention takes no keys and values from outside"
-    configs = _configs(backbone)
-    before = [config._attn_implementation for config in configs]
-    try:
-        if not use_own_attention(backbone):
-            raise refusal(closed)
-        layers = _probe(backbone)
-        if not layers:
-            raise refusal(closed)
-        if len(set(layers)) > 1 or layers[0].head_size != layers[0].value_size:
-            raise refusal("layers differ in the size of their keys and values")
-    except Exception:
-        for config, implementation in zip(configs, before, strict=True):
-            config._attn_implementation = implementation
-        raise
+    layers = use_own_attention(backbone)
+    if not layers:
+        raise refusal("attention takes no keys and values from outside")
+    if len(set(layers)) > 1 or layers[0].head_size != layers[0].value_size:
+        raise refusal("layers differ in the size of their keys and values")
     return layers
 
 

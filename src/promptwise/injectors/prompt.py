@@ -20,7 +20,9 @@ class PromptInjector(Injector):
 
     def __init__(self, backbone: Backbone, length: int, instance_wise: bool) -> None:
         super().__init__(backbone, length, instance_wise)
-        use_own_attention(backbone)
+        if backbone.device.type == "cpu":
+            # For its backward pass; elsewhere torch's own attention is the faster one.
+            use_own_attention(backbone)
         size = backbone.embedding_size
         # The paper starts prompts at U(-0.5, 0.5).
         self.shape = PromptShape(length, width=size, embedding_size=size, init_scale=0.5)

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from promptwise.hub import DEFAULT_MODEL
+
 
 def cloze_card(metrics: dict[str, Any], name: str) -> str:
     """The card in Markdown with the Hub's metadata block.
@@ -83,7 +85,8 @@ def knowledge_card(metrics: dict[str, Any], name: str) -> str:
         "library_name": "promptwise",
         "tags": ["promptwise", "prompt-tuning", "topics"],
     }
-    names = list(next(iter(metrics["test"].values())))
+    model = "" if config["model"] == DEFAULT_MODEL else f" --model {config['model']}"
+    network, names = config["encoder"][0], list(next(iter(metrics["test"].values())))
     topics = "\n".join(f"| {topic} | {count:,} |" for topic, count in corpus["topics"].items())
     scores = "\n".join(
         f"| {network} | " + " | ".join(f"{value:.3f}" for value in values.values()) + " |"
@@ -99,8 +102,8 @@ A table of token vectors and small networks over it, trained together to tell th
 it:
 
 ```bash
-promptwise train --task topics13 --strategy pretrained --knowledge {name} --out runs/p
-promptwise train --task topics13 --strategy encoder --encoder {config["encoder"][0]} --knowledge {name} --out runs/e
+promptwise train --task topics13 --strategy pretrained{model} --knowledge {name} --out runs/p
+promptwise train --task topics13 --strategy encoder --encoder {network}{model} --knowledge {name} --out runs/e
 ```
 
 ## Corpus

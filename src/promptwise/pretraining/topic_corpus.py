@@ -146,10 +146,10 @@ class TopicCorpus:
 
     def _file(self, name: str, data_dir: Path | None) -> Path:
         """The file of a source: in the data folder, in its subfolder of the corpus's name, or beside the corpus."""
-        folders = [folder for folder in (data_dir, self.folder) if folder is not None]
-        folders += [folder / self.name for folder in folders]
+        places = [place for place in (data_dir, self.folder) if place is not None]
+        folders = [folder for place in places for folder in (place / self.name, place)]
         endings = ("",) if suffix_of(Path(name), ROW_SUFFIXES) else ROW_SUFFIXES
-        for folder in reversed(folders):
+        for folder in folders:
             for ending in endings:
                 if (folder / (name + ending)).is_file():
                     return folder / (name + ending)

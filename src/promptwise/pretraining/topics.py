@@ -126,16 +126,17 @@ def separation(rows: Tensor, topic_of: Tensor) -> dict[str, float]:
         ``same_topic`` and ``other_topic``; 0 where there is no such pair.
     """
     spoken = topic_of >= 0
-    vectors = nn.functional.normalize((rows - rows.mean(0))[spoken].float(), dim=-1)
-    topics = topic_of[spoken]
-    similar = vectors @ vectors.T
-    same = topics.unsqueeze(0) == topics.unsqueeze(1)
-    off_diagonal = ~torch.eye(len(topics), dtype=torch.bool)
-
-    def mean(chosen: Tensor) -> float:
-        return similar[chosen].mean().item() if bool(chosen.any()) else 0.0
-
-    return {"same_topic": mean(same & off_diagonal), "other_topic": mean(~same)}
+    vectors = nn.functional.normalize((rows - rows.mean(0))[spoken].double(), dim=-1)
+    # The sum over all pairs of a set is the square of the sum of its vectors, less the pairs of a vector with itself.
+    counts = torch.bincount(topic_of[spoken])
+    sums = torch.zeros(len(counts), vectors.shape[1], dtype=torch.float64).index_add_(0, topic_of[spoken], vectors)
+    same, same_pairs = float(sums.square().sum()) - len(vectors), int((counts * (counts - 1)).sum())
+    every, pairs = float(vectors.sum(0).square().sum()) - len(vectors), len(vectors) * (len(vectors) - 1)
+    other_pairs = pairs - same_pairs
+    return {
+        "same_topic": same / same_pairs if same_pairs else 0.0,
+        "other_topic": (every - same) / other_pairs if other_pairs else 0.0,
+    }
 
 
 def table_report(model: TopicModel, rows: Sequence[Features]) -> tuple[Tensor, dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from promptwise.errors import OutputError
 from promptwise.experiments.case_study import CASES
+from promptwise.reports.results import Results
 
 _STRONGEST = 5
 LEGEND = (
@@ -19,20 +20,22 @@ LEGEND = (
 )
 
 
-def read_cases(folder: Path) -> list[dict[str, Any]]:
-    """The cases of an experiment's folder; none where it has no case study.
+def read_cases(results: Results, folder: Path) -> list[dict[str, Any]]:
+    """The cases of an experiment; none where it has no case study, or one of other runs.
 
     Raises:
         OutputError: The file was altered.
     """
     file = folder / CASES
-    if not file.is_file():
+    if results.figure.get("kind") != "case study" or not file.is_file():
         return []
     try:
-        cases: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        cases: list[dict[str, Any]] = found["cases"]
+        ours = {record.id for cell in results.cells.values() for record in cell.finished}
+        return cases if set(found["runs"]) <= ours else []
+    except (ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{file} cannot be read ({error}). Remove it, and run `promptwise compare` again.") from error
-    return cases
 
 
 def cases_markdown(cases: list[dict[str, Any]]) -> list[str]:

@@ -160,10 +160,7 @@ def _notes(results: Results, published: bool, compared: bool) -> tuple[str, ...]
     ]
     if compared:
         notes.append(f"{NOT_SIGNIFICANT} the difference from the method that it is compared with is not significant.")
-    notes.append(
-        f"{NO_BETTER} not significantly better than always saying the most frequent class of the test split, by the same "
-        "test."
-    )
+    notes.append(f"{NO_BETTER} not significantly better than always saying the most frequent class of the test split.")
     if published:
         notes.append("paper: the published figure, theirs and not ours.")
     backbones = sorted(

@@ -37,7 +37,7 @@ def write_report(folder: Path, out: Path | None = None) -> list[Path]:
 
 
 def _write(results: Results, folder: Path, drawn: dict[str, bytes], out: Path) -> list[Path]:
-    table, cases = make_table(results), read_cases(folder)
+    table, cases = make_table(results), read_cases(results, folder)
     said = caption(results) if drawn else None
     contents: dict[str, str | bytes] = {f"figure.{ending}": content for ending, content in drawn.items()}
     contents["report.md"] = markdown(table, said, cases)

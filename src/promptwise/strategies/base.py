@@ -126,7 +126,7 @@ class VocabularyTable(nn.Module):
             ConfigError: No row was allocated yet.
         """
         rows, known = self(instance.ids)
-        faded = instance.faded(rows, torch.zeros_like(rows))
+        faded = instance.faded(rows, instance.absent)
         return torch.where(known.unsqueeze(-1), faded, instance.embeddings.float())
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:

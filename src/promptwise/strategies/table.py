@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from promptwise.errors import ConfigError
 from promptwise.injectors.base import PromptShape
 from promptwise.instance import Instance, Prompt
-from promptwise.knowledge import read_knowledge
+from promptwise.knowledge import read_knowledge, widened
 from promptwise.strategies.base import Strategy, VocabularyTable, text_ids
 
 
@@ -37,13 +37,20 @@ class RandomTable(Strategy):
         first = instance.first_text(self.shape.length)
         rows, known = self.table(first.ids)
         if first.presence is not None or not bool((known | ~first.mask).all()):
-            unknown = self.table.rows.detach().mean(0)
-            rows = first.faded(torch.where(known.unsqueeze(-1), rows, unknown), unknown.expand_as(rows))
+            rows = torch.where(known.unsqueeze(-1), rows, self.unknown(first))
+            rows = first.faded(rows, self.table.rows.detach().mean(0))
         return Prompt(rows, first.mask)
+
+    def unknown(self, first: Instance) -> Tensor:
+        """Vectors ``[B, K, W]`` (or ``[W]`` for all) in place of the rows that tokens do not have."""
+        return self.table.rows.detach().mean(0)
 
 
 class PretrainedTable(RandomTable):
     """As :class:`RandomTable`, with first values from a table that was trained to tell topics (paper, section 3).
+
+    A token that training never showed has the vector that its frozen word embedding would start from: the table itself
+    started there, and did not go far.
 
     Args:
         shape: What the injector asks for.
@@ -54,6 +61,8 @@ class PretrainedTable(RandomTable):
     """
 
     options: ClassVar[tuple[str, ...]] = ("knowledge",)
+    centre: Tensor
+    scale: Tensor
 
     def __init__(self, shape: PromptShape, knowledge: str | None = None) -> None:
         super().__init__(shape)
@@ -62,6 +71,8 @@ class PretrainedTable(RandomTable):
                 "--strategy pretrained needs --knowledge DIR, a folder of `promptwise pretrain knowledge`."
             )
         self.knowledge = knowledge
+        self.register_buffer("centre", torch.zeros(shape.embedding_size))
+        self.register_buffer("scale", torch.ones(()))
 
     def prepare(self, instances: Iterable[Instance], embedding: nn.Module) -> None:
         """Give a row of the knowledge to each token that the training split shows among the first ``K``.
@@ -70,7 +81,13 @@ class PretrainedTable(RandomTable):
             KnowledgeError: The folder cannot be read.
         """
         known, shape = read_knowledge(self.knowledge), self.shape
+        centre, scale = known.standard(shape.init_scale)
+        self.centre, self.scale = centre.to(self.centre), scale.to(self.scale)
         self.table.allocate(
             text_ids(instances, shape.length),
             start=lambda ids: known.prompt_vectors(ids, embedding, shape.width, shape.init_scale),
         )
+
+    def unknown(self, first: Instance) -> Tensor:
+        """See :meth:`RandomTable.unknown`."""
+        return widened((first.embeddings.float() - self.centre) * self.scale, self.shape.width)
