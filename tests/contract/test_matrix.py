@@ -48,6 +48,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 BASE_NAMES = ("prompt", "prefix")
 HEAD_NAMES = ("classifier", "cloze")
+STILL = {"encoder": {"strategy.table.rows"}, "pretrained": {"strategy.centre", "strategy.scale"}}
 NO_PREFIX = ("deberta-v2",)
 
 # A row alone, in a batch, or with more padding is multiplied in matrices of other shapes, so sums of float32 run in
@@ -193,11 +194,13 @@ def check_saved(model: PromptedModel, backbone: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     saved = load_file(folder / "adapter_model.safetensors")
     floats = {key: value for key, value in saved.items() if value.is_floating_point()}
-    own = {key: value for key, value in model.named_parameters() if not key.startswith("backbone.")}
+    named = {**dict(model.named_parameters()), **dict(model.strategy.named_buffers(prefix="strategy"))}
+    own = {key: value for key, value in named.items() if not key.startswith("backbone.") and value.is_floating_point()}
     assert floats.keys() == own.keys()
     assert all(torch.equal(floats[key], own[key]) for key in own)
     frozen = {key for key, value in own.items() if not value.requires_grad}
-    assert frozen == ({"strategy.table.rows"} if model.prompt_config.strategy == "encoder" and frozen else set())
+    # A frozen table under an encoder, and what turns an embedding into a prompt where the table has no row.
+    assert frozen == STILL.get(model.prompt_config.strategy if model.prompt_config.knowledge else "", set())
     assert all(key.startswith("strategy.") and key.endswith(".ids") for key in saved.keys() - floats.keys())
     again = PromptedModel.from_pretrained(folder, str(backbone), dtype="fp32", device="cpu")
     assert again.backbone is not model.backbone
