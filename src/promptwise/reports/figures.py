@@ -198,7 +198,7 @@ def _topics_map(results: Results, folder: Path) -> Figure:
                 edgecolors="black",
                 label=f"{topic} ({int(mine.sum())})",
             )
-    ax.set_title(f"{len(spoken)} tokens that speak for one topic")
+    ax.set_title(f"{len(spoken):,} tokens that speak for one topic")
     ax.set_xlabel("t-SNE, first dimension (no unit)")
     ax.set_ylabel("t-SNE, second dimension (no unit)")
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), title="topic (tokens)")
