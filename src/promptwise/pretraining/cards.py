@@ -102,8 +102,8 @@ A table of token vectors and small networks over it, trained together to tell th
 it:
 
 ```bash
-promptwise train --task topics13 --strategy pretrained{model} --knowledge {name} --out runs/p
-promptwise train --task topics13 --strategy encoder --encoder {network}{model} --knowledge {name} --out runs/e
+promptwise train --task sst2 --strategy pretrained{model} --knowledge {name} --out runs/p
+promptwise train --task sst2 --strategy encoder --encoder {network}{model} --knowledge {name} --out runs/e
 ```
 
 ## Corpus
@@ -140,5 +140,5 @@ of them:
 ## Limits
 
 It fits the tokenizer and the width of {metrics["backbone"]["name"]} alone, and knows the topics above as its corpus
-draws them. A token that the corpus never showed has its word embedding.
+draws them. Do not train a task on the very texts that it was learnt from. A token that the corpus never showed has its word embedding.
 """
