@@ -140,5 +140,6 @@ of them:
 ## Limits
 
 It fits the tokenizer and the width of {metrics["backbone"]["name"]} alone, and knows the topics above as its corpus
-draws them. Do not train a task on the very texts that it was learnt from. A token that the corpus never showed has its word embedding.
+draws them. Do not train a task on the very texts that it was learnt from.
+A token that the corpus never showed has its word embedding.
 """
