@@ -176,12 +176,7 @@ def load_adapter(
     made_for = config["backbone"]
     cloze = HEADS.get(prompt_config.head).cloze
     backbone = place(backbone or made_for["name"], cloze, dtype, device, trainable=prompt_config.tune_backbone)
-    if backbone.fingerprint != made_for["fingerprint"]:
-        raise AdapterError(
-            f"The adapter in {folder} was made for {made_for['name']} (fingerprint {made_for['fingerprint'][:16]}), "
-            f"but {backbone.name} has fingerprint {backbone.fingerprint[:16]}. Nothing was loaded; give the backbone "
-            "that it was trained on."
-        )
+    _check_backbone(folder, made_for, backbone)
     if cloze and backbone.has_lm_head and backbone.lm_fingerprint != made_for.get("lm_fingerprint"):
         raise AdapterError(
             f"The adapter in {folder} was made for the language-model head of {made_for['name']} (fingerprint "
@@ -194,6 +189,15 @@ def load_adapter(
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         raise AdapterError(f"{weights} does not fit its own {CONFIG_FILE}: {error}") from error
     return model.eval()
+
+
+def _check_backbone(folder: Path, made_for: dict[str, Any], backbone: Backbone) -> None:
+    if backbone.fingerprint != made_for["fingerprint"]:
+        raise AdapterError(
+            f"The adapter in {folder} was made for {made_for['name']} (fingerprint {made_for['fingerprint'][:16]}), "
+            f"but {backbone.name} has fingerprint {backbone.fingerprint[:16]}. Nothing was loaded; give the backbone "
+            "that it was trained on."
+        )
 
 
 def start_from(model: PromptedModel, name: str | Path) -> str:
@@ -225,12 +229,7 @@ def start_from(model: PromptedModel, name: str | Path) -> str:
     if wrong:
         differences = ", ".join(f"{flag_name(part)} {getattr(other, part)}" for part in wrong)
         raise AdapterError(f"The adapter in {folder} was made with {differences}; start from it with the same.")
-    if config["backbone"]["fingerprint"] != model.backbone.fingerprint:
-        raise AdapterError(
-            f"The adapter in {folder} was made for {config['backbone']['name']} (fingerprint "
-            f"{config['backbone']['fingerprint'][:16]}), but {model.backbone.name} has fingerprint "
-            f"{model.backbone.fingerprint[:16]}. Start from one that was made for it."
-        )
+    _check_backbone(folder, config["backbone"], model.backbone)
     tensors = load_file(weights, device=str(model.device))
     parts_of = ("strategy.", "injector.")
     prompt = {key: value for key, value in tensors.items() if key.startswith(parts_of)}

@@ -17,7 +17,7 @@ from promptwise import __version__
 from promptwise.cli_research import compare, pretrain, report
 from promptwise.config import CALIBRATIONS, TrainConfig
 from promptwise.errors import ConfigError, PromptwiseError
-from promptwise.flags import CommandGroup, Name, adapter_options, given, known_tasks, options_of
+from promptwise.flags import CommandGroup, Name, adapter_options, folder_options, given, known_tasks, options_of
 from promptwise.hub import DEFAULT_CLOZE_MODEL
 from promptwise.quiet import quiet
 from promptwise.settings import config_from_mapping
@@ -38,8 +38,7 @@ def cli() -> None:
 @cli.command()
 @options_of(TrainConfig)
 @click.option("--config", "config_file", type=Path, metavar="FILE.yaml", help="Read settings from a file; flags win.")
-@click.option("--overwrite", is_flag=True, help="Replace the run that --out holds.")
-@click.option("--resume", is_flag=True, help="Go on with the killed run that --out holds.")
+@folder_options
 def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any) -> None:
     """Train a prompt on a task or on your own file, and save it as an adapter.
 

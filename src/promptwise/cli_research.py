@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from promptwise.config import ClozeConfig, KnowledgeConfig, PairsConfig
-from promptwise.flags import CommandGroup, given, options_of
+from promptwise.flags import CommandGroup, folder_options, given, options_of
 from promptwise.quiet import quiet
 from promptwise.settings import config_from_mapping
 
@@ -84,8 +84,7 @@ def pretrain() -> None:
 
 @pretrain.command()
 @options_of(ClozeConfig)
-@click.option("--overwrite", is_flag=True, help="Replace the run that --out holds.")
-@click.option("--resume", is_flag=True, help="Go on with the killed run that --out holds.")
+@folder_options
 def cloze(overwrite: bool, resume: bool, **flags: Any) -> None:
     """Give an encoder a language-model head, so that the cloze head and templates work on it.
 
@@ -109,8 +108,7 @@ def cloze(overwrite: bool, resume: bool, **flags: Any) -> None:
 
 @pretrain.command()
 @options_of(KnowledgeConfig)
-@click.option("--overwrite", is_flag=True, help="Replace the run that --out holds.")
-@click.option("--resume", is_flag=True, help="Go on with the killed run that --out holds.")
+@folder_options
 def knowledge(overwrite: bool, resume: bool, **flags: Any) -> None:
     """Train a table of token vectors and small networks to tell topics, for prompts to start from.
 
@@ -134,8 +132,7 @@ def knowledge(overwrite: bool, resume: bool, **flags: Any) -> None:
 
 @pretrain.command()
 @options_of(PairsConfig)
-@click.option("--overwrite", is_flag=True, help="Replace the run that --out holds.")
-@click.option("--resume", is_flag=True, help="Go on with the killed run that --out holds.")
+@folder_options
 def prompt(overwrite: bool, resume: bool, **flags: Any) -> None:
     """Train a prompt on text without labels, for tasks to start from: pre-trained prompt tuning (PPT).
 

@@ -7,16 +7,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from promptwise import __version__
 from promptwise.errors import BackboneError
-from promptwise.files import write_atomic
+from promptwise.tensor_file import TensorFile
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,11 +22,16 @@ if TYPE_CHECKING:
     from promptwise.backbone import Backbone
 
 WEIGHTS_FILE = "cloze.safetensors"
-FORMAT = 1
 EMBEDDED = {"minilm-cloze": "d9e9428de2ebb651a2d0d40e52e707e04df1378904a78965ad22a0bd4f232d3c"}
 """The models whose weights come with the package, and the sha256 of their file."""
 
-_ABOUT = "promptwise_cloze"
+_FILE = TensorFile(
+    "promptwise_cloze",
+    1,
+    "promptwise pretrain cloze",
+    BackboneError,
+    needed=("base_model", "base_fingerprint", "scale"),
+)
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -110,20 +113,7 @@ def read_cloze_weights(file: Path) -> ClozeWeights:
     Raises:
         BackboneError: It cannot be read, or is of another format.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        with safe_open(file, framework="pt") as opened:
-            about = json.loads((opened.metadata() or {}).get(_ABOUT, "{}"))
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise BackboneError(f"{file} cannot be read ({error}); make or copy it again.") from error
-    if about.get("format") != FORMAT or not {"base_model", "base_fingerprint", "scale"} <= about.keys():
-        raise BackboneError(
-            f"{file} has format {about.get('format')!r}; promptwise {__version__} reads format {FORMAT!r}. It was not "
-            "written by `promptwise pretrain cloze`, or by a later version."
-        )
+    about, tensors, digest = _FILE.read(file)
     return ClozeWeights(about["base_model"], about["base_fingerprint"], about["scale"], tensors, digest)
 
 
@@ -137,23 +127,13 @@ def write_cloze_weights(
         OutputError: The file cannot be written.
     """
     import torch
-    from safetensors.torch import save
 
-    narrow = {name: value.detach().cpu().to(torch.float16).contiguous() for name, value in tensors.items()}
+    narrow = {name: value.detach().cpu().to(torch.float16) for name, value in tensors.items()}
     wide = [name for name, value in narrow.items() if not torch.isfinite(value).all()]
     if wide:
         raise BackboneError(f"{wide[0]} has numbers beyond float16's largest, 65,504; train with a lower --lr.")
-    about = {
-        "format": FORMAT,
-        "promptwise_version": __version__,
-        "base_model": base_model,
-        "base_fingerprint": base_fingerprint,
-        "scale": scale,
-    }
-    # safetensors writes its keys in another order each time, and the same weights should give the same bytes.
-    content = save(narrow, metadata={_ABOUT: json.dumps(about)})
-    write_atomic(file, content)
-    return hashlib.sha256(content).hexdigest()
+    about = {"base_model": base_model, "base_fingerprint": base_fingerprint, "scale": scale}
+    return _FILE.write(file, about, narrow)
 
 
 def _joined(*parts: str) -> str:

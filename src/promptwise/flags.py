@@ -104,6 +104,13 @@ def _option(setting: Field[Any], trained: bool) -> Callable[[_F], _F]:
     return click.option(flag, type=param_type, default=None, help=text, metavar=setting.metadata["metavar"])
 
 
+def folder_options(function: _F) -> _F:
+    """Flags of the commands that write the folder of a run."""
+    resume = click.option("--resume", is_flag=True, help="Go on with the killed run that --out holds.")
+    overwrite = click.option("--overwrite", is_flag=True, help="Replace the run that --out holds.")
+    return overwrite(resume(function))
+
+
 def adapter_options(function: _F) -> _F:
     """Flags of the commands that use a saved adapter."""
     for option in (

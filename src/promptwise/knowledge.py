@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from promptwise import __version__
 from promptwise.errors import KnowledgeError
-from promptwise.files import write_atomic
+from promptwise.tensor_file import TensorFile
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -26,9 +25,10 @@ if TYPE_CHECKING:
     from promptwise.backbone import Backbone
 
 WEIGHTS_FILE = "knowledge.safetensors"
-FORMAT = 1
 
-_ABOUT = "promptwise_knowledge"
+_FILE = TensorFile(
+    "promptwise_knowledge", 1, "promptwise pretrain knowledge", KnowledgeError, needed=("topics", "vocabulary")
+)
 _NETWORK = "networks."
 
 
@@ -98,26 +98,11 @@ class Knowledge:
         found = (self.ids[row] == ids.long().cpu()).unsqueeze(-1)
         return torch.where(found, self.rows[row].float(), embedding(ids.long()).detach().float().cpu())
 
-    def prompt_vectors(self, ids: Tensor, embedding: nn.Module, width: int, init_scale: float) -> Tensor:
-        """First values ``[M, width]`` of the prompt vectors of token ids ``[M]``.
-
-        The table's mean is taken off, the rest is brought to the spread of U(-init_scale, init_scale), and repeated
-        until ``width`` is reached: for a prefix, keys and values begin alike.
-        """
-        centre, scale = self.standard(init_scale)
-        return widened((self.vectors(ids, embedding) - centre) * scale, width)
-
     def standard(self, init_scale: float) -> tuple[Tensor, Tensor]:
         """The table's mean ``[E]``, and the factor that brings the rest to the spread of U(-init_scale, init_scale)."""
         centre = self.rows.float().mean(0)
         spread = (self.rows.float() - centre).square().mean().sqrt()
         return centre, init_scale / 3**0.5 / spread
-
-
-def widened(values: Tensor, width: int) -> Tensor:
-    """Vectors ``[..., E]`` repeated until they are ``[..., width]``."""
-    times = -(-width // values.shape[-1])
-    return torch.cat([values] * times, dim=-1)[..., :width]
 
 
 def read_knowledge(folder: str | Path) -> Knowledge:
@@ -126,26 +111,13 @@ def read_knowledge(folder: str | Path) -> Knowledge:
     Raises:
         KnowledgeError: There is none, or it cannot be read, or it is of another format.
     """
-    from safetensors import SafetensorError, safe_open
-
     file = Path(folder).expanduser() / WEIGHTS_FILE
     if not file.is_file():
         raise KnowledgeError(
             f"{folder} holds no knowledge: {WEIGHTS_FILE} is missing. Make it with `promptwise pretrain knowledge "
             f"--out {folder}`."
         )
-    try:
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        with safe_open(file, framework="pt") as opened:
-            about = json.loads((opened.metadata() or {}).get(_ABOUT, "{}"))
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise KnowledgeError(f"{file} cannot be read ({error}); make or copy it again.") from error
-    if about.get("format") != FORMAT:
-        raise KnowledgeError(
-            f"{file} has format {about.get('format')!r}; promptwise {__version__} reads format {FORMAT!r}. It was not "
-            "written by `promptwise pretrain knowledge`, or by a later version."
-        )
+    about, tensors, digest = _FILE.read(file)
     networks: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith(_NETWORK):
@@ -185,16 +157,10 @@ def write_knowledge(
     Raises:
         OutputError: The file cannot be written.
     """
-    from safetensors.torch import save
-
     tensors = {"ids": ids.int(), "rows": rows.half(), "topic_of": topic_of.to(torch.int16)}
     for name, network in networks.items():
         tensors |= {f"{_NETWORK}{name}.{key}": value for key, value in network.state_dict().items()}
-    narrow = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    metadata = {_ABOUT: json.dumps({"format": FORMAT, "promptwise_version": __version__, **about})}
-    content = save(narrow, metadata=metadata)
-    write_atomic(folder / WEIGHTS_FILE, content)
-    return hashlib.sha256(content).hexdigest()
+    return _FILE.write(folder / WEIGHTS_FILE, about, tensors)
 
 
 def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:

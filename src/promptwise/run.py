@@ -89,12 +89,8 @@ def train(
     if config.out is None:
         raise ConfigError("--out is missing: name the folder that receives the adapter.")
     folder = RunFolder(Path(config.out), RUN_FILE, CONFIG_FILE, (CARD_FILE, METRICS_FILE, WEIGHTS_FILE))
-    if is_main_process():
-        folder.check(config, overwrite, resume)
-    finished = read_metrics(folder.path) if resume else None
+    finished = folder.enter(config, overwrite, resume, is_main_process(), lambda: read_metrics(folder.path))
     if finished is not None:
-        if is_main_process():
-            folder.remove_checkpoints()
         return finished
     data = load(config)
 

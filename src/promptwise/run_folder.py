@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,29 @@ class RunFolder:
     def trainer(self) -> Path:
         """The folder of the checkpoints."""
         return self.path / "trainer"
+
+    def enter(
+        self, config: Any, overwrite: bool, resume: bool, main: bool, read: Callable[[], dict[str, Any] | None]
+    ) -> dict[str, Any] | None:
+        """Make sure that the folder is this run's to write; the metrics of a run to resume that is finished.
+
+        Args:
+            config: The run's configuration.
+            overwrite: Replace a run that the folder holds.
+            resume: Go on with the run that the folder holds.
+            main: Whether this process writes the files; the others only look.
+            read: Gives the metrics of a finished run, or ``None``.
+
+        Raises:
+            ConfigError: As :meth:`check`.
+            OutputError: As :meth:`check`.
+        """
+        if main:
+            self.check(config, overwrite, resume)
+        finished = read() if resume else None
+        if finished is not None and main:
+            self.remove_checkpoints()
+        return finished
 
     def check(self, config: Any, overwrite: bool, resume: bool) -> None:
         """Make sure that the folder is this run's to write.

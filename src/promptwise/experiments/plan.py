@@ -63,11 +63,12 @@ class Plan:
             if not chosen or cell.task in chosen
         ]
         yield from searches
-        most = max((len(cell.seeds) for cell in self.experiment.cells), default=0)
-        for place in range(most):
-            for cell in self.experiment.cells:
-                if place < len(cell.seeds) and (not cell.rates or self.best_rate(cell) is not None):
-                    yield Planned(cell, cell.seeds[place], self.best_rate(cell), "result")
+        chosen_rates = [(cell, self.best_rate(cell)) for cell in self.experiment.cells]
+        ready = [(cell, rate) for cell, rate in chosen_rates if not cell.rates or rate is not None]
+        for place in range(max((len(cell.seeds) for cell, _ in ready), default=0)):
+            for cell, rate in ready:
+                if place < len(cell.seeds):
+                    yield Planned(cell, cell.seeds[place], rate, "result")
 
     def best_rate(self, cell: Cell) -> float | None:
         """The learning rate with the best mean validation score; ``None`` until all of a cell's search is done.
@@ -120,7 +121,8 @@ class Plan:
             folder = getattr(config, setting)
             if folder is not None and setting not in starts:
                 content[setting] = digest_of(setting, folder)
-        if self.experiment.keep_adapters and planned.purpose == "result":
+        keep = self.experiment.keep_adapters and planned.purpose == "result"
+        if keep:
             # A finished run without its adapter would not do.
             content["keep_adapter"] = True
         return Run(
@@ -131,7 +133,7 @@ class Plan:
             purpose=planned.purpose,
             config=config,
             starts={setting: entry.folder for setting, entry in starts.items()},
-            keep_adapter=self.experiment.keep_adapters and planned.purpose == "result",
+            keep_adapter=keep,
         )
 
     def next_run(self, running: Sequence[Run]) -> Run | None:

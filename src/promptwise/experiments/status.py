@@ -73,13 +73,13 @@ def overview(engine: Engine) -> Text:
 def best_so_far(plan: Plan) -> Table:
     """The best mean of each task among the cells that have a result."""
     table = plain_table("task", "best so far", "mean", "seeds")
-    for task in dict.fromkeys(cell.task for cell in plan.experiment.cells):
-        means: dict[str, list[float]] = {}
-        for planned in plan.planned():
-            record = plan.record(planned) if planned.cell.task == task and planned.purpose == "result" else None
-            if record is not None and record.status == "finished":
-                score = float(next(iter(record.metrics["test"].values())))
-                means.setdefault(planned.cell.label, []).append(score)
+    scores: dict[str, dict[str, list[float]]] = {cell.task: {} for cell in plan.experiment.cells}
+    for planned in plan.planned():
+        record = plan.record(planned) if planned.purpose == "result" else None
+        if record is not None and record.status == "finished":
+            score = float(next(iter(record.metrics["test"].values())))
+            scores[planned.cell.task].setdefault(planned.cell.label, []).append(score)
+    for task, means in scores.items():
         if means:
             best = max(means, key=lambda method: statistics.mean(means[method]))
             table.add_row(task, best, f"{statistics.mean(means[best]):.4f}", str(len(means[best])))

@@ -57,12 +57,8 @@ def pretrain_cloze(
     if Path(config.out).resolve() == Path(config.model).expanduser().resolve():
         raise ConfigError(f"--out and --model are the same folder, {config.out}: the encoder would be overwritten.")
     folder = RunFolder(Path(config.out), RUN_FILE, WEIGHTS_FILE)
-    if is_main_process():
-        folder.check(config, overwrite, resume)
-    finished = folder.finished() if resume else None
+    finished = folder.enter(config, overwrite, resume, is_main_process(), folder.finished)
     if finished is not None:
-        if is_main_process():
-            folder.remove_checkpoints()
         return finished
     check_logger(config.report_to)
     set_threads(config.threads)

@@ -54,12 +54,8 @@ def pretrain_knowledge(
     if config.out is None:
         raise ConfigError("--out is missing: name the folder that receives the knowledge.")
     folder = RunFolder(Path(config.out), RUN_FILE, WEIGHTS_FILE)
-    if is_main_process():
-        folder.check(config, overwrite, resume)
-    finished = folder.finished() if resume else None
+    finished = folder.enter(config, overwrite, resume, is_main_process(), folder.finished)
     if finished is not None:
-        if is_main_process():
-            folder.remove_checkpoints()
         return finished
     check_logger(config.report_to)
     set_threads(config.threads)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptwise.errors import ConfigError, OutputError
+from promptwise.experiments.read import FIGURES
 from promptwise.reports.results import ResultCell, Results
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def draw(results: Results, folder: Path) -> dict[str, bytes]:
         return {}
     kinds: dict[str, Callable[[Results, Path], Figure]] = {"lines": _lines, "bars": _bars, "topics map": _topics_map}
     if kind not in kinds:
-        raise ConfigError(f"figure: kind is {kind!r}; there are {', '.join((*kinds, 'case study'))}.")
+        raise ConfigError(f"figure: kind is {kind!r}; there are {', '.join(FIGURES)}.")
     try:
         import matplotlib
         from matplotlib.figure import Figure  # noqa: F401 (all drawing needs it)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from promptwise.errors import ConfigError
 from promptwise.injectors.base import PromptShape
 from promptwise.instance import Instance, Prompt
-from promptwise.knowledge import read_knowledge, widened
+from promptwise.knowledge import read_knowledge
 from promptwise.strategies.base import Strategy, VocabularyTable, text_ids
 
 
@@ -80,14 +80,24 @@ class PretrainedTable(RandomTable):
         Raises:
             KnowledgeError: The folder cannot be read.
         """
-        known, shape = read_knowledge(self.knowledge), self.shape
-        centre, scale = known.standard(shape.init_scale)
+        known = read_knowledge(self.knowledge)
+        centre, scale = known.standard(self.shape.init_scale)
         self.centre, self.scale = centre.to(self.centre), scale.to(self.scale)
         self.table.allocate(
-            text_ids(instances, shape.length),
-            start=lambda ids: known.prompt_vectors(ids, embedding, shape.width, shape.init_scale),
+            text_ids(instances, self.shape.length),
+            start=lambda ids: self._prompts(known.vectors(ids, embedding)),
         )
 
     def unknown(self, first: Instance) -> Tensor:
         """See :meth:`RandomTable.unknown`."""
-        return widened((first.embeddings.float() - self.centre) * self.scale, self.shape.width)
+        return self._prompts(first.embeddings.float())
+
+    def _prompts(self, vectors: Tensor) -> Tensor:
+        """Prompt vectors ``[..., W]`` of token vectors ``[..., E]``.
+
+        The table's mean is taken off, the rest is brought to the spread of random prompts and repeated until the width
+        is reached: for a prefix, keys and values begin alike.
+        """
+        values = (vectors.to(self.centre) - self.centre) * self.scale
+        times = -(-self.shape.width // values.shape[-1])
+        return torch.cat([values] * times, dim=-1)[..., : self.shape.width]
