@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import yaml
 
 from promptwise.errors import ConfigError
+from promptwise.experiments.plan import Plan
 from promptwise.experiments.read import experiment_from, preset_names, read_experiment
 from promptwise.knowledge import read_knowledge
 from promptwise.tasks import task_names
@@ -212,6 +215,47 @@ def test_rates_are_chosen_on_the_tasks_that_are_named(
     results = {record["task"]: record["lr"] for record in records if record["purpose"] == "result"}
     assert set(results) == {"tickets", "more"}
     assert len(set(results.values())) == 1
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Write JSON lines."""
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+
+
+def test_ids_know_what_files_hold_and_not_where_they_lie(tmp_path: Path) -> None:
+    """A run and what it starts from keep their ids when the data moves, and get others when it changes."""
+
+    def ids(root: Path) -> tuple[str, ...]:
+        raw = {
+            "name": "x",
+            "pretrain": {
+                "topics": {"what": "knowledge", "corpus": "wiki_topic13"},
+                "pairs": {"what": "prompt", "corpus": ["text.txt"]},
+            },
+            "tasks": ["cb"],
+            "methods": {"m": {"strategy": "pretrained", "knowledge": "topics"}},
+        }
+        experiment = experiment_from(raw, "x", data_root=root)
+        run = Plan(experiment, {}).next_run([])
+        assert run is not None
+        return run.id, *(entry.id for entry in experiment.pretrained.values())
+
+    here, there = tmp_path / "here", tmp_path / "there"
+    topics = [{"text": f"Of matter {label}.", "label": label} for label in range(13)]
+    cases = [{"premise": f"It rains on {day}.", "hypothesis": "It is wet.", "label": day % 3} for day in range(30)]
+    for folder, rows in (("wiki_topic13", topics), ("cb", cases)):
+        (here / folder).mkdir(parents=True)
+        for split in ("train", "validation", "test"):
+            write_rows(here / folder / f"{split}.jsonl", rows)
+    (here / "text.txt").write_text("One line.\n", encoding="utf-8")
+    shutil.copytree(here, there)
+    before = ids(here)
+    assert ids(there) == before
+    (there / "text.txt").write_text("Another line.\n", encoding="utf-8")
+    assert [old == new for old, new in zip(before, ids(there), strict=True)] == [True, True, False]
+    topics[0]["text"] = "Of the sea."
+    write_rows(there / "wiki_topic13" / "train.jsonl", topics)
+    assert [old == new for old, new in zip(before, ids(there), strict=True)] == [False, False, False]
 
 
 @pytest.fixture

@@ -117,6 +117,8 @@ class Plan:
             if getattr(config, setting) in self.experiment.pretrained
         }
         content = {**settings_of(config), **{setting: entry.id for setting, entry in starts.items()}}
+        # The fingerprint says what the data is, wherever it lies.
+        content.pop("data_dir", None)
         for setting in USED_BY.values():
             folder = getattr(config, setting)
             if folder is not None and setting not in starts:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,11 +36,28 @@ class Pretraining:
     what: Literal["knowledge", "prompt"]
     settings: Mapping[str, Any] = field(hash=False)
 
-    @property
+    @cached_property
     def id(self) -> str:
-        """Twelve hexadecimal digits made of its name, its settings and the version of the code."""
-        content = json.dumps([self.name, self.what, dict(sorted(self.settings.items())), CODE_VERSION], sort_keys=True)
+        """Twelve hexadecimal digits made of its name, its settings, the texts in local files and the code's version.
+
+        Raises:
+            PromptwiseError: The files cannot be read.
+        """
+        settings = {**self.settings, "corpus": self._texts()}
+        settings.pop("data_dir", None)
+        content = json.dumps([self.name, self.what, settings, CODE_VERSION], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    def _texts(self) -> Any:
+        """What the corpus's local files hold, wherever they lie; the names of what is on the Hub."""
+        from promptwise.hub import sha256_of
+        from promptwise.pretraining.topic_corpus import load_topic_corpus
+
+        corpus = self.settings.get("corpus")
+        if self.what == "prompt":
+            return [sha256_of(Path(one)) if Path(one).is_file() else one for one in corpus or ()]
+        folder = self.settings.get("data_dir")
+        return corpus if folder is None else load_topic_corpus(str(corpus), Path(folder)).fingerprint
 
     @property
     def folder(self) -> str:
