@@ -87,6 +87,7 @@ class FitConfig:
     weight_decay: float = setting(0.0, "AdamW's weight decay.", minimum=0)
     warmup: float = setting(0.06, "Steps over which the learning rate rises; below 1, a share of all steps.", minimum=0)
     gradient_accumulation: int = setting(1, "Batches per step.", minimum=1)
+    compile: bool = setting(False, "Run torch.compile, which needs a C++ compiler.")
     report_to: str = setting(
         "none", "Loggers besides the files, as transformers names them: none, tensorboard, wandb, ...", metavar="LOGGER"
     )

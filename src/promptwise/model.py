@@ -176,7 +176,7 @@ class PromptedModel(TextModel):
             data: The task's splits, from ``load_task`` or ``task_from_file``.
             output_dir: Where checkpoints go; a temporary folder without it.
             options: Fields of :class:`~promptwise.config.FitConfig`: ``epochs``, ``lr``, ``batch_size``, ``seed``,
-                ``weight_decay``, ``warmup``, ``gradient_accumulation``, ``report_to``.
+                ``weight_decay``, ``warmup``, ``gradient_accumulation``, ``compile``, ``report_to``.
 
         Returns:
             What ``metrics.json`` holds: ``test`` and ``validation`` scores, parameters, time and memory.

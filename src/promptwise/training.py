@@ -78,6 +78,7 @@ def fit(
         progress,
         learning_rate=learning_rate(model.prompt_config, config),
         gradient_accumulation_steps=config.gradient_accumulation,
+        torch_compile=config.compile,
     )
     checkpoint = last_checkpoint(Path(output_dir)) if resume else None
     if torch.cuda.is_available():

@@ -36,8 +36,8 @@ class RandomTable(Strategy):
         """The rows ``[B, K, W]`` of the first ``K`` tokens of each text."""
         first = instance.first_text(self.shape.length)
         rows, known = self.table(first.ids)
-        if first.presence is not None or not bool((known | ~first.mask).all()):
-            rows = torch.where(known.unsqueeze(-1), rows, self.unknown(first))
+        rows = torch.where(known.unsqueeze(-1), rows, self.unknown(first))
+        if first.presence is not None:
             rows = first.faded(rows, self.table.rows.detach().mean(0))
         return Prompt(rows, first.mask)
 

@@ -1,0 +1,59 @@
+"""``torch.compile``: one graph holds the whole forward pass, and gives the numbers and gradients of the plain one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from promptwise import PromptedModel
+from promptwise.backbone import Backbone
+from tests.contract.common import EXAMPLES, TinyFolder, load, make_knowledge, make_prepared
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "shared": {"strategy": "shared"},
+    "random": {"strategy": "random"},
+    "pretrained": {"strategy": "pretrained", "knowledge": True},
+    "cnn": {"strategy": "encoder", "encoder": "cnn"},
+    "mlp": {"strategy": "encoder", "encoder": "mlp", "train_table": True},
+    "known cnn": {"strategy": "encoder", "encoder": "cnn", "knowledge": True},
+    "none": {"strategy": "none"},
+}
+"""The BiLSTM is not among them: torch cannot compile an LSTM, and runs it between two graphs."""
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_folder: TinyFolder) -> Backbone:
+    """A tiny BERT with its language-model head."""
+    return load(tiny_folder("bert"), lm_head=True)
+
+
+def gradients(model: PromptedModel, run: Any, count: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits of the first examples, and the gradients of their loss."""
+    model.zero_grad()
+    output = run(**model.collate(model.features(EXAMPLES[:count])))
+    if output.loss.requires_grad:
+        output.loss.backward()
+    return output.logits.detach(), {
+        name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None
+    }
+
+
+@pytest.mark.parametrize("head", ["classifier", "cloze"])
+@pytest.mark.parametrize("base", ["prompt", "prefix"])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_forward_pass_is_one_graph(backbone: Backbone, tmp_path: Path, name: str, base: str, head: str) -> None:
+    """A break in the graph is an error here; two batches of unlike shapes."""
+    options = dict(STRATEGIES[name])
+    if options.get("knowledge"):
+        options["knowledge"] = str(make_knowledge(backbone, tmp_path))
+    model = make_prepared(backbone, base=base, head=head, **options).train()
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for count in (3, 4):
+        plain, compiled_values = gradients(model, model, count), gradients(model, compiled, count)
+        torch.testing.assert_close(compiled_values, plain, atol=1e-5, rtol=1e-4)
+        assert plain[1] or (name, head) == ("none", "cloze"), "nothing is trained"
