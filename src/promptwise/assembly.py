@@ -11,7 +11,7 @@ from torch import nn
 
 from promptwise.backbone import Backbone
 from promptwise.config import PromptConfig
-from promptwise.errors import ConfigError
+from promptwise.errors import BackboneError, ConfigError
 from promptwise.knowledge import Knowledge, read_knowledge
 from promptwise.registry import STRATEGIES
 
@@ -75,6 +75,25 @@ def tied_names(module: nn.Module) -> set[str]:
     """Second names of parameters."""
     every = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     return every - {name for name, _ in module.named_parameters()}
+
+
+def enable_checkpointing(backbone: Backbone, *args: Any, **kwargs: Any) -> None:
+    """Let a backbone's layers make their activations again in the backward pass while they are in training mode.
+
+    Raises:
+        BackboneError: Its class in transformers cannot do that.
+    """
+    model = backbone.model
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    try:
+        enable(*args, **kwargs)
+    except ValueError as error:
+        raise BackboneError(f"{backbone.name}: {error} Leave --gradient-checkpointing out.") from error
+
+
+def checkpointed_layers(backbone: Backbone) -> list[nn.Module]:
+    """The layers that :func:`enable_checkpointing` has switched; none without it."""
+    return [module for module in backbone.model.modules() if getattr(module, "gradient_checkpointing", False) is True]
 
 
 @contextlib.contextmanager

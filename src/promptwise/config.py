@@ -78,6 +78,11 @@ class FitConfig:
         minimum=0,
     )
     batch_size: int = setting(32, "Inputs per step and process.", minimum=1)
+    batch_tokens: int | None = setting(
+        None,
+        "Instead of --batch-size inputs, as many of like length as hold this many tokens with their padding.",
+        minimum=1,
+    )
     seed: int = setting(
         0,
         "Seed of the first values, of the order of the inputs and of nothing else.",
@@ -87,6 +92,9 @@ class FitConfig:
     weight_decay: float = setting(0.0, "AdamW's weight decay.", minimum=0)
     warmup: float = setting(0.06, "Steps over which the learning rate rises; below 1, a share of all steps.", minimum=0)
     gradient_accumulation: int = setting(1, "Batches per step.", minimum=1)
+    gradient_checkpointing: bool = setting(
+        False, "Make the activations of each layer again in the backward pass: less memory, more time."
+    )
     compile: bool = setting(False, "Run torch.compile, which needs a C++ compiler.")
     report_to: str = setting(
         "none", "Loggers besides the files, as transformers names them: none, tensorboard, wandb, ...", metavar="LOGGER"

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from promptwise.assembly import (
+    checkpointed_layers,
+    enable_checkpointing,
     expect_no_backbone,
     expect_no_tied,
     knowledge_of,
@@ -54,6 +56,7 @@ class PromptedModel(TextModel):
 
     # Otherwise Trainer multiplies the loss by the accumulation steps and the number of processes.
     accepts_loss_kwargs = False
+    _checkpointing = False
 
     def __init__(self, backbone: Backbone, spec: TaskSpec, config: PromptConfig, seed: int = 0) -> None:
         super().__init__()
@@ -139,7 +142,23 @@ class PromptedModel(TextModel):
         super().train(mode)
         if not self.backbone.trainable:
             self.backbone.eval()
+        # transformers checkpoints layers in training mode alone. A frozen model has no dropout that this would start.
+        for layer in checkpointed_layers(self.backbone):
+            layer.training = mode and (self._checkpointing or self.backbone.trainable)
         return self
+
+    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """Keep no activations inside the backbone's layers, and make them again in the backward pass.
+
+        ``Trainer`` calls it with ``gradient_checkpointing=True``; arguments are those of ``PreTrainedModel``'s method.
+
+        Raises:
+            BackboneError: The backbone cannot do that.
+        """
+        enable_checkpointing(self.backbone, *args, **kwargs)
+        self._checkpointing = True
+
+    activation_checkpointing_enable = gradient_checkpointing_enable
 
     def hidden(self, instance: Instance, token_types: Tensor | None) -> Tensor:
         """The last hidden state ``[B, T, H]`` with the prompt of each instance."""
@@ -176,7 +195,8 @@ class PromptedModel(TextModel):
             data: The task's splits, from ``load_task`` or ``task_from_file``.
             output_dir: Where checkpoints go; a temporary folder without it.
             options: Fields of :class:`~promptwise.config.FitConfig`: ``epochs``, ``lr``, ``batch_size``, ``seed``,
-                ``weight_decay``, ``warmup``, ``gradient_accumulation``, ``compile``, ``report_to``.
+                ``weight_decay``, ``warmup``, ``gradient_accumulation``, ``batch_tokens``,
+                ``gradient_checkpointing``, ``compile``, ``report_to``.
 
         Returns:
             What ``metrics.json`` holds: ``test`` and ``validation`` scores, parameters, time and memory.

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.utils.data import SequentialSampler
+from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
 from promptwise.config import PROMPT_LR, ClozeConfig, FitConfig, KnowledgeConfig
 from promptwise.errors import ConfigError, OutputError, TrainingError, UnknownNameError
 from promptwise.files import write_json
 from promptwise.progress import ProgressBar
+from promptwise.sampling import TokenBatches
 
 
 class PromptTrainer(Trainer):
@@ -23,6 +24,7 @@ class PromptTrainer(Trainer):
 
     optimizer: torch.optim.Optimizer | None
     safe_lr: ClassVar[float] = PROMPT_LR
+    batch_tokens: int | None = None
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """See ``Trainer.create_optimizer``; the groups are those of :meth:`PromptedModel.parameter_groups`."""
@@ -31,6 +33,28 @@ class PromptTrainer(Trainer):
             groups = self.accelerator.unwrap_model(self.model).parameter_groups(arguments.pop("lr"))
             self.optimizer = make(groups, weight_decay=self.args.weight_decay, **arguments)
         return self.optimizer
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """See ``Trainer.get_train_dataloader``; with ``batch_tokens`` batches hold that many tokens.
+
+        Raises:
+            ConfigError: There are several processes, whose batches would differ in size.
+        """
+        if self.batch_tokens is None:
+            usual: DataLoader[Any] = super().get_train_dataloader()
+            return usual
+        if self.args.world_size > 1:
+            raise ConfigError("--batch-tokens works in one process. Use --batch-size with several.")
+        lengths = [len(row["input_ids"]) for row in self.train_dataset]
+        loader: DataLoader[Any] = self.accelerator.prepare(
+            DataLoader(
+                self.train_dataset,
+                batch_sampler=TokenBatches(lengths, self.batch_tokens, self.args.seed),
+                collate_fn=self.data_collator,
+                pin_memory=self.args.dataloader_pin_memory,
+            )
+        )
+        return loader
 
     def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler:
         """The order of the rows, which grouped metrics count on; ``Trainer`` would group them by length."""

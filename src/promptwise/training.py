@@ -69,6 +69,8 @@ def fit(
     started = time.perf_counter()
     train_rows = model.features(data.train)
     model.prepare(train_rows)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
     trainer = make_trainer(
         model,
         data,
@@ -80,6 +82,7 @@ def fit(
         gradient_accumulation_steps=config.gradient_accumulation,
         torch_compile=config.compile,
     )
+    trainer.batch_tokens = config.batch_tokens
     checkpoint = last_checkpoint(Path(output_dir)) if resume else None
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -164,7 +167,10 @@ def make_trainer(
         train_sampling_strategy="group_by_length",
         **own,
     )
-    groups = [example.group for example in data.validation]
+    # In the order of their lengths, so that little of an evaluation batch is padding.
+    rows = model.features(data.validation)
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+    groups = [data.validation[index].group for index in order]
 
     def scores(prediction: EvalPrediction) -> dict[str, float]:
         choices = prediction.predictions.argmax(-1).tolist()
@@ -174,7 +180,7 @@ def make_trainer(
         model=model,
         args=arguments,
         train_dataset=train_rows,
-        eval_dataset=model.features(data.validation),
+        eval_dataset=[rows[index] for index in order],
         data_collator=model.collate,
         compute_metrics=scores,
         callbacks=[ProgressBar({"loss": "loss", f"eval_{metric.name}": f"validation {metric.name}"})]

@@ -86,6 +86,18 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(flags: Flags, tmp
     check_same_run(tmp_path / "killed", tmp_path / "undisturbed")
 
 
+def test_batches_of_tokens_come_again(flags: Flags, tmp_path: Path) -> None:
+    """With ``--batch-tokens`` a resumed epoch has the batches that it would have had, more of them than of rows."""
+    ok(*flags(tmp_path / "undisturbed", "--batch-tokens", 40))
+    steps = read_json(tmp_path / "undisturbed" / "metrics.json")["steps"]
+    assert steps % 5 == 0
+    assert steps > 5 * STEPS_PER_EPOCH
+    killed = flags(tmp_path / "killed", "--batch-tokens", 40)
+    run_until(killed, steps // 5 + 2)
+    ok(*killed, "--resume")
+    check_same_run(tmp_path / "killed", tmp_path / "undisturbed")
+
+
 def test_a_run_may_be_killed_twice(flags: Flags, tmp_path: Path) -> None:
     """A resumed run that is killed resumes once more to the same bits."""
     ok(*flags(tmp_path / "undisturbed"))

@@ -1,0 +1,72 @@
+"""Gradient checkpointing: layers run a second time in the backward pass, and the gradients stay the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from promptwise import PromptedModel
+from promptwise.backbone import Backbone
+from promptwise.errors import BackboneError
+from promptwise.placement import prepare_backbone
+from tests.contract.common import EXAMPLES, TinyFolder, load, make_prepared
+
+BACKBONES = ("bert", "roberta", "electra", "distilbert", "modernbert", "deberta-v2", "gpt2", "llama", "t5", "bart")
+# Gradients are of order 0.01 to 1 here; T5's sums run in another order while it is checkpointed.
+TOLERANCE = 1e-5
+
+
+def step(model: PromptedModel) -> tuple[int, Tensor, dict[str, Tensor]]:
+    """How often matrices of the layers were used, the loss and the gradients of one training step."""
+    used = 0
+
+    def count(*_: object) -> None:
+        nonlocal used
+        used += 1
+
+    kinds = (nn.Linear,)
+    handles = [
+        one.register_forward_hook(count)
+        for name, one in model.backbone.base.named_modules()
+        if (isinstance(one, kinds) or type(one).__name__ == "Conv1D")
+        and any(part.isdigit() for part in name.split("."))
+    ]
+    model.train()
+    model.zero_grad()
+    loss = model(**model.collate(model.features(EXAMPLES))).loss
+    loss.backward()
+    for handle in handles:
+        handle.remove()
+    gradients = {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+    return used, loss.detach(), gradients
+
+
+@pytest.mark.parametrize("base", ["prompt", "prefix"])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_layers_run_twice_to_the_same_gradients(tiny_folder: TinyFolder, name: str, base: str) -> None:
+    """Every layer of the prompted stack is made again, for each family and base."""
+    backbone = load(tiny_folder(name), lm_head=False)
+    try:
+        model = make_prepared(backbone, base=base, strategy="random")
+    except BackboneError:
+        pytest.skip("this family takes no prefix")
+    once, loss, gradients = step(model)
+    model.gradient_checkpointing_enable()
+    twice, same_loss, same_gradients = step(model)
+    assert twice > 1.4 * once
+    torch.testing.assert_close(same_loss, loss, atol=0, rtol=1e-6)
+    torch.testing.assert_close(same_gradients, gradients, atol=TOLERANCE, rtol=1e-5)
+
+
+def test_bf16_and_one_more_model_on_the_backbone(tiny_folder: TinyFolder) -> None:
+    """Autocast holds in the second pass too; a second model on the same backbone is not checkpointed by the first."""
+    backbone: Backbone = prepare_backbone(str(tiny_folder("bert")), False, "bf16", "cpu")
+    first, second = (make_prepared(backbone, base="prompt", strategy="shared", seed=7) for _ in range(2))
+    once, loss, gradients = step(first)
+    first.gradient_checkpointing_enable()
+    twice, same_loss, same_gradients = step(first)
+    assert twice == 2 * once
+    torch.testing.assert_close(same_loss, loss, atol=0, rtol=1e-6)
+    torch.testing.assert_close(same_gradients, gradients, atol=TOLERANCE, rtol=1e-5)
+    assert step(second)[0] == once

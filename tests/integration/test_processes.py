@@ -1,0 +1,59 @@
+"""One training, done by one process or by two, in large batches or in accumulated small ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.integration.command import ok, read_json, train_flags
+
+# Adam divides by the root of the squared gradient, which magnifies rounding of tiny gradients.
+LOSS, WEIGHT = 1e-4, 2e-3
+
+
+def losses(run: Path) -> list[float]:
+    """The training losses that were logged."""
+    return [entry["loss"] for entry in read_json(run / "metrics.json")["history"] if "loss" in entry]
+
+
+def check_same_training(run: Path, other: Path) -> None:
+    """Losses and weights are the same but for rounding."""
+    one = read_json(run / "metrics.json")
+    assert one["steps"] == read_json(other / "metrics.json")["steps"]
+    assert len(losses(run)) > 1
+    assert losses(run) == pytest.approx(losses(other), abs=LOSS)
+    weights = [load_file(folder / "adapter_model.safetensors") for folder in (run, other)]
+    torch.testing.assert_close(weights[0], weights[1], atol=WEIGHT, rtol=1e-3)
+
+
+@pytest.fixture
+def large(tickets: Path, tiny: Path, tmp_path: Path) -> Path:
+    """A run of one process with batches of eight."""
+    ok(*train_flags(tickets, tiny, tmp_path / "large", "--epochs", 5, "--batch-size", 8))
+    return tmp_path / "large"
+
+
+def test_two_processes(tickets: Path, tiny: Path, tmp_path: Path, large: Path) -> None:
+    """Two processes with batches of four."""
+    flags = train_flags(tickets, tiny, tmp_path / "two", "--epochs", 5, "--batch-size", 4)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "promptwise"]
+    environment: dict[str, Any] = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launch, *map(str, flags)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    check_same_training(tmp_path / "two", large)
+
+
+@pytest.mark.parametrize("more", [(), ("--gradient-checkpointing",)], ids=["plain", "checkpointed"])
+def test_accumulated_batches(tickets: Path, tiny: Path, tmp_path: Path, large: Path, more: tuple[str, ...]) -> None:
+    """Two batches of four for each step, with and without checkpointing."""
+    flags = train_flags(tickets, tiny, tmp_path / "small", "--epochs", 5, "--batch-size", 4, *more)
+    ok(*flags, "--gradient-accumulation", 2)
+    check_same_training(tmp_path / "small", large)
