@@ -194,7 +194,7 @@ class Setup:
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
             size = sum(file.stat().st_size for file in Path(folder).iterdir())
-        step = _stepper(model, model.parameter_groups(1e-3))
+        step = stepper(model, model.parameter_groups(1e-3))
 
         @torch.inference_mode()
         def infer(rows: list[dict[str, Any]]) -> None:
@@ -233,7 +233,7 @@ class Setup:
             batch = collate(rows, 1)
             return {key: batch[key] for key in ("input_ids", "attention_mask", "labels")}
 
-        step = _stepper(model, [{"params": trained, "lr": 1e-3}], autocast)
+        step = stepper(model, [{"params": trained, "lr": 1e-3}], autocast)
 
         @torch.inference_mode()
         def infer(rows: list[dict[str, Any]]) -> None:
@@ -253,7 +253,7 @@ def _folder_of(name: str) -> str:
     return str(locate(name))
 
 
-def _stepper(
+def stepper(
     model: Any, groups: list[dict[str, Any]], context: Callable[[], Any] | None = None
 ) -> Callable[[dict[str, Tensor]], None]:
     """A full training step: forward, backward, clip, AdamW."""

@@ -74,7 +74,8 @@ class FitConfig:
     epochs: float = setting(5.0, "Passes over the training split.", minimum=0, maximum=10**6)
     lr: float | None = setting(
         None,
-        "Peak learning rate; a strategy may take a fixed share of it. By default 0.01, and 5e-5 with --tune-backbone.",
+        "Peak learning rate; a strategy may take a fixed share of it. By default what was found for the strategy and "
+        "base: 0.01 or 0.03, and 1e-4 with --tune-backbone.",
         minimum=0,
     )
     batch_size: int = setting(32, "Inputs per step and process.", minimum=1)
@@ -102,16 +103,6 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         check_values(self)
-
-
-PROMPT_LR, BACKBONE_LR = 1e-2, 5e-5
-
-
-def learning_rate(prompt: PromptConfig, fit: FitConfig) -> float:
-    """The peak learning rate of a run: what was asked for, or what suits what is trained."""
-    if fit.lr is not None:
-        return fit.lr
-    return BACKBONE_LR if prompt.tune_backbone else PROMPT_LR
 
 
 @dataclass(frozen=True)
@@ -198,6 +189,7 @@ class PairsConfig(ModelConfig):
     held_out: int = setting(1000, "Paragraphs for validation and test alone, chosen by their hash.", minimum=30)
     base: str = setting("prompt", "How prompts enter the model.", choices="BASES")
     strategy: str = setting("shared", "How the prompt of an input is made.", choices="STRATEGIES")
+    lr: float | None = setting(1e-2, "Peak learning rate.", minimum=0)
     head: str = setting("cloze", "How scores are read off the model.", choices="HEADS")
     model: str = setting(
         DEFAULT_CLOZE_MODEL, "Backbone: a local folder, a name on the Hub, or minilm-cloze.", metavar="NAME"

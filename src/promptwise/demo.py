@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from promptwise.config import TrainConfig, learning_rate
+from promptwise.config import TrainConfig
 from promptwise.hub import DEFAULT_MODEL
+from promptwise.learning_rates import learning_rate
 from promptwise.model import PromptedModel
 from promptwise.placement import prepare_backbone
 from promptwise.run import train

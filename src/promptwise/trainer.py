@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
-from promptwise.config import PROMPT_LR, ClozeConfig, FitConfig, KnowledgeConfig
+from promptwise.config import ClozeConfig, FitConfig, KnowledgeConfig
 from promptwise.errors import ConfigError, OutputError, TrainingError, UnknownNameError
 from promptwise.files import write_json
+from promptwise.learning_rates import PROMPT_LR
 from promptwise.progress import ProgressBar
 from promptwise.sampling import TokenBatches
 

@@ -13,9 +13,10 @@ import torch
 from transformers import EvalPrediction
 from transformers.trainer_callback import PrinterCallback
 
-from promptwise.config import FitConfig, KnowledgeConfig, learning_rate
+from promptwise.config import FitConfig, KnowledgeConfig
 from promptwise.environment import peak_memory, versions
 from promptwise.errors import ConfigError, DataError
+from promptwise.learning_rates import learning_rate
 from promptwise.progress import ProgressBar
 from promptwise.scoring import choose, packed_choices, score_choices
 from promptwise.tasks.metrics import compute, get_metric, majority_accuracy

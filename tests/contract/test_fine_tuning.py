@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from promptwise import PromptConfig, PromptedModel
-from promptwise.config import FitConfig, learning_rate
+from promptwise.config import FitConfig
 from promptwise.errors import ConfigError
+from promptwise.learning_rates import FOUND, learning_rate
+from promptwise.registry import BASES, ENCODERS, STRATEGIES
 from tests.contract.common import EXAMPLES, SPEC, TinyFolder, load, make_model, tensors_of
 from tests.tiny import BACKBONES
 
@@ -95,8 +97,17 @@ def test_a_frozen_backbone_is_not_tuned(tiny_folder: TinyFolder) -> None:
 
 
 def test_each_method_has_a_learning_rate_of_its_own() -> None:
-    """Fine-tuning starts from 5e-5, prompts from 1e-2, and what is asked for is taken."""
-    tuned, frozen = PromptConfig(strategy="none", tune_backbone=True), PromptConfig()
-    assert (learning_rate(tuned, FitConfig()), learning_rate(frozen, FitConfig())) == (5e-5, 1e-2)
-    assert learning_rate(tuned, FitConfig(lr=3e-5)) == 3e-5
+    """Fine-tuning has a rate of another size than prompts, each base and method has its own, and flags win."""
+    tuned, plain = PromptConfig(strategy="none", tune_backbone=True), FitConfig()
+    methods = [
+        PromptConfig(base=base, strategy=strategy, encoder=encoder)
+        for base in BASES.names()
+        for strategy in STRATEGIES.names()
+        for encoder in (ENCODERS.names() if strategy == "encoder" else ("mlp",))
+        if strategy != "none"
+    ]
+    assert {(one.base, one.method) for one in methods} == set(FOUND)
+    assert learning_rate(tuned, plain) < min(learning_rate(one, plain) for one in methods) / 10
+    assert len({learning_rate(one, plain) for one in methods}) > 1
+    assert {learning_rate(one, FitConfig(lr=3e-5)) for one in (tuned, *methods)} == {3e-5}
     assert tuned.method == "fine-tuning"

@@ -12,6 +12,7 @@ from promptwise.experiments.pretrained import USED_BY, Pretraining, digest_of
 from promptwise.experiments.record import Record, run_id
 from promptwise.experiments.spec import Cell, Experiment, settings_of
 from promptwise.experiments.worker import Run, Shared, data_settings
+from promptwise.learning_rates import learning_rate
 
 Kind = Literal["finished", "failed", "cancelled", "missing"]
 
@@ -117,8 +118,9 @@ class Plan:
             if getattr(config, setting) in self.experiment.pretrained
         }
         content = {**settings_of(config), **{setting: entry.id for setting, entry in starts.items()}}
-        # The fingerprint says what the data is, wherever it lies.
+        # The fingerprint says what the data is, wherever it lies; the usual rate may be another one some day.
         content.pop("data_dir", None)
+        content["lr"] = learning_rate(config, config)
         for setting in USED_BY.values():
             folder = getattr(config, setting)
             if folder is not None and setting not in starts:

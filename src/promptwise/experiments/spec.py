@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from promptwise.config import TrainConfig
 from promptwise.experiments.pretrained import Pretraining
 from promptwise.settings import config_from_mapping
+
+_NO_RESULT = ("out", "threads", "gradient_checkpointing")
 
 
 @dataclass(frozen=True)
@@ -86,5 +88,5 @@ class Experiment:
 
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:
-    """What a run's result depends on: everything but where it is written and how many threads it has."""
-    return {key: value for key, value in asdict(replace(config, out=None, threads=None)).items() if value is not None}
+    """What a run's result depends on: everything but where it is written, and how fast and small it is."""
+    return {key: value for key, value in asdict(config).items() if value is not None and key not in _NO_RESULT}

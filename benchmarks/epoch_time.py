@@ -1,0 +1,124 @@
+"""How long an epoch takes with batches padded to a fixed length, grouped by length, and of a number of tokens.
+
+Each batching trains the same prompted model on the same part of a task, once per round, interleaved in a new order
+each round; an epoch's time is that of the part divided by its share of train.
+
+    python benchmarks/epoch_time.py --data-dir data --share 0.02 --json runs/epochs.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from step_time import quiet, stepper
+from torch import Tensor
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from promptwise import PromptedModel
+from promptwise.batching import chunks
+from promptwise.placement import prepare_backbone
+from promptwise.sampling import TokenBatches
+from promptwise.tasks.data import load_task
+
+TASKS = {"imdb": "imdb", "sst2": "sst2_sentence"}
+"""Folders below ``--data-dir`` by task."""
+
+Row = dict[str, Any]
+Batches = Iterator[dict[str, Tensor]]
+
+
+def batchings(model: PromptedModel, arguments: argparse.Namespace) -> dict[str, Callable[[list[Row]], Batches]]:
+    """Ways to make the batches of an epoch; the first is what the others are compared with."""
+    size, length = arguments.batch_size, arguments.max_length
+
+    def fixed(rows: list[Row]) -> Batches:
+        for batch in chunks(random.sample(rows, len(rows)), size):
+            tensors = model.collate(batch)
+            yield {
+                key: torch.nn.functional.pad(value, (0, length - value.shape[1])) if value.dim() == 2 else value
+                for key, value in tensors.items()
+            }
+
+    def grouped(rows: list[Row]) -> Batches:
+        order = LengthGroupedSampler(size, lengths=[len(row["input_ids"]) for row in rows])
+        for batch in chunks(order, size):
+            yield model.collate([rows[index] for index in batch])
+
+    def tokens(rows: list[Row]) -> Batches:
+        lengths = [len(row["input_ids"]) for row in rows]
+        for batch in TokenBatches(lengths, arguments.batch_tokens, seed=0):
+            yield model.collate([rows[index] for index in batch])
+
+    return {
+        f"{size} rows padded to {length}": fixed,
+        f"{size} rows of like length": grouped,
+        f"{arguments.batch_tokens} tokens": tokens,
+    }
+
+
+def epoch_seconds(name: str, arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds of an epoch of a task, by batching, one number for each round."""
+    backbone = prepare_backbone(arguments.model, False, arguments.dtype)
+    data = load_task(name, arguments.data_dir and arguments.data_dir / TASKS[name])
+    random.seed(0)
+    part = random.sample(data.train, round(arguments.share * len(data.train)))
+    model = PromptedModel.from_backbone(
+        backbone, task=data.spec, base=arguments.base, strategy="encoder", max_length=arguments.max_length
+    )
+    rows = model.features(part)
+    model.prepare(rows)
+    step = stepper(model, model.parameter_groups(1e-3))
+    ways = batchings(model, arguments)
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for batch in list(ways[next(iter(ways))](rows))[:2]:
+        step(batch)
+    for _ in range(arguments.rounds):
+        for way in random.sample(list(ways), len(ways)):
+            started = time.perf_counter()
+            for batch in ways[way](rows):
+                step(batch)
+            seconds[way].append((time.perf_counter() - started) * len(data.train) / len(part))
+    return seconds
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="minilm-cloze")
+    parser.add_argument("--base", choices=("prompt", "prefix"), default="prefix")
+    parser.add_argument("--dtype", choices=("auto", "bf16", "fp32"), default="auto")
+    parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--share", type=float, default=0.02, help="share of train in each round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--data-dir", type=Path, help="folder with a folder for each task")
+    parser.add_argument("--json", type=Path, help="write the numbers there")
+    arguments = parser.parse_args()
+    quiet()
+    torch.set_num_threads(arguments.threads)
+    seconds = {task: epoch_seconds(task, arguments) for task in TASKS}
+    ways = list(seconds["imdb"])
+    both = {way: statistics.median(map(sum, zip(*(seconds[task][way] for task in TASKS), strict=True))) for way in ways}
+    print(f"| batches | {' | '.join(f'{task}, s' for task in TASKS)} | both, s | epochs per hour | ratio |")
+    print("|---" * (len(TASKS) + 4) + "|")
+    for way in ways:
+        each = " | ".join(f"{statistics.median(seconds[task][way]):.0f}" for task in TASKS)
+        print(f"| {way} | {each} | {both[way]:.0f} | {3600 / both[way]:.2f} | {both[ways[0]] / both[way]:.2f} |")
+    if arguments.json is not None:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        settings = {key: str(value) for key, value in vars(arguments).items()}
+        arguments.json.write_text(json.dumps({"settings": settings, "seconds": seconds}, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
