@@ -14,6 +14,7 @@ from promptwise.config import PromptConfig
 from promptwise.errors import BackboneError, ConfigError
 from promptwise.knowledge import Knowledge, read_knowledge
 from promptwise.registry import STRATEGIES
+from promptwise.settings import flag_name
 
 
 def strategy_options(config: PromptConfig) -> dict[str, Any]:
@@ -28,8 +29,11 @@ def strategy_options(config: PromptConfig) -> dict[str, Any]:
         raise ConfigError(
             f"The strategy {config.strategy!r} asks for settings that do not exist: {', '.join(unknown)}."
         )
-    if config.knowledge is not None and "knowledge" not in names:
-        raise ConfigError(f"--knowledge would change nothing beside --strategy {config.strategy}; leave it out.")
+    for name in ("knowledge", "table_rank"):
+        if getattr(config, name) is not None and name not in names:
+            raise ConfigError(
+                f"{flag_name(name)} would change nothing beside --strategy {config.strategy}; leave it out."
+            )
     return {name: getattr(config, name) for name in names}
 
 

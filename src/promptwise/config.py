@@ -22,6 +22,11 @@ class PromptConfig:
     strategy: str = setting("encoder", "How the prompt of an input is made.", choices="STRATEGIES")
     encoder: str = setting("mlp", "The network of the encoder strategy.", choices="ENCODERS")
     train_table: bool = setting(False, "Train the token table under the encoder too; the paper freezes it.")
+    table_rank: int | None = setting(
+        None,
+        "Numbers in a row of --strategy random, which one learnt map takes to the prompt's width: a smaller adapter.",
+        minimum=1,
+    )
     knowledge: str | None = setting(
         None,
         "Folder of `promptwise pretrain knowledge`, where the strategies pretrained and encoder start from.",

@@ -16,6 +16,7 @@ from tests.contract.common import EXAMPLES, TinyFolder, load, make_knowledge, ma
 STRATEGIES: dict[str, dict[str, Any]] = {
     "shared": {"strategy": "shared"},
     "random": {"strategy": "random"},
+    "ranked": {"strategy": "random", "table_rank": 3},
     "pretrained": {"strategy": "pretrained", "knowledge": True},
     "cnn": {"strategy": "encoder", "encoder": "cnn"},
     "mlp": {"strategy": "encoder", "encoder": "mlp", "train_table": True},

@@ -39,6 +39,7 @@ from tests.tiny import BACKBONES
 VARIANTS: dict[str, dict[str, Any]] = {
     "shared": {"strategy": "shared"},
     "random": {"strategy": "random"},
+    "random_rank": {"strategy": "random", "table_rank": 3},
     "pretrained": {"strategy": "pretrained", "knowledge": "of the backbone"},
     "encoder_cnn": {"strategy": "encoder", "encoder": "cnn"},
     "encoder_rnn": {"strategy": "encoder", "encoder": "rnn"},

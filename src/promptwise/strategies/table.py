@@ -20,13 +20,24 @@ class RandomTable(Strategy):
 
     A text with fewer tokens has fewer vectors. A token that training never showed at those positions gets the mean
     of all rows: what the table has learnt that depends on no word.
+
+    Args:
+        shape: What the injector asks for.
+        table_rank: Rows hold so many numbers instead of ``W``, and one learnt map takes them to width ``W``. The paper
+            has whole rows.
     """
 
+    options: ClassVar[tuple[str, ...]] = ("table_rank",)
     lr_scale: ClassVar[float] = 0.3
 
-    def __init__(self, shape: PromptShape) -> None:
+    def __init__(self, shape: PromptShape, table_rank: int | None = None) -> None:
         super().__init__(shape)
-        self.table = VocabularyTable(shape.width, shape.init_scale)
+        self.table = VocabularyTable(table_rank or shape.width, shape.init_scale)
+        self.output: nn.Module = nn.Identity()
+        if table_rank is not None:
+            self.output = nn.Linear(table_rank, shape.width, bias=False)
+            # So that the prompts have the spread that whole rows have.
+            nn.init.normal_(self.output.weight, std=table_rank**-0.5)
 
     def prepare(self, instances: Iterable[Instance], embedding: nn.Module) -> None:
         """Give a row to each token that the training split shows among the first ``K``."""
@@ -36,14 +47,19 @@ class RandomTable(Strategy):
         """The rows ``[B, K, W]`` of the first ``K`` tokens of each text."""
         first = instance.first_text(self.shape.length)
         rows, known = self.table(first.ids)
-        rows = torch.where(known.unsqueeze(-1), rows, self.unknown(first))
+        vectors = torch.where(known.unsqueeze(-1), self.output(rows), self.unknown(first))
         if first.presence is not None:
-            rows = first.faded(rows, self.table.rows.detach().mean(0))
-        return Prompt(rows, first.mask)
+            vectors = first.faded(vectors, self._mean())
+        return Prompt(vectors, first.mask)
 
     def unknown(self, first: Instance) -> Tensor:
         """Vectors ``[B, K, W]`` (or ``[W]`` for all) in place of the rows that tokens do not have."""
-        return self.table.rows.detach().mean(0)
+        return self._mean()
+
+    def _mean(self) -> Tensor:
+        """The mean vector ``[W]`` of all tokens, which trains nothing."""
+        mean: Tensor = self.output(self.table.rows.mean(0)).detach()
+        return mean
 
 
 class PretrainedTable(RandomTable):
