@@ -81,18 +81,26 @@ def tied_names(module: nn.Module) -> set[str]:
     return every - {name for name, _ in module.named_parameters()}
 
 
-def enable_checkpointing(backbone: Backbone, *args: Any, **kwargs: Any) -> None:
+def enable_checkpointing(backbone: Backbone, options: dict[str, Any] | None, **more: Any) -> None:
     """Let a backbone's layers make their activations again in the backward pass while they are in training mode.
+
+    Args:
+        backbone: The frozen model.
+        options: Arguments of ``torch.utils.checkpoint.checkpoint``.
+        more: Further arguments of transformers' method.
 
     Raises:
         BackboneError: Its class in transformers cannot do that.
     """
     model = backbone.model
-    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    newer = hasattr(model, "activation_checkpointing_enable")
+    enable = model.activation_checkpointing_enable if newer else model.gradient_checkpointing_enable
     try:
-        enable(*args, **kwargs)
+        enable(options, **more)
     except ValueError as error:
         raise BackboneError(f"{backbone.name}: {error} Leave --gradient-checkpointing out.") from error
+    # transformers lets the word embeddings want gradients, for checkpoints of another kind; nothing here needs them.
+    model.disable_input_require_grads()
 
 
 def checkpointed_layers(backbone: Backbone) -> list[nn.Module]:

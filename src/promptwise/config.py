@@ -80,13 +80,14 @@ class FitConfig:
     lr: float | None = setting(
         None,
         "Peak learning rate; a strategy may take a fixed share of it. By default what was found for the strategy and "
-        "base: 0.01 or 0.03, and 1e-4 with --tune-backbone.",
+        "base: 0.01 or 0.03, and 5e-5 with --tune-backbone.",
         minimum=0,
     )
     batch_size: int = setting(32, "Inputs per step and process.", minimum=1)
     batch_tokens: int | None = setting(
         None,
-        "Instead of --batch-size inputs, as many of like length as hold this many tokens with their padding.",
+        "Train on as many inputs of like length at a time as hold this many tokens with their padding, instead of "
+        "--batch-size of them; prompts are not counted, and each batch counts alike.",
         minimum=1,
     )
     seed: int = setting(
@@ -143,6 +144,9 @@ _WITH_TASK = ("data_dir", "validation_fraction", "train_file", "validation_file"
 class TrainConfig(ModelConfig):
     """One training run from data to a saved adapter."""
 
+    data_places: ClassVar[tuple[str, ...]] = ("data", "data_dir", "train_file", "validation_file")
+    """Where the data lies; what it is is known by its fingerprint."""
+
     task: str | None = setting(None, "A task by name; see `promptwise tasks`.", metavar="NAME")
     data: str | None = setting(
         None, "Your own file instead of a task: .jsonl, .jsonl.gz, .csv, .parquet.", metavar="FILE"
@@ -188,13 +192,14 @@ class TrainConfig(ModelConfig):
 class PairsConfig(ModelConfig):
     """How a prompt learns to tell which sentence follows another."""
 
+    data_places: ClassVar[tuple[str, ...]] = ("corpus",)
     corpus: tuple[str, ...] = setting((), "As in `pretrain cloze`.", metavar="SOURCE")
     text_column: str = setting("text", "Column of the text in a --corpus with columns.", metavar="COLUMN")
     pairs: int = setting(12_000, "Pairs of sentences to train on.", minimum=30)
     held_out: int = setting(1000, "Paragraphs for validation and test alone, chosen by their hash.", minimum=30)
     base: str = setting("prompt", "How prompts enter the model.", choices="BASES")
     strategy: str = setting("shared", "How the prompt of an input is made.", choices="STRATEGIES")
-    lr: float | None = setting(1e-2, "Peak learning rate.", minimum=0)
+    lr: float | None = setting(1e-2, "Peak learning rate; a strategy may take a fixed share of it.", minimum=0)
     head: str = setting("cloze", "How scores are read off the model.", choices="HEADS")
     model: str = setting(
         DEFAULT_CLOZE_MODEL, "Backbone: a local folder, a name on the Hub, or minilm-cloze.", metavar="NAME"
@@ -259,6 +264,7 @@ class KnowledgeConfig:
     """How a table and small networks learn to tell topics."""
 
     places: ClassVar[tuple[str, ...]] = ("out",)
+    data_places: ClassVar[tuple[str, ...]] = ("corpus", "data_dir")
     corpus: str = setting(
         "topics13",
         "Texts with topics: wiki_topic13 or hub_topics13 of the package, any task, or a corpus.yaml of your own.",

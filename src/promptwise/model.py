@@ -56,7 +56,8 @@ class PromptedModel(TextModel):
 
     # Otherwise Trainer multiplies the loss by the accumulation steps and the number of processes.
     accepts_loss_kwargs = False
-    _checkpointing = False
+    checkpointing = False
+    """Whether the layers' activations are made again in the backward pass."""
 
     def __init__(self, backbone: Backbone, spec: TaskSpec, config: PromptConfig, seed: int = 0) -> None:
         super().__init__()
@@ -144,21 +145,27 @@ class PromptedModel(TextModel):
             self.backbone.eval()
         # transformers checkpoints layers in training mode alone. A frozen model has no dropout that this would start.
         for layer in checkpointed_layers(self.backbone):
-            layer.training = mode and (self._checkpointing or self.backbone.trainable)
+            layer.training = mode and (self.checkpointing or self.backbone.trainable)
         return self
 
-    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
         """Keep no activations inside the backbone's layers, and make them again in the backward pass.
 
-        ``Trainer`` calls it with ``gradient_checkpointing=True``; arguments are those of ``PreTrainedModel``'s method.
+        ``Trainer`` calls it; arguments are those of ``PreTrainedModel``'s method.
 
         Raises:
             BackboneError: The backbone cannot do that.
         """
-        enable_checkpointing(self.backbone, *args, **kwargs)
-        self._checkpointing = True
+        enable_checkpointing(self.backbone, activation_checkpointing_kwargs, **options)
+        self.checkpointing = True
 
-    activation_checkpointing_enable = gradient_checkpointing_enable
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """The name that :meth:`activation_checkpointing_enable` had before."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
 
     def hidden(self, instance: Instance, token_types: Tensor | None) -> Tensor:
         """The last hidden state ``[B, T, H]`` with the prompt of each instance."""

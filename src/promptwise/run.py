@@ -88,7 +88,7 @@ def train(
     """
     if config.out is None:
         raise ConfigError("--out is missing: name the folder that receives the adapter.")
-    folder = RunFolder(Path(config.out), RUN_FILE, CONFIG_FILE, (CARD_FILE, METRICS_FILE, WEIGHTS_FILE))
+    folder = run_folder(Path(config.out))
     finished = folder.enter(config, overwrite, resume, is_main_process(), lambda: read_metrics(folder.path))
     if finished is not None:
         return finished
@@ -98,9 +98,10 @@ def train(
     from promptwise.model import PromptedModel
     from promptwise.placement import prepare_backbone
     from promptwise.trainer import check_logger
-    from promptwise.training import fit
+    from promptwise.training import check_batches, fit
 
     check_logger(config.report_to)
+    check_batches(config)
     set_threads(config.threads)
     backbone = backbone or prepare_backbone(
         config.model, HEADS.get(config.head).cloze, config.dtype, trainable=config.tune_backbone
@@ -129,6 +130,11 @@ def train(
         write_json(folder.path / METRICS_FILE, metrics)
         folder.remove_checkpoints()
     return metrics
+
+
+def run_folder(path: Path) -> RunFolder:
+    """The folder of a training run."""
+    return RunFolder(path, RUN_FILE, CONFIG_FILE, (CARD_FILE, METRICS_FILE, WEIGHTS_FILE))
 
 
 def set_threads(threads: int | None) -> None:

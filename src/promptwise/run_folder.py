@@ -129,6 +129,12 @@ class RunFolder:
                     f"and is {str(value)[:16]}. Use --overwrite to start again."
                 )
 
+    def move(self, config: Any) -> None:
+        """Take over where a configuration says that the data lies; the caller knows that it is the same data."""
+        file = self.path / self.settings_file
+        values = json.loads(file.read_text(encoding="utf-8"))
+        write_json(file, {**values, **{name: getattr(config, name) for name in config.data_places}})
+
     def finished(self) -> dict[str, Any] | None:
         """The metrics of a finished run, or ``None``.
 

@@ -36,16 +36,10 @@ class PromptTrainer(Trainer):
         return self.optimizer
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """See ``Trainer.get_train_dataloader``; with ``batch_tokens`` batches hold that many tokens.
-
-        Raises:
-            ConfigError: There are several processes, whose batches would differ in size.
-        """
+        """See ``Trainer.get_train_dataloader``; with ``batch_tokens`` batches hold that many tokens."""
         if self.batch_tokens is None:
             usual: DataLoader[Any] = super().get_train_dataloader()
             return usual
-        if self.args.world_size > 1:
-            raise ConfigError("--batch-tokens works in one process. Use --batch-size with several.")
         lengths = [len(row["input_ids"]) for row in self.train_dataset]
         loader: DataLoader[Any] = self.accelerator.prepare(
             DataLoader(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -61,6 +62,7 @@ def fit(
     except TypeError as error:
         raise ConfigError(f"{error}; the options are {', '.join(asdict(FitConfig()))}.") from error
     check_logger(config.report_to)
+    check_batches(config)
     for split in ("train", "validation", "test"):
         if not getattr(data, split):
             raise DataError(f"The {split} split of {data.spec.name} ({data.origin}) has no rows.")
@@ -70,8 +72,6 @@ def fit(
     started = time.perf_counter()
     train_rows = model.features(data.train)
     model.prepare(train_rows)
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
     trainer = make_trainer(
         model,
         data,
@@ -88,7 +88,13 @@ def fit(
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     train_started = time.perf_counter()
-    trainer.run(checkpoint)
+    before = model.checkpointing
+    if config.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    try:
+        trainer.run(checkpoint)
+    finally:
+        model.checkpointing = before
     train_seconds = time.perf_counter() - train_started
     shown = progress and trainer.is_world_process_zero()
     choices = choose(model, data.test, progress="scoring test" if shown else None) if score_test else []
@@ -130,6 +136,17 @@ def fit(
         "history": trainer.state.log_history,
     }
     return metrics
+
+
+def check_batches(config: FitConfig) -> None:
+    """Refuse batches of tokens where several processes share a run: theirs would differ in number.
+
+    Raises:
+        ConfigError: They were asked for.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if config.batch_tokens is not None and processes > 1:
+        raise ConfigError(f"--batch-tokens works in one process, and there are {processes}. Use --batch-size.")
 
 
 def make_trainer(

@@ -99,6 +99,24 @@ def test_flags_that_are_missing_or_exclude_each_other(tickets: Path, tmp_path: P
     fails(2, "train", "--data", tickets, says=["--out"])
 
 
+def test_a_rank_that_makes_no_smaller_table(tickets: Path, tiny: Path, tmp_path: Path) -> None:
+    """A rank must be below the width of a row, and belongs to the random table alone; no folder is begun."""
+    flags = train_flags(tickets, tiny, tmp_path / "run", "--base", "prompt")
+    fails(2, *flags, "--strategy", "random", "--table-rank", 32, says=["--table-rank 32", "32 numbers"])
+    fails(2, *flags, "--strategy", "shared", "--table-rank", 3, says=["--table-rank would change nothing", "shared"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_batches_of_tokens_in_several_processes(
+    tickets: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are refused before a folder is begun."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    flags = train_flags(tickets, tiny, tmp_path / "run", "--batch-tokens", 100)
+    fails(2, *flags, says=["--batch-tokens", "there are 2", "--batch-size"])
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -1,7 +1,8 @@
-"""The benchmark of training steps, on a tiny model: its form, never its times."""
+"""The benchmarks, on tiny models: their form, never their times."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from tests.integration.command import read_json
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "step_time.py"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 STRATEGIES = ("shared", "random", "encoder cnn", "encoder rnn", "encoder mlp")
 
 
@@ -19,7 +20,7 @@ def test_every_case_has_its_row(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     size = ("--setup", "roberta", "--small", "--dtype", "fp32", "--rounds", "1", "--batches", "1", "--threads", "1")
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *size, "--no-memory", "--json", str(file)],
+        [sys.executable, str(BENCHMARKS / "step_time.py"), *size, "--no-memory", "--json", str(file)],
         capture_output=True,
         text=True,
         check=True,
@@ -36,3 +37,32 @@ def test_every_case_has_its_row(tmp_path: Path) -> None:
         assert (one["to_peer"] is not None) == (name in ours)
         assert f"| {name} |" in done.stdout
     assert results["floor, plain"]["to_floor"] == 1
+
+
+def test_every_way_to_make_batches_has_its_row(tiny: Path, tmp_path: Path) -> None:
+    """Both tasks are timed in each way, and the first way is what ratios are to."""
+    for folder, column in (("imdb", "text"), ("sst2_sentence", "sentence")):
+        (tmp_path / folder).mkdir()
+        for split in ("train", "validation", "test"):
+            rows = [json.dumps({column: f"a good film {row} " * (row % 3 + 1), "label": row % 2}) for row in range(30)]
+            (tmp_path / folder / f"{split}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    file = tmp_path / "epochs.json"
+    size = ("--share", "1", "--rounds", "2", "--threads", "1", "--dtype", "fp32", "--max-length", "40")
+    batches = ("--batch-size", "8", "--batch-tokens", "64")
+    done = subprocess.run(
+        [
+            *(sys.executable, str(BENCHMARKS / "epoch_time.py"), "--model", str(tiny)),
+            *("--data-dir", str(tmp_path), "--json", str(file), *size, *batches),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    seconds = read_json(file)["seconds"]
+    ways = ["8 rows padded to 40", "8 rows of like length", "64 tokens"]
+    assert {task: list(found) for task, found in seconds.items()} == {"imdb": ways, "sst2": ways}
+    assert all(len(values) == 2 and min(values) > 0 for found in seconds.values() for values in found.values())
+    rows_printed = [line.split(" | ") for line in done.stdout.splitlines()[2:]]
+    assert [row[0].strip("| ") for row in rows_printed] == ways
+    assert rows_printed[0][-1] == "1.00 |"

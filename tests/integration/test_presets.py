@@ -259,14 +259,58 @@ def test_ids_know_what_files_hold_and_not_where_they_lie(tmp_path: Path) -> None
 
 
 def test_the_usual_rate_has_the_id_of_that_rate(spec: dict[str, Any], tmp_path: Path) -> None:
-    """Leaving the learning rate out or writing the usual one is the same run; less memory is no other result."""
-    first = None
-    for more in ({}, {"lr": 1e-2}, {"gradient_checkpointing": True}, {"threads": 1}, {"lr": 2e-2}):
+    """Leaving the learning rate out or writing the usual one is the same run, and another rate is another run."""
+    ids = []
+    for more in ({}, {"lr": 1e-2}, {"threads": 1, "compile": False}, {"lr": 2e-2}, {"gradient_checkpointing": True}):
         methods = {"m": {"base": "prefix", "strategy": "shared", **more}}
         run = Plan(experiment_from({**spec, "pretrain": {}, "methods": methods}, "x"), {}).next_run([])
         assert run is not None
-        first = first or run.id
-        assert (run.id == first) == (more != {"lr": 2e-2})
+        assert run.config.lr is not None
+        ids.append(run.id)
+    assert ids[0] == ids[1] == ids[2]
+    assert len(set(ids)) == 3
+
+
+def test_a_stopped_experiment_goes_on_when_its_data_has_moved(
+    spec: dict[str, Any], tickets: Path, tmp_path: Path
+) -> None:
+    """Nothing is pre-trained or trained again: folders of finished work are known by what the data's copies hold."""
+    del spec["methods"]["encoder"]
+    spec["keep_adapters"] = True
+    spec["pretrain"]["topics"] |= {"corpus": str(write_topics(tmp_path))}
+    out = tmp_path / "out"
+    ok("compare", write(spec, tmp_path), "--out", out, "--threads", 1)
+    made = {**contents(out / "pretrained"), **contents(out / "runs")}
+    records = {file: read_json(file)["metrics"] for file in (out / "records").iterdir()}
+    for file in records:
+        file.unlink()
+    again = tmp_path / "again"
+    again.mkdir()
+    for entry in (tickets, Path(spec["pretrain"]["pairs"]["corpus"][0]), *sorted(tmp_path.glob("topics*"))):
+        shutil.copy(entry, again / entry.name)
+    spec["tasks"]["tickets"]["data"] = str(again / tickets.name)
+    spec["pretrain"]["pairs"]["corpus"] = [str(again / "text.txt")]
+    spec["pretrain"]["topics"]["corpus"] = str(again / "topics.yaml")
+    ok("compare", write(spec, tmp_path), "--out", out, "--threads", 1)
+    assert {file: read_json(file)["metrics"] for file in (out / "records").iterdir()} == records
+    after = {**contents(out / "pretrained"), **contents(out / "runs")}
+    moved = {path for path in made if after[path] != made[path]}
+    assert after.keys() == made.keys()
+    assert {Path(path).name for path in moved} == {"train_config.json", "knowledge_config.json"}
+
+
+def write_topics(folder: Path) -> Path:
+    """A corpus of two topics in a file beside its description."""
+    rows = [{"text": SENTENCES[place % len(SENTENCES)], "kind": ("film", "news")[place % 2]} for place in range(60)]
+    write_rows(folder / "topics.jsonl", rows)
+    description = {
+        "name": "topics",
+        "description": "Films and news",
+        "topics": ["film", "news"],
+        "sources": [{"file": "topics.jsonl", "text": "{text}", "label": "kind"}],
+    }
+    (folder / "topics.yaml").write_text(yaml.safe_dump(description), encoding="utf-8")
+    return folder / "topics.yaml"
 
 
 @pytest.fixture

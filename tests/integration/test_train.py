@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from tests.integration.command import contents, ok, read_json, train_flags
 
@@ -121,3 +123,13 @@ def test_every_method_trains_and_comes_back(
     """Each base with each strategy, encoder and head runs from the flags to a prediction of the loaded adapter."""
     ok(*train_flags(tickets, tiny, tmp_path / "run", "--base", base, *strategy))
     assert '"label"' in ok("predict", "--adapter", tmp_path / "run", "--text", "a good film", "--dtype", "fp32").out
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_same_training(tickets: Path, tiny: Path, tmp_path: Path) -> None:
+    """``--compile`` changes rounding alone, and the adapter has the names that it always has."""
+    for name, more in (("plain", ()), ("compiled", ("--compile",))):
+        ok(*train_flags(tickets, tiny, tmp_path / name, "--epochs", 3, "--strategy", "random", *more))
+    plain, compiled = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("plain", "compiled"))
+    torch.testing.assert_close(compiled, plain, atol=1e-4, rtol=1e-4)
+    assert read_json(tmp_path / "compiled" / "metrics.json")["config"]["compile"] is True

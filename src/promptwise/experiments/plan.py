@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from promptwise.config import TrainConfig
 from promptwise.experiments.pretrained import USED_BY, Pretraining, digest_of
 from promptwise.experiments.record import Record, run_id
-from promptwise.experiments.spec import Cell, Experiment, settings_of
+from promptwise.experiments.spec import Cell, Experiment, chosen_settings
 from promptwise.experiments.worker import Run, Shared, data_settings
 from promptwise.learning_rates import learning_rate
 
 Kind = Literal["finished", "failed", "cancelled", "missing"]
+
+_ABOUT = ("name", "description", "url", "licence", "source")
+"""What a task says to people, and where its data is from."""
 
 
 @dataclass(frozen=True)
@@ -112,15 +116,14 @@ class Plan:
 
     def _made(self, planned: Planned) -> Run:
         config = planned.cell.config(planned.seed, planned.lr)
+        # Written out: what is usual may be another rate some day.
+        config = replace(config, lr=learning_rate(config, config))
         starts = {
             setting: self.experiment.pretrained[getattr(config, setting)]
             for setting in USED_BY.values()
             if getattr(config, setting) in self.experiment.pretrained
         }
-        content = {**settings_of(config), **{setting: entry.id for setting, entry in starts.items()}}
-        # The fingerprint says what the data is, wherever it lies; the usual rate may be another one some day.
-        content.pop("data_dir", None)
-        content["lr"] = learning_rate(config, config)
+        content = {**chosen_settings(config), **{setting: entry.id for setting, entry in starts.items()}}
         for setting in USED_BY.values():
             folder = getattr(config, setting)
             if folder is not None and setting not in starts:
@@ -234,10 +237,12 @@ class Plan:
         return record.status == "failed" and self.retry_failed
 
     def _fingerprint(self, config: TrainConfig) -> str:
-        """The fingerprint of a configuration's data, which is read once."""
+        """The fingerprint of a configuration's data and of what its task says to a model; read once."""
         key = repr(data_settings(config))
         if key not in self._fingerprints:
-            self._fingerprints[key] = self._shared.data(config).fingerprint
+            data = self._shared.data(config)
+            task = {name: value for name, value in data.spec.to_dict().items() if name not in _ABOUT}
+            self._fingerprints[key] = f"{data.fingerprint} {json.dumps(task, sort_keys=True)}"
         return self._fingerprints[key]
 
 

@@ -57,7 +57,9 @@ class Pretraining:
         if self.what == "prompt":
             return [sha256_of(Path(one)) if Path(one).is_file() else one for one in corpus or ()]
         folder = self.settings.get("data_dir")
-        return corpus if folder is None else load_topic_corpus(str(corpus), Path(folder)).fingerprint
+        if folder is None and not Path(str(corpus)).is_file():
+            return corpus
+        return load_topic_corpus(str(corpus), None if folder is None else Path(folder)).fingerprint
 
     @property
     def folder(self) -> str:
@@ -87,15 +89,18 @@ class Pretraining:
         # Not a setting: who goes on with it may have more or fewer.
         set_threads(threads)
         config = self.config(out)
+        from promptwise import run
+        from promptwise.pretraining import knowledge, pairs
+
+        kind = knowledge if isinstance(config, KnowledgeConfig) else run
+        folder = kind.run_folder(out / self.folder)
+        resume = (folder.path / folder.settings_file).is_file()
+        if resume:
+            folder.move(config)
         if isinstance(config, KnowledgeConfig):
-            from promptwise.pretraining.knowledge import RUN_FILE, pretrain_knowledge
-
-            pretrain_knowledge(config, resume=(out / self.folder / RUN_FILE).is_file())
+            knowledge.pretrain_knowledge(config, resume=resume)
         else:
-            from promptwise.pretraining.pairs import load_pairs
-            from promptwise.run import RUN_FILE, train
-
-            train(config, resume=(out / self.folder / RUN_FILE).is_file(), load=load_pairs)
+            run.train(config, resume=resume, load=pairs.load_pairs)
 
 
 def digest_of(setting: str, folder: str) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from promptwise.config import TrainConfig
 from promptwise.experiments.pretrained import Pretraining
 from promptwise.settings import config_from_mapping
-
-_NO_RESULT = ("out", "threads", "gradient_checkpointing")
 
 
 @dataclass(frozen=True)
@@ -88,5 +86,18 @@ class Experiment:
 
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:
-    """What a run's result depends on: everything but where it is written, and how fast and small it is."""
-    return {key: value for key, value in asdict(config).items() if value is not None and key not in _NO_RESULT}
+    """What a run's result depends on: everything but where it is written and how many threads it has."""
+    return {key: value for key, value in asdict(config).items() if value is not None and key not in ("out", "threads")}
+
+
+def chosen_settings(config: TrainConfig) -> dict[str, Any]:
+    """Those of them that are not at their default, without the places of the data: what tells runs on one data apart.
+
+    So a setting that is new in a later version renames no run that leaves it alone.
+    """
+    defaults = {one.name: one.default for one in fields(TrainConfig)}
+    return {
+        key: value
+        for key, value in settings_of(config).items()
+        if value != defaults[key] and key not in config.data_places
+    }

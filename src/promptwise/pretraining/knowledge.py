@@ -30,6 +30,11 @@ from promptwise.training import best_validation, make_trainer
 RUN_FILE = "knowledge_config.json"
 
 
+def run_folder(path: Path) -> RunFolder:
+    """The folder of a run."""
+    return RunFolder(path, RUN_FILE, WEIGHTS_FILE)
+
+
 def pretrain_knowledge(
     config: KnowledgeConfig, *, overwrite: bool = False, resume: bool = False, progress: bool = True
 ) -> dict[str, Any]:
@@ -53,7 +58,7 @@ def pretrain_knowledge(
     """
     if config.out is None:
         raise ConfigError("--out is missing: name the folder that receives the knowledge.")
-    folder = RunFolder(Path(config.out), RUN_FILE, WEIGHTS_FILE)
+    folder = run_folder(Path(config.out))
     finished = folder.enter(config, overwrite, resume, is_main_process(), folder.finished)
     if finished is not None:
         return finished

@@ -25,6 +25,9 @@ class RandomTable(Strategy):
         shape: What the injector asks for.
         table_rank: Rows hold so many numbers instead of ``W``, and one learnt map takes them to width ``W``. The paper
             has whole rows.
+
+    Raises:
+        ConfigError: ``table_rank`` is not below ``W``.
     """
 
     options: ClassVar[tuple[str, ...]] = ("table_rank",)
@@ -35,6 +38,11 @@ class RandomTable(Strategy):
         self.table = VocabularyTable(table_rank or shape.width, shape.init_scale)
         self.output: nn.Module = nn.Identity()
         if table_rank is not None:
+            if table_rank >= shape.width:
+                raise ConfigError(
+                    f"--table-rank {table_rank} is no smaller than a whole row, which has {shape.width} numbers. Take "
+                    "less, or leave it out."
+                )
             self.output = nn.Linear(table_rank, shape.width, bias=False)
             # So that the prompts have the spread that whole rows have.
             nn.init.normal_(self.output.weight, std=table_rank**-0.5)
