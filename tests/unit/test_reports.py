@@ -18,7 +18,7 @@ from promptwise.experiments.record import Record
 from promptwise.reports.render import latex, markdown, page
 from promptwise.reports.results import read_results
 from promptwise.reports.significance import bootstrap
-from promptwise.reports.table import NO_BETTER, NOT_SIGNIFICANT, make_table
+from promptwise.reports.table import MEAN, NO_BETTER, NOT_SIGNIFICANT, make_table
 from promptwise.reports.write import write_report
 
 TASKS, METHODS, SEEDS = ("films", "news_1"), ("plain", "ours & theirs"), (0, 1, 2)
@@ -129,7 +129,7 @@ def test_means_and_spreads_are_those_of_the_records(folder: Path) -> None:
     assert rows["ours & theirs"][0].best
     assert rows["majority class"][0].text == "50.0"
     assert "train 50, validation 5, test 400" in table.columns[0]
-    assert rows["plain"][2].text == "1,005 to 1,006 (0.10%)"
+    assert rows["plain"][3].text == "1,005 to 1,006 (0.10%)"
 
 
 def test_gaps_are_visible(folder: Path) -> None:
@@ -170,6 +170,38 @@ def test_what_is_no_better_than_the_majority_is_marked(tmp_path: Path) -> None:
     assert any(NO_BETTER in note for note in table.notes)
 
 
+def test_the_mean_of_the_tasks(folder: Path) -> None:
+    """It weighs each task alike, whatever its seeds, and is compared with the opponent's; a gap leaves it open."""
+    results = read_results(folder)
+    table = make_table(results)
+    rows = dict(table.rows)
+    assert table.columns[2] == MEAN
+    cells = [results.cells[task, "ours & theirs"] for task in TASKS]
+    assert [len(one.scores) for one in cells] == [3, 1]
+    assert rows["ours & theirs"][2].text == f"{100 * np.mean([np.mean(one.scores) for one in cells]):.1f}"
+    assert rows["ours & theirs"][2].best
+    assert rows["majority class"][2].text == "50.0"
+    found = {task: comparison for task, _, _, comparison in table.comparisons}
+    assert found[MEAN].difference == pytest.approx((found["films"].difference + found["news_1"].difference) / 2)
+    assert found[MEAN].significant
+    assert (found[MEAN].seeds, found[MEAN].examples) == (1, 2 * EXAMPLES)
+    for file in (folder / "records").glob("news_1plain*"):
+        file.unlink()
+    table = make_table(read_results(folder))
+    assert dict(table.rows)["plain"][2].text == "-"
+    assert MEAN not in {task for task, *_ in table.comparisons}
+
+
+def test_unlike_metrics_have_no_mean(folder: Path) -> None:
+    """Accuracy and F1 are not averaged, and one task is no mean."""
+    for file in (folder / "records").glob("news_1*"):
+        one = json.loads(file.read_text(encoding="utf-8"))
+        if one["metrics"]:
+            one["metrics"]["test"] = {"macro_f1": one["metrics"]["test"]["accuracy"]}
+        file.write_text(json.dumps(one), encoding="utf-8")
+    assert MEAN not in make_table(read_results(folder)).columns
+
+
 def test_records_of_other_settings_are_left_out(folder: Path) -> None:
     """A record of the same method, task and seed under another id, from before a change of settings, is not shown."""
     before = make_table(read_results(folder))
@@ -191,9 +223,9 @@ def test_the_bootstrap_covers_what_it_should() -> None:
     wrong = 0
     for _ in range(200):
         one, other = (generator.random((3, 300)) < 0.7 for _ in range(2))
-        wrong += bootstrap(one.astype(np.int8) - other.astype(np.int8), replicates=400).significant
+        wrong += bootstrap([one.astype(np.int8) - other.astype(np.int8)], replicates=400).significant
     assert wrong / 200 < 0.1
-    strong = bootstrap(np.tile(np.array([1] * 40 + [-1] * 5 + [0] * 255, dtype=np.int8), (3, 1)))
+    strong = bootstrap([np.tile(np.array([1] * 40 + [-1] * 5 + [0] * 255, dtype=np.int8), (3, 1))])
     assert strong.significant
     assert strong.low > 0
     assert strong.difference == pytest.approx(35 / 300)

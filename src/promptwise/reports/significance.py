@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,14 +16,14 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference of two methods on a task, in accuracy.
+    """The difference of two methods on a task or on the mean of several, in accuracy.
 
     Attributes:
         difference: Mean accuracy of the first less that of the second, over the seeds that both have.
         low: Lower end of the 95% interval.
         high: Its upper end.
         p: Two-sided p-value: twice the share of replicates on the other side of zero.
-        seeds: How many seeds both have.
+        seeds: How many seeds both have; on several tasks, at least.
         examples: How many test examples there are.
     """
 
@@ -45,13 +46,25 @@ def compare_cells(one: ResultCell, other: ResultCell) -> Comparison | None:
     Seeds and examples are drawn with replacement, the same for both methods (Efron and Tibshirani 1993, chapter 16;
     Koehn 2004 for examples), from the matrix of differences of correctness ``[seeds, examples]``.
     """
+    differences = _differences(one, other)
+    return None if differences is None else bootstrap([differences])
+
+
+def compare_means(pairs: Sequence[tuple[ResultCell, ResultCell]]) -> Comparison | None:
+    """The same for the means of two methods over tasks, of which each is drawn from by itself; a pair for each task."""
+    found = [_differences(one, other) for one, other in pairs]
+    differences = [one for one in found if one is not None]
+    return bootstrap(differences) if differences and len(differences) == len(pairs) else None
+
+
+def _differences(one: ResultCell, other: ResultCell) -> np.ndarray | None:
+    """The matrix of differences of correctness ``[seeds, examples]``, or ``None`` without a seed of both."""
     firsts = {record.seed: record for record in one.finished if record.choices}
     seconds = {record.seed: record for record in other.finished if record.choices}
     shared = [seed for seed in firsts if seed in seconds and firsts[seed].labels == seconds[seed].labels]
     if not shared:
         return None
-    rows = [_right(firsts[seed]) - _right(seconds[seed]) for seed in shared]
-    return bootstrap(np.stack(rows))
+    return np.stack([_right(firsts[seed]) - _right(seconds[seed]) for seed in shared])
 
 
 def compare_with_majority(cell: ResultCell) -> Comparison | None:
@@ -62,23 +75,26 @@ def compare_with_majority(cell: ResultCell) -> Comparison | None:
             labels = np.frombuffer(record.labels.encode(), dtype=np.uint8)
             classes, counts = np.unique(labels, return_counts=True)
             rows.append(_right(record) - (labels == classes[counts.argmax()]).astype(np.int8))
-    return bootstrap(np.stack(rows)) if rows else None
+    return bootstrap([np.stack(rows)]) if rows else None
 
 
-def bootstrap(differences: np.ndarray, replicates: int = REPLICATES) -> Comparison:
-    """The comparison from differences of correctness ``[seeds, examples]``, each -1, 0 or 1."""
+def bootstrap(tasks: Sequence[np.ndarray], replicates: int = REPLICATES) -> Comparison:
+    """The comparison from differences of correctness ``[seeds, examples]`` of each task, each -1, 0 or 1."""
     generator = np.random.default_rng(0)
-    seeds, examples = differences.shape
-    means = np.empty(replicates)
+    means = np.zeros(replicates)
     # Only examples on which the methods differ move the mean; how many of each are drawn is multinomial.
-    for index in range(replicates):
-        chosen = differences[generator.integers(seeds, size=seeds)].mean(0)
-        means[index] = _resampled_mean(chosen, generator)
+    for differences in tasks:
+        seeds = len(differences)
+        for index in range(replicates):
+            chosen = differences[generator.integers(seeds, size=seeds)].mean(0)
+            means[index] += _resampled_mean(chosen, generator) / len(tasks)
     low, high = np.quantile(means, [LEVEL / 2, 1 - LEVEL / 2])
     below, above = float((means <= 0).mean()), float((means >= 0).mean())
     # A replicate is never impossible, so the p-value is not below one part in their number.
     p = min(1.0, max(2 * min(below, above), 1 / replicates))
-    return Comparison(float(differences.mean()), float(low), float(high), p, seeds, examples)
+    difference = float(np.mean([one.mean() for one in tasks]))
+    fewest, examples = min(len(one) for one in tasks), sum(one.shape[1] for one in tasks)
+    return Comparison(difference, float(low), float(high), p, fewest, examples)
 
 
 def _resampled_mean(values: np.ndarray, generator: np.random.Generator) -> float:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from promptwise.reports.results import ResultCell, Results
-from promptwise.reports.significance import Comparison, compare_cells, compare_with_majority
+from promptwise.reports.significance import Comparison, compare_cells, compare_means, compare_with_majority
 
 MISSING = "-"
+MEAN = "mean of the tasks"
 NOT_SIGNIFICANT = "°"
 """After a mean: the difference from the method that it is compared with is not significant."""
 NO_BETTER = "†"
@@ -57,9 +58,11 @@ def make_table(results: Results) -> ReportTable:
     """The table of an experiment's results, with a paper's figures beside ours, marked as theirs."""
     published = results.published
     comparisons = _comparisons(results)
+    means = _means(results)
     best = {task: results.best(task) for task in results.tasks}
     majority = [Entry(_majority(results, task)) for task in results.tasks]
-    rows = [("majority class", (*majority, Entry("0"), Entry("")))] if results.tasks else []
+    between = [Entry(_mean_majority(results))] if means else []
+    rows = [("majority class", (*majority, *between, Entry("0"), Entry("")))] if results.tasks else []
     for method in results.methods:
         entries = []
         for task in results.tasks:
@@ -68,16 +71,22 @@ def make_table(results: Results) -> ReportTable:
             comparison = comparisons.get((task, method))
             entries.append(_entry(cell, best[task], theirs, comparison))
         cells = [results.cells[task, method] for task in results.tasks if (task, method) in results.cells]
+        if means:
+            entries.append(_mean_entry(means, method, comparisons.get((MEAN, method))))
         rows.append((method, (*entries, Entry(_tuned(cells)), Entry(_time(cells)))))
     return ReportTable(
         title=results.name,
         description=results.description,
-        columns=(*(_heading(results, task) for task in results.tasks), "tuned parameters", "time of a run"),
+        columns=(
+            *(_heading(results, task) for task in results.tasks),
+            *([MEAN] if means else []),
+            "tuned parameters",
+            "time of a run",
+        ),
         rows=tuple(rows),
         notes=_notes(results, bool(published), bool(comparisons)),
         comparisons=tuple(
-            (task, method, results.cells[task, method].against or "", comparison)
-            for (task, method), comparison in comparisons.items()
+            (task, method, _opponent(results, method), comparison) for (task, method), comparison in comparisons.items()
         ),
     )
 
@@ -89,7 +98,48 @@ def _comparisons(results: Results) -> dict[tuple[str, str], Comparison]:
         comparison = None if other is None else compare_cells(cell, other)
         if comparison is not None:
             found[task, method] = comparison
+    means = _means(results)
+    for method in means:
+        pairs = [
+            (results.cells[task, method], results.cells[task, _opponent(results, method)])
+            for task in results.tasks
+            if (task, _opponent(results, method)) in results.cells
+        ]
+        mean = compare_means(pairs) if len(pairs) == len(results.tasks) else None
+        if mean is not None:
+            found[MEAN, method] = mean
     return found
+
+
+def _opponent(results: Results, method: str) -> str:
+    """The method that a method is compared with, the same on all tasks; empty where there is none."""
+    return next((cell.against or "" for cell in results.cells.values() if cell.method == method), "")
+
+
+def _means(results: Results) -> dict[str, float]:
+    """The mean of each method over tasks; empty where there is one task alone, or where metrics differ."""
+    if len(results.tasks) < 2 or len({results.metric(task) for task in results.tasks}) > 1:
+        return {}
+    found = {}
+    for method in results.methods:
+        cells = [results.cells.get((task, method)) for task in results.tasks]
+        scores = [cell.mean for cell in cells if cell is not None and cell.mean is not None]
+        if len(scores) == len(results.tasks):
+            found[method] = statistics.mean(scores)
+    return found
+
+
+def _mean_majority(results: Results) -> str:
+    """The mean of the majority classes over tasks."""
+    found = [value for value in map(results.majority, results.tasks) if value is not None]
+    return f"{100 * statistics.mean(found):.1f}" if len(found) == len(results.tasks) else MISSING
+
+
+def _mean_entry(means: dict[str, float], method: str, comparison: Comparison | None) -> Entry:
+    if method not in means:
+        return Entry(MISSING)
+    marks = NOT_SIGNIFICANT if comparison is not None and not comparison.significant else ""
+    return Entry(f"{100 * means[method]:.1f}", best=means[method] == max(means.values()), marks=marks)
 
 
 def _entry(
