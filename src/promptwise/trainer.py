@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -110,7 +112,14 @@ class PromptTrainer(Trainer):
 def training_arguments(
     config: FitConfig | ClozeConfig | KnowledgeConfig, output_dir: Path, device: torch.device, **own: Any
 ) -> TrainingArguments:
-    """The arguments that every training here shares, with those of its own."""
+    """The arguments that every training here shares, with those of its own.
+
+    Raises:
+        ConfigError: The model is to be compiled on a CPU, and there is no compiler.
+    """
+    compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")
+    if own.get("torch_compile") and device.type == "cpu" and not any(map(shutil.which, compilers)):
+        raise ConfigError("--compile needs a C++ compiler, g++ or clang++: install one, or leave --compile out.")
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         per_device_train_batch_size=config.batch_size,

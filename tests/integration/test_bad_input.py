@@ -107,6 +107,14 @@ def test_a_rank_that_makes_no_smaller_table(tickets: Path, tiny: Path, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
+def test_compiling_without_a_compiler(
+    tickets: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names what to install."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    fails(2, *train_flags(tickets, tiny, tmp_path / "run", "--compile"), says=["--compile", "g++"])
+
+
 def test_batches_of_tokens_in_several_processes(
     tickets: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

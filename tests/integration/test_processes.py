@@ -57,3 +57,11 @@ def test_accumulated_batches(tickets: Path, tiny: Path, tmp_path: Path, large: P
     flags = train_flags(tickets, tiny, tmp_path / "small", "--epochs", 5, "--batch-size", 4, *more)
     ok(*flags, "--gradient-accumulation", 2)
     check_same_training(tmp_path / "small", large)
+
+
+def test_bf16(tickets: Path, tiny: Path, tmp_path: Path, large: Path) -> None:
+    """Products in bfloat16 change losses in the third digit: the tiny model's weights are far larger than usual."""
+    ok(*train_flags(tickets, tiny, tmp_path / "bf16", "--epochs", 5, "--batch-size", 8), "--dtype", "bf16")
+    assert read_json(tmp_path / "bf16" / "train_config.json")["dtype"] == "bf16"
+    assert losses(tmp_path / "bf16") == pytest.approx(losses(large), abs=2e-2)
+    assert losses(tmp_path / "bf16") != losses(large)
