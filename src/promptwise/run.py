@@ -97,11 +97,9 @@ def train(
     from promptwise.assembly import knowledge_of
     from promptwise.model import PromptedModel
     from promptwise.placement import prepare_backbone
-    from promptwise.trainer import check_logger
-    from promptwise.training import check_batches, fit
+    from promptwise.training import check_fit, fit
 
-    check_logger(config.report_to)
-    check_batches(config)
+    check_fit(config)
     set_threads(config.threads)
     backbone = backbone or prepare_backbone(
         config.model, HEADS.get(config.head).cloze, config.dtype, trainable=config.tune_backbone

@@ -18,6 +18,7 @@ from promptwise.config import ClozeConfig, FitConfig, KnowledgeConfig
 from promptwise.errors import ConfigError, OutputError, TrainingError, UnknownNameError
 from promptwise.files import write_json
 from promptwise.learning_rates import PROMPT_LR
+from promptwise.placement import default_device
 from promptwise.progress import ProgressBar
 from promptwise.sampling import TokenBatches
 
@@ -112,14 +113,7 @@ class PromptTrainer(Trainer):
 def training_arguments(
     config: FitConfig | ClozeConfig | KnowledgeConfig, output_dir: Path, device: torch.device, **own: Any
 ) -> TrainingArguments:
-    """The arguments that every training here shares, with those of its own.
-
-    Raises:
-        ConfigError: The model is to be compiled on a CPU, and there is no compiler.
-    """
-    compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")
-    if own.get("torch_compile") and device.type == "cpu" and not any(map(shutil.which, compilers)):
-        raise ConfigError("--compile needs a C++ compiler, g++ or clang++: install one, or leave --compile out.")
+    """The arguments that every training here shares, with those of its own."""
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         per_device_train_batch_size=config.batch_size,
@@ -163,6 +157,17 @@ def last_checkpoint(folder: Path) -> Path | None:
         if step.isdecimal():
             whole[int(step)] = state.parent
     return whole[max(whole)] if whole else None
+
+
+def check_compiler() -> None:
+    """Refuse to compile for a CPU without a compiler, before anything is trained.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")
+    if default_device().type == "cpu" and not any(map(shutil.which, compilers)):
+        raise ConfigError("--compile needs a C++ compiler, g++ or clang++: install one, or leave --compile out.")
 
 
 def check_logger(name: str) -> None:

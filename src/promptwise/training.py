@@ -21,7 +21,7 @@ from promptwise.learning_rates import learning_rate
 from promptwise.progress import ProgressBar
 from promptwise.scoring import choose, packed_choices, score_choices
 from promptwise.tasks.metrics import compute, get_metric, majority_accuracy
-from promptwise.trainer import PromptTrainer, check_logger, last_checkpoint, training_arguments
+from promptwise.trainer import PromptTrainer, check_compiler, check_logger, last_checkpoint, training_arguments
 
 if TYPE_CHECKING:
     from promptwise.model import PromptedModel
@@ -61,8 +61,7 @@ def fit(
         config = options if isinstance(options, FitConfig) else FitConfig(**options)
     except TypeError as error:
         raise ConfigError(f"{error}; the options are {', '.join(asdict(FitConfig()))}.") from error
-    check_logger(config.report_to)
-    check_batches(config)
+    check_fit(config)
     for split in ("train", "validation", "test"):
         if not getattr(data, split):
             raise DataError(f"The {split} split of {data.spec.name} ({data.origin}) has no rows.")
@@ -138,12 +137,17 @@ def fit(
     return metrics
 
 
-def check_batches(config: FitConfig) -> None:
-    """Refuse batches of tokens where several processes share a run: theirs would differ in number.
+def check_fit(config: FitConfig) -> None:
+    """Refuse what cannot work here before anything is trained.
 
     Raises:
-        ConfigError: They were asked for.
+        UnknownNameError: There is no such logger.
+        ConfigError: A package or a compiler is missing, or batches of tokens are asked of several processes, which
+            would have unlike numbers of them.
     """
+    check_logger(config.report_to)
+    if config.compile:
+        check_compiler()
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if config.batch_tokens is not None and processes > 1:
         raise ConfigError(f"--batch-tokens works in one process, and there are {processes}. Use --batch-size.")

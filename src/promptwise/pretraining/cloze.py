@@ -26,7 +26,7 @@ from promptwise.pretraining.masked_lm import SCALE, MaskedLM
 from promptwise.pretraining.trainer import make_trainer
 from promptwise.run import is_main_process, set_threads, standing
 from promptwise.run_folder import CARD_FILE, METRICS_FILE, RunFolder
-from promptwise.trainer import check_logger, last_checkpoint
+from promptwise.trainer import check_compiler, check_logger, last_checkpoint
 
 RUN_FILE = "cloze_config.json"
 
@@ -61,6 +61,8 @@ def pretrain_cloze(
     if finished is not None:
         return finished
     check_logger(config.report_to)
+    if config.compile:
+        check_compiler()
     set_threads(config.threads)
     with seeded(config.seed):
         backbone = load_encoder(config.model)
