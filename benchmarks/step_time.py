@@ -1,7 +1,8 @@
 """How long a training step and an inference batch take, beside the floor that the frozen model sets, and beside peers.
 
 The floor is the frozen backbone's forward pass on the same tokens, with K dummy vectors or K dummy keys and values in
-each layer where the base adds them, and the backward pass to its inputs alone. All cases run in one process,
+each layer where the base adds them, and the backward pass to its inputs alone. Floors themselves, peers and
+fine-tuning are divided by the floor that adds nothing. All cases run in one process,
 interleaved in a new order each round; peak memory is measured in a process of its own for each case.
 
     python benchmarks/step_time.py --json runs/bench.json
@@ -30,7 +31,9 @@ import torch
 from torch import Tensor, nn
 
 K = 32
-FLOORS = {"prompt": "floor, prompt", "prefix": "floor, prefix"}
+BASES, HEADS = ("prompt", "prefix"), ("classifier", "cloze")
+FLOORS = tuple(f"floor, {base}, {head}" for base in BASES for head in HEADS)
+"""A cloze question has more tokens than the text alone, so each head has its floor."""
 STRATEGIES = {
     "shared": {"strategy": "shared"},
     "random": {"strategy": "random"},
@@ -127,12 +130,9 @@ class Setup:
 
     def cases(self, only: str | None) -> Iterator[Case]:
         """All cases, or the one of a name."""
-        makers: dict[str, Callable[[str], Case]] = dict.fromkeys(("floor, plain", *FLOORS.values()), self._floor)
+        makers: dict[str, Callable[[str], Case]] = dict.fromkeys(("floor, plain", *FLOORS), self._floor)
         makers |= {
-            f"{base}, {strategy}, {head}": self._ours
-            for base in FLOORS
-            for strategy in STRATEGIES
-            for head in ("classifier", "cloze")
+            f"{base}, {strategy}, {head}": self._ours for base in BASES for strategy in STRATEGIES for head in HEADS
         }
         makers |= dict.fromkeys(PEERS, self._peer)
         for name, make in makers.items():
@@ -147,7 +147,7 @@ class Setup:
 
         backbone = self.backbones[False]
         layers = use_prefix_attention(backbone)
-        base = name.partition(", ")[2]
+        base = name.split(", ")[1]
 
         def inputs(rows: list[dict[str, Any]]) -> tuple[Instance, Tensor, Tensor, dict[str, Any], list[Tensor]]:
             batch = collate(rows, backbone.tokenizer.pad_token_id or 0)
@@ -334,7 +334,8 @@ def add_ratios(results: list[dict[str, Any]]) -> None:
     medians = {(one["setup"], one["dtype"], one["case"]): one["train_ms"]["median"] for one in results}
     for one in results:
         place, base = (one["setup"], one["dtype"]), one["case"].partition(", ")[0]
-        floor = medians.get((*place, FLOORS.get(base, "floor, plain")))
+        own = f"floor, {base}, {one['case'].split(', ')[-1]}"
+        floor = medians.get((*place, own if own in FLOORS else "floor, plain"))
         peer = medians.get((*place, PEER_OF.get(base, "")))
         one["to_floor"] = None if floor is None else one["train_ms"]["median"] / floor
         one["to_peer"] = None if peer is None else one["train_ms"]["median"] / peer
