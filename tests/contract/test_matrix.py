@@ -114,12 +114,14 @@ def test_the_matrix_is_complete() -> None:
     assert set(ENCODERS.names()) == {options["encoder"] for options in VARIANTS.values() if "encoder" in options}
     with_table = {name for name in STRATEGIES.names() if "train_table" in STRATEGIES.get(name).options}
     assert with_table == {options["strategy"] for options in VARIANTS.values() if options.get("train_table")}
+    ranked = {name for name in STRATEGIES.names() if "table_rank" in STRATEGIES.get(name).options}
+    assert ranked == {options["strategy"] for options in VARIANTS.values() if "table_rank" in options}
     knowing = {name for name in STRATEGIES.names() if "knowledge" in STRATEGIES.get(name).options}
     assert knowing == {VARIANTS[name]["strategy"] for name in KNOWN}
     assert len(BACKBONES) == 11
-    assert len(set(map(str, COMBINATIONS))) == len(COMBINATIONS) == 11 * 2 * 2 * 8 == 352
-    assert len(SERVED) == 336
-    assert len(REFUSED) == len(NO_PREFIX) * len(HEAD_NAMES) * len(VARIANTS) == 16
+    assert len(set(map(str, COMBINATIONS))) == len(COMBINATIONS) == 11 * 2 * 2 * 9 == 396
+    assert len(SERVED) == 378
+    assert len(REFUSED) == len(NO_PREFIX) * len(HEAD_NAMES) * len(VARIANTS) == 18
 
 
 @pytest.mark.parametrize("one", SERVED, ids=str)
