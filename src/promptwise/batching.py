@@ -109,6 +109,11 @@ def collate(rows: Sequence[Features], pad_token_id: int) -> dict[str, Tensor]:
     return batch
 
 
+def by_length(rows: Sequence[Features]) -> list[int]:
+    """The places of rows in the order of their lengths, in which little of a batch is padding."""
+    return sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+
+
 def chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
     """Lists of at most ``size`` items, in order."""
     iterator = iter(items)

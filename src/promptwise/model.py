@@ -144,8 +144,9 @@ class PromptedModel(TextModel):
         if not self.backbone.trainable:
             self.backbone.eval()
         # transformers checkpoints layers in training mode alone. A frozen model has no dropout that this would start.
-        for layer in checkpointed_layers(self.backbone):
-            layer.training = mode and (self.checkpointing or self.backbone.trainable)
+        if self.checkpointing:
+            for layer in checkpointed_layers(self.backbone):
+                layer.training = mode
         return self
 
     def activation_checkpointing_enable(

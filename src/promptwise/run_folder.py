@@ -129,11 +129,17 @@ class RunFolder:
                     f"and is {str(value)[:16]}. Use --overwrite to start again."
                 )
 
-    def move(self, config: Any) -> None:
-        """Take over where a configuration says that the data lies; the caller knows that it is the same data."""
+    def take_up(self, config: Any) -> bool:
+        """Whether there is a run to resume, which then has its data where a configuration says that it lies.
+
+        For callers that know the folder's run by what its data holds; it may have moved since.
+        """
         file = self.path / self.settings_file
+        if not file.is_file():
+            return False
         values = json.loads(file.read_text(encoding="utf-8"))
         write_json(file, {**values, **{name: getattr(config, name) for name in config.data_places}})
+        return True
 
     def finished(self) -> dict[str, Any] | None:
         """The metrics of a finished run, or ``None``.

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from promptwise.backbone import Backbone
-from promptwise.batching import SharedFeatures, chunks, collate, encode_examples
+from promptwise.batching import SharedFeatures, by_length, chunks, collate, encode_examples
 from promptwise.errors import ConfigError
 from promptwise.heads.base import Head
 from promptwise.instance import Instance
@@ -178,10 +178,9 @@ class TextModel(nn.Module, ABC):
             progress: Title of a progress bar, which shows once it takes more than two seconds.
         """
         self.eval()
-        by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
         logits = torch.empty(len(rows), len(self.spec.labels))
         with tqdm(total=len(rows), desc=progress, unit="row", delay=2, disable=progress is None) as bar:
-            for indices in chunks(by_length, batch_size):
+            for indices in chunks(by_length(rows), batch_size):
                 batch = self.collate([rows[index] for index in indices])
                 batch.pop("labels", None)
                 logits[indices] = self(**{key: value.to(self.device) for key, value in batch.items()}).logits.cpu()

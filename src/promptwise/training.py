@@ -14,6 +14,7 @@ import torch
 from transformers import EvalPrediction
 from transformers.trainer_callback import PrinterCallback
 
+from promptwise.batching import by_length
 from promptwise.config import FitConfig, KnowledgeConfig
 from promptwise.environment import peak_memory, versions
 from promptwise.errors import ConfigError, DataError
@@ -189,9 +190,8 @@ def make_trainer(
         train_sampling_strategy="group_by_length",
         **own,
     )
-    # In the order of their lengths, so that little of an evaluation batch is padding.
     rows = model.features(data.validation)
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+    order = by_length(rows)
     groups = [data.validation[index].group for index in order]
 
     def scores(prediction: EvalPrediction) -> dict[str, float]:

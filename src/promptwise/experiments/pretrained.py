@@ -92,15 +92,11 @@ class Pretraining:
         from promptwise import run
         from promptwise.pretraining import knowledge, pairs
 
-        kind = knowledge if isinstance(config, KnowledgeConfig) else run
-        folder = kind.run_folder(out / self.folder)
-        resume = (folder.path / folder.settings_file).is_file()
-        if resume:
-            folder.move(config)
+        folder = out / self.folder
         if isinstance(config, KnowledgeConfig):
-            knowledge.pretrain_knowledge(config, resume=resume)
+            knowledge.pretrain_knowledge(config, resume=knowledge.run_folder(folder).take_up(config))
         else:
-            run.train(config, resume=resume, load=pairs.load_pairs)
+            run.train(config, resume=run.run_folder(folder).take_up(config), load=pairs.load_pairs)
 
 
 def digest_of(setting: str, folder: str) -> str:

@@ -121,18 +121,15 @@ def data_settings(config: TrainConfig) -> dict[str, Any]:
 
 def perform(run: Run, out: Path, shared: Shared) -> Record:
     """Do a run, or go on with it where it was stopped, and write its record."""
-    from promptwise.run import RUN_FILE, run_folder, train
+    from promptwise.run import run_folder, train
 
     folder = out / RUNS / run.id
     starts: dict[str, Any] = {name: str(out / start) for name, start in run.starts.items()}
     config = replace(run.config, out=str(folder), **starts)
     try:
-        resume = (folder / RUN_FILE).is_file()
-        if resume:
-            run_folder(folder).move(config)
         metrics = train(
             config,
-            resume=resume,
+            resume=run_folder(folder).take_up(config),
             backbone=shared.backbone(config),
             load=shared.data,
             features=shared.features,

@@ -57,8 +57,8 @@ class ReportTable:
 def make_table(results: Results) -> ReportTable:
     """The table of an experiment's results, with a paper's figures beside ours, marked as theirs."""
     published = results.published
-    comparisons = _comparisons(results)
     means = _means(results)
+    comparisons = _comparisons(results, means)
     best = {task: results.best(task) for task in results.tasks}
     majority = [Entry(_majority(results, task)) for task in results.tasks]
     between = [Entry(_mean_majority(results))] if means else []
@@ -91,23 +91,21 @@ def make_table(results: Results) -> ReportTable:
     )
 
 
-def _comparisons(results: Results) -> dict[tuple[str, str], Comparison]:
+def _comparisons(results: Results, means: dict[str, float]) -> dict[tuple[str, str], Comparison]:
     found = {}
     for (task, method), cell in results.cells.items():
         other = results.cells.get((task, cell.against or ""))
         comparison = None if other is None else compare_cells(cell, other)
         if comparison is not None:
             found[task, method] = comparison
-    means = _means(results)
     for method in means:
-        pairs = [
-            (results.cells[task, method], results.cells[task, _opponent(results, method)])
-            for task in results.tasks
-            if (task, _opponent(results, method)) in results.cells
-        ]
-        mean = compare_means(pairs) if len(pairs) == len(results.tasks) else None
-        if mean is not None:
-            found[MEAN, method] = mean
+        opponent = _opponent(results, method)
+        if opponent in means:
+            mean = compare_means(
+                [(results.cells[task, method], results.cells[task, opponent]) for task in results.tasks]
+            )
+            if mean is not None:
+                found[MEAN, method] = mean
     return found
 
 
