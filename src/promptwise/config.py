@@ -71,6 +71,18 @@ class PromptConfig:
             return name
         return "fine-tuning" if self.strategy == "none" else f"{name} and fine-tuning"
 
+    @property
+    def further_flags(self) -> str:
+        """What is off its default, as flags; base, strategy, encoder, head and K are left out, as they are always named."""
+        named = ("base", "strategy", "encoder", "head", "length")
+        chosen = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in named}
+        defaults = {one.name: one.default for one in fields(self)}
+        return " ".join(
+            flag_name(name) if value is True else f"{flag_name(name)} {value}"
+            for name, value in chosen.items()
+            if value != defaults[name]
+        )
+
 
 @dataclass(frozen=True)
 class FitConfig:

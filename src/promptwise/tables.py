@@ -69,6 +69,7 @@ def print_info(folder: Path, config: dict[str, Any]) -> None:
         "strategy": PromptConfig(**prompt).method,
         "head": prompt["head"],
         "prompt length K": str(prompt["length"]),
+        **({"further settings": further} if (further := PromptConfig(**prompt).further_flags) else {}),
         "tuned parameters": size_text(config["tuned_parameters"], config["tuned_share"]),
         "task": task["name"],
         "labels": ", ".join(task["labels"]),

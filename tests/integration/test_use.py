@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from promptwise.tasks import task_names
-from tests.integration.command import ok, read_json, ticket_rows, write_csv, write_jsonl
+from tests.integration.command import ok, read_json, ticket_rows, train_flags, write_csv, write_jsonl
 
 TEXTS = ["a good film", "", "what a terrible, boring and awful book! " * 5, "film number 3 was bad", "fun"]
 
@@ -201,6 +201,16 @@ def test_info_shows_what_an_adapter_is(trained: Path) -> None:
         metrics["data"]["fingerprint"][:16],
     ):
         assert word in shown
+
+
+def test_info_and_card_name_what_is_off_its_default(tickets: Path, tiny: Path, tmp_path: Path) -> None:
+    """A smaller table is said; a setting at its default is not."""
+    more = ("--strategy", "random", "--table-rank", 3)
+    ok(*train_flags(tickets, tiny, tmp_path / "run", *more))
+    shown, card = ok("info", tmp_path / "run").out, (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert "--table-rank 3" in shown
+    assert "strategy random (`--table-rank 3" in card
+    assert "--hard-prompt" not in shown + card
 
 
 def test_info_needs_no_torch(trained: Path) -> None:

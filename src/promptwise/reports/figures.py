@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -66,25 +67,30 @@ def draw(results: Results, folder: Path) -> dict[str, bytes]:
         return files
 
 
-def _panels(count: int, wide: float = 4.6) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, wide: float = 4.6, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """``count`` panels in so many rows, row by row."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(wide * count, 3.6), layout="constrained")
-    axes = figure.subplots(1, count, squeeze=False)[0]
-    return figure, list(axes)
+    figure = Figure(figsize=(wide * count / rows, 3.6 * rows), layout="constrained")
+    return figure, list(figure.subplots(rows, count // rows, squeeze=False).flat)
 
 
 def _lines(results: Results, folder: Path) -> Figure:
-    """The score against a setting of the grid, a panel for each task and value of ``panel``."""
+    """The score against a setting of the grid: a row for each task, in it a panel for each value of ``panel``."""
     x, panel = str(results.figure["x"]), results.figure.get("panel")
     factor = 100 if results.figure.get("x_percent") else 1
     cells = [cell for cell in results.cells.values() if x in cell.grid]
-    panels = list(dict.fromkeys((cell.task, cell.settings.get(panel) if panel else None) for cell in cells))
+    tasks = list(dict.fromkeys(cell.task for cell in cells))
+    values = list(dict.fromkeys(cell.settings.get(panel) if panel else None for cell in cells))
+    panels = list(itertools.product(tasks, values))
     if not panels:
         raise OutputError(f"No cell of the experiment has the setting {x!r}, which its figure is drawn against.")
-    figure, axes = _panels(len(panels))
+    figure, axes = _panels(len(panels), rows=len(tasks) if panel else 1)
     for ax, (task, value) in zip(axes, panels, strict=True):
         mine = [cell for cell in cells if cell.task == task and (not panel or cell.settings.get(panel) == value)]
+        if not mine:
+            ax.set_axis_off()
+            continue
         for number, entry in enumerate(dict.fromkeys(cell.entry for cell in mine)):
             line = sorted((cell for cell in mine if cell.entry == entry), key=lambda cell: float(cell.grid[x]))
             _one_line(ax, entry, number, [(factor * float(cell.grid[x]), cell) for cell in line])
