@@ -34,6 +34,11 @@ def strategy_options(config: PromptConfig) -> dict[str, Any]:
             raise ConfigError(
                 f"{flag_name(name)} would change nothing beside --strategy {config.strategy}; leave it out."
             )
+    if config.read_tokens is not None and not STRATEGIES.get(config.strategy).instance_wise:
+        raise ConfigError(
+            f"--read-tokens would change nothing beside --strategy {config.strategy}, which reads no text; leave it "
+            "out."
+        )
     return {name: getattr(config, name) for name in names}
 
 

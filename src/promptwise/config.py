@@ -73,7 +73,7 @@ class PromptConfig:
 
     @property
     def further_flags(self) -> str:
-        """What is off its default, as flags; base, strategy, encoder, head and K are left out, as they are always named."""
+        """What is off its default, as flags, but for base, strategy, encoder, head and K, which are always named."""
         named = ("base", "strategy", "encoder", "head", "length")
         chosen = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in named}
         defaults = {one.name: one.default for one in fields(self)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
 import sys
@@ -16,8 +17,17 @@ if TYPE_CHECKING:
     from promptwise.backbone import Backbone
 
 
+def reset_peak_memory() -> None:
+    """Start to measure :func:`peak_memory` anew; one process may do many runs."""
+    # As proc(5) says; where the system has no such file or does not let us, the peak is that since the process started.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def peak_memory() -> dict[str, float]:
-    """Peak memory in MiB: of the process since it started, and of the accelerator since training started."""
+    """Peak memory in MiB of the process and of the accelerator since :func:`reset_peak_memory`."""
     memory = {}
     status = Path("/proc/self/status")
     if status.is_file():

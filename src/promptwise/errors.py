@@ -3,7 +3,8 @@
     Exception
     └── PromptwiseError            base: a message for a person, no traceback needed
         ├── ConfigError            a flag, option or name has a value that cannot work (exit code 2)
-        │   └── UnknownNameError   no such task, strategy, base, head, metric or flag value
+        │   ├── UnknownNameError   no such task, strategy, base, head, metric or flag value
+        │   └── ResumeError        a run to resume began with other settings, data or weights
         ├── DataError              a data file is missing, malformed or does not fit its task
         ├── BackboneError          a model cannot be read, or cannot serve what is asked of it
         │   └── UnknownModelError  no model of that name can be found (exit code 2)
@@ -47,6 +48,10 @@ class UnknownNameError(ConfigError):
         near = get_close_matches(name.lower(), self.known, n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(repr(match) for match in near)}?" if near else ""
         super().__init__(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(self.known)}.")
+
+
+class ResumeError(ConfigError):
+    """A run to resume began with other settings, data or weights."""
 
 
 class DataError(PromptwiseError):

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from promptwise.errors import ConfigError, OutputError
+from promptwise.errors import ConfigError, OutputError, ResumeError
 from promptwise.files import write_json
 from promptwise.settings import flag_name
 
@@ -67,7 +67,8 @@ class RunFolder:
         """Make sure that the folder is this run's to write.
 
         Raises:
-            ConfigError: ``overwrite`` and ``resume`` exclude each other, or the run to resume has other settings.
+            ConfigError: ``overwrite`` and ``resume`` exclude each other.
+            ResumeError: The run to resume has other settings.
             OutputError: The folder holds a run that is neither, or no run to resume.
         """
         if overwrite and resume:
@@ -106,7 +107,7 @@ class RunFolder:
             main: Whether this process writes the files; the others only look.
 
         Raises:
-            ConfigError: The run to resume began with something else.
+            ResumeError: The run to resume began with something else.
         """
         if resume:
             self._check_unchanged(found)
@@ -124,7 +125,7 @@ class RunFolder:
         for name in dict.fromkeys((*found, *before)):
             value = found.get(name)
             if before.get(name) != value:
-                raise ConfigError(
+                raise ResumeError(
                     f"The {name} has changed since the run in {self.path} began: it was {str(before.get(name))[:16]} "
                     f"and is {str(value)[:16]}. Use --overwrite to start again."
                 )
@@ -180,7 +181,7 @@ class RunFolder:
         now, then = _settings(config), _settings(before)
         changed = [f"{flag_name(key)} was {then[key]!r} and is {now[key]!r}" for key in now if now[key] != then[key]]
         if changed:
-            raise ConfigError(
+            raise ResumeError(
                 f"{self.path} holds a run with other settings: {'; '.join(changed)}. Resume with the same settings, or "
                 "use another --out."
             )

@@ -10,17 +10,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers import EvalPrediction
 from transformers.trainer_callback import PrinterCallback
 
 from promptwise.batching import by_length
 from promptwise.config import FitConfig, KnowledgeConfig
-from promptwise.environment import peak_memory, versions
+from promptwise.environment import peak_memory, reset_peak_memory, versions
 from promptwise.errors import ConfigError, DataError
 from promptwise.learning_rates import learning_rate
 from promptwise.progress import ProgressBar
 from promptwise.scoring import choose, packed_choices, score_choices
+from promptwise.tasks.examples import group_numbers
 from promptwise.tasks.metrics import compute, get_metric, majority_accuracy
 from promptwise.trainer import PromptTrainer, check_compiler, check_logger, last_checkpoint, training_arguments
 
@@ -85,8 +85,7 @@ def fit(
     )
     trainer.batch_tokens = config.batch_tokens
     checkpoint = last_checkpoint(Path(output_dir)) if resume else None
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    reset_peak_memory()
     train_started = time.perf_counter()
     before = model.checkpointing
     if config.gradient_checkpointing:
@@ -103,6 +102,7 @@ def fit(
         "test": score_choices(data.spec, data.test, choices) if score_test else {},
         "test_choices": packed_choices(choices),
         "test_labels": packed_choices([example.label for example in data.test]) if score_test else "",
+        "test_groups": group_numbers(data.test) if score_test else [],
         "validation": best_validation(trainer, data.spec.metrics),
         "majority": majority_accuracy([example.label for example in data.test]),
         "seed": config.seed,

@@ -92,3 +92,9 @@ def test_a_share_is_of_the_maximum_length() -> None:
     assert PromptConfig().reading is None
     with pytest.raises(ConfigError, match="--read-tokens is 0"):
         PromptConfig(read_tokens=0)
+
+
+def test_a_prompt_that_reads_no_text_has_nothing_to_read(tiny_folder: TinyFolder) -> None:
+    """``--read-tokens`` beside one prompt for all would be left out of account, so it is refused."""
+    with pytest.raises(ConfigError, match="--read-tokens would change nothing beside --strategy shared"):
+        model_of(load(tiny_folder("bert")), 3, strategy="shared")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -186,8 +187,9 @@ def check_equal_after_kills(file: Path, tmp_path: Path, kills: int) -> None:
     ok("compare", file, "--out", tmp_path / "undisturbed", "--threads", 1)
     out, moments = tmp_path / "killed", random.Random(0)
     finished: dict[str, Any] = {}
-    for _ in range(kills):
-        run_and_stop(file, out, moments.uniform(3, 14))
+    for number in range(kills):
+        code = run_and_stop(file, out, moments.uniform(3, 14))
+        assert code == -signal.SIGKILL, f"kill {number + 1}: the experiment had ended with {code}"
         now = {key: record for key, record in records_of(out).items() if record["status"] == "finished"}
         assert {key: now.get(key) for key in finished} == finished
         finished = now
@@ -198,16 +200,40 @@ def check_equal_after_kills(file: Path, tmp_path: Path, kills: int) -> None:
     }
 
 
+def long_runs(make_spec: MakeSpec, epochs: int, **more: Any) -> Path:
+    """The file of an experiment whose runs take long enough to be killed between two checkpoints."""
+    settings = yaml.safe_load(make_spec().read_text(encoding="utf-8"))["settings"]
+    return make_spec(settings={**settings, "epochs": epochs}, **more)
+
+
 def test_sigkill_loses_nothing(make_spec: MakeSpec, tmp_path: Path) -> None:
     """Three kills of a small experiment."""
-    check_equal_after_kills(make_spec(), tmp_path, 3)
+    check_equal_after_kills(long_runs(make_spec, 10, seeds=[0, 1, 2]), tmp_path, 3)
 
 
 @pytest.mark.slow
 def test_sigkill_at_twenty_moments_loses_nothing(make_spec: MakeSpec, tmp_path: Path) -> None:
     """Twenty kills of an experiment with a search."""
-    file = make_spec(lr_search={"values": [0.001, 0.01, 0.05]}, seeds=[0, 1, 2, 3], grid={"length": [2, 4]})
-    check_equal_after_kills(file, tmp_path, 20)
+    more = {"lr_search": {"values": [0.001, 0.01, 0.05]}, "seeds": [0, 1, 2, 3, 4, 5], "grid": {"length": [2, 4]}}
+    check_equal_after_kills(long_runs(make_spec, 15, **more), tmp_path, 20)
+
+
+def test_a_half_finished_run_that_cannot_go_on_begins_again(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """What is left of a run on other weights, or of another version, does not stand in the way."""
+    file, out = make_spec(seeds=[0]), tmp_path / "out"
+    ok("compare", file, "--out", out, "--threads", 1)
+    before = records_of(out)
+    for record in (out / "records").iterdir():
+        folder = out / "runs" / record.stem
+        folder.mkdir(parents=True)
+        settings = {**read_json(record)["settings"], "out": str(folder), "stands_on": {"backbone": "of old"}}
+        (folder / "train_config.json").write_text(json.dumps(settings), encoding="utf-8")
+        record.unlink()
+    ok("compare", file, "--out", out, "--threads", 1)
+    after = records_of(out)
+    assert {key: without_time(one) for key, one in after.items()} == {
+        key: without_time(one) for key, one in before.items()
+    }
 
 
 def test_ctrl_c_cancels_and_the_same_command_goes_on(make_long: Callable[[], Path], tmp_path: Path) -> None:

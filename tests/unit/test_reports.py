@@ -17,24 +17,26 @@ from promptwise.errors import OutputError
 from promptwise.experiments.record import Record
 from promptwise.reports.render import latex, markdown, page
 from promptwise.reports.results import read_results
-from promptwise.reports.significance import bootstrap
+from promptwise.reports.significance import Differences, Spread, bootstrap
 from promptwise.reports.table import MEAN, NO_BETTER, NOT_SIGNIFICANT, make_table
 from promptwise.reports.write import write_report
 
 TASKS, METHODS, SEEDS = ("films", "news_1"), ("plain", "ours & theirs"), (0, 1, 2)
 EXAMPLES = 400
+LABELS = "01" * (EXAMPLES // 2)
+TWO = (("plain", None), ("ours", "plain"))
 
 
 def choices(right: float, seed: int) -> str:
-    """Predictions of which a share is right, where the true class is 1."""
+    """Predictions of which a share is right."""
     generator = np.random.default_rng(seed)
-    return "".join("1" if generator.random() < right else "0" for _ in range(EXAMPLES))
+    return "".join(label if generator.random() < right else "10"[int(label)] for label in LABELS)
 
 
 def record(task: str, method: str, seed: int, right: float) -> Record:
     """A finished record."""
     packed = choices(right, 100 * seed + len(method))
-    accuracy = packed.count("1") / EXAMPLES
+    accuracy = sum(map(str.__eq__, packed, LABELS)) / EXAMPLES
     metrics: dict[str, Any] = {
         "test": {"accuracy": accuracy},
         "validation": {"accuracy": accuracy},
@@ -43,6 +45,7 @@ def record(task: str, method: str, seed: int, right: float) -> Record:
         "data": {"rows": {"train": 50, "validation": 5, "test": EXAMPLES}},
         "time": {"train_s": 12.4, "total_s": 13.0},
         "backbone": {"name": "tiny"},
+        "config": {"length": 4, "epochs": 2.0},
     }
     return Record(
         id=run_of(task, method, seed),
@@ -56,7 +59,7 @@ def record(task: str, method: str, seed: int, right: float) -> Record:
         settings={},
         metrics=metrics,
         choices=packed,
-        labels="1" * EXAMPLES,
+        labels=LABELS,
     )
 
 
@@ -183,7 +186,8 @@ def test_the_mean_of_the_tasks(folder: Path) -> None:
     assert rows["majority class"][2].text == "50.0"
     found = {task: comparison for task, _, _, comparison in table.comparisons}
     assert found[MEAN].difference == pytest.approx((found["films"].difference + found["news_1"].difference) / 2)
-    assert found[MEAN].significant
+    assert found[MEAN].p < 0.05
+    assert not found[MEAN].significant, "one task has one seed"
     assert (found[MEAN].seeds, found[MEAN].examples) == (1, 2 * EXAMPLES)
     for file in (folder / "records").glob("news_1plain*"):
         file.unlink()
@@ -217,18 +221,96 @@ def test_published_figures_are_marked_as_theirs(folder: Path) -> None:
     assert any("theirs and not ours" in note for note in table.notes)
 
 
-def test_the_bootstrap_covers_what_it_should() -> None:
-    """Of experiments in which two methods are equally good, about one in twenty is called significant."""
+def matrix(one: np.ndarray, other: np.ndarray, spread: Spread | None = None) -> Differences:
+    """Differences of correctness ``[seeds, examples]``, each example by itself."""
+    values = one.astype(float) - other.astype(float)
+    own = values.mean(1).var(ddof=1)
+    variance = own if spread is None else max(own, 2 * spread.variance)
+    freedom = len(values) - 1 if spread is None else spread.freedom
+    return Differences(values, np.ones(values.shape[1], dtype=int), variance / len(values), freedom)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("spread", [0.0, 0.03])
+def test_the_bootstrap_covers_what_it_should(seeds: int, spread: float) -> None:
+    """Of experiments with equal methods about one in twenty is called significant, also where seeds lie far apart."""
     generator = np.random.default_rng(1)
-    wrong = 0
-    for _ in range(200):
-        one, other = (generator.random((3, 300)) < 0.7 for _ in range(2))
-        wrong += bootstrap([one.astype(np.int8) - other.astype(np.int8)], replicates=400).significant
-    assert wrong / 200 < 0.1
-    strong = bootstrap([np.tile(np.array([1] * 40 + [-1] * 5 + [0] * 255, dtype=np.int8), (3, 1))])
+    wrong, trials = 0, 200
+    for _ in range(trials):
+        levels = 0.7 + spread * generator.standard_normal((10, seeds, 1))
+        runs = generator.random((10, seeds, 300)) < levels
+        pooled = Spread(float(runs.mean(2).var(1, ddof=1).mean()), 10 * (seeds - 1))
+        wrong += bootstrap([matrix(runs[0], runs[1], pooled)], replicates=400).significant
+    assert wrong / trials < 0.1
+
+
+def test_a_clear_difference_is_significant_and_one_seed_says_nothing() -> None:
+    """Twelve points on 300 examples with three seeds are; the same from one seed are not."""
+    row = np.array([1] * 40 + [-1] * 5 + [0] * 255)
+    strong = bootstrap([matrix(np.tile(row, (3, 1)), np.zeros((3, 300)))])
     assert strong.significant
     assert strong.low > 0
     assert strong.difference == pytest.approx(35 / 300)
+    alone = bootstrap([Differences(row[None].astype(float), np.ones(300, dtype=int))])
+    assert alone.p < 0.05
+    assert not alone.significant
+
+
+def test_examples_of_one_group_are_drawn_together() -> None:
+    """Ten paragraphs that are all right or all wrong are ten draws, not three hundred."""
+    row = np.repeat([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0], 30)
+    apart = bootstrap([Differences(np.tile(row, (2, 1)), np.ones(300, dtype=int))])
+    together = bootstrap([Differences(np.tile(row.reshape(10, 30).sum(1), (2, 1)), np.full(10, 30))])
+    assert apart.difference == together.difference == pytest.approx(0.4)
+    assert apart.significant
+    assert not together.significant
+
+
+def test_groups_of_records_are_used(tmp_path: Path) -> None:
+    """What a record says of the paragraphs of its examples widens the interval."""
+    write_layout(tmp_path, [cell("films", method, (0, 1), against=against) for method, against in TWO])
+    for seed in (0, 1):
+        plain = replace(record("films", "plain", seed, 0.5), choices="1" * EXAMPLES)
+        ours = replace(plain, id=run_of("films", "ours", seed), method="ours", choices=LABELS[:100] + "1" * 300)
+        for one in (plain, ours):
+            one.write(tmp_path / "records")
+    ((*_, apart),) = make_table(read_results(tmp_path)).comparisons
+    for file in (tmp_path / "records").iterdir():
+        one = json.loads(file.read_text(encoding="utf-8"))
+        file.write_text(json.dumps({**one, "groups": [place // 100 for place in range(EXAMPLES)]}), encoding="utf-8")
+    ((*_, together),) = make_table(read_results(tmp_path)).comparisons
+    assert together.difference == apart.difference
+    assert together.high - together.low > 2 * (apart.high - apart.low)
+
+
+def test_equal_means_are_all_the_best_and_none_that_a_constant_reaches(tmp_path: Path) -> None:
+    """Two methods with the same predictions are both in bold; where they say one class alone none is."""
+    write_layout(tmp_path, [cell(task, method, (0, 1)) for task in TASKS for method in ("one", "other")])
+    for task, said, right in (("films", "10" * 20 + LABELS[40:], 0.9), ("news_1", "1" * EXAMPLES, 0.5)):
+        for method in ("one", "other"):
+            for seed in (0, 1):
+                made = record(task, method, seed, right)
+                scored = {**made.metrics, "test": {"accuracy": right}}
+                replace(made, metrics=scored, choices=said).write(tmp_path / "records")
+    rows = dict(make_table(read_results(tmp_path)).rows)
+    assert [rows[method][0].best for method in ("one", "other")] == [True, True]
+    assert [rows[method][1].best for method in ("one", "other")] == [False, False]
+    assert any("length 4, epochs 2" in note for note in make_table(read_results(tmp_path)).notes)
+
+
+def test_a_method_is_compared_with_each_that_is_named(tmp_path: Path) -> None:
+    """Two opponents make two rows of differences; the mark in the table is for the first."""
+    cells = [cell("films", method, SEEDS) for method in ("plain", "ours")]
+    cells.append(cell("films", "third", SEEDS, against=["plain", "ours"]))
+    write_layout(tmp_path, cells)
+    for seed in SEEDS:
+        for method, right in (("plain", 0.5), ("ours", 0.9), ("third", 0.9)):
+            record("films", method, seed, right).write(tmp_path / "records")
+    table = make_table(read_results(tmp_path))
+    found = {other: comparison for _, _, other, comparison in table.comparisons}
+    assert found["plain"].significant
+    assert not found["ours"].significant
+    assert NOT_SIGNIFICANT not in dict(table.rows)["third"][0].marks
 
 
 def test_three_formats(folder: Path) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from promptwise.errors import ConfigError, DataError
-from promptwise.tasks.data import TaskData, load_task
+from promptwise.tasks.data import TaskData, load_task, task_data
 from promptwise.tasks.examples import Example
+from promptwise.tasks.spec import load_spec
 from promptwise.tasks.subsets import with_files, with_rows, with_shots
 
 
@@ -79,6 +80,42 @@ def test_shots_are_drawn_by_the_seed() -> None:
     other = with_shots(whole, 4, seed=1)
     assert texts(other.train) != texts(few.train)
     assert other.fingerprint != few.fingerprint
+
+
+@pytest.fixture
+def paragraphs() -> TaskData:
+    """40 paragraphs with 2 to 9 questions of 3 answers each, as in MultiRC."""
+    rows = [
+        Example(
+            f"Paragraph {one}.", f"Question {two}? Answer {three}.", (one + two * three) % 2, f"{one}-{two}", str(one)
+        )
+        for one in range(40)
+        for two in range(2 + one % 8)
+        for three in range(3)
+    ]
+    spec = replace(load_spec("multirc"), metrics=("accuracy",))
+    return task_data(spec, {"train": rows, "validation": rows[:60], "test": rows[60:90]}, "made up")
+
+
+def test_rows_that_belong_together_are_picked_from_many_paragraphs(paragraphs: TaskData) -> None:
+    """Questions stay whole, and as many paragraphs as there can be take part instead of a few large ones."""
+    whole = Counter(example.group for example in paragraphs.train)
+    part = with_rows(paragraphs, 90).train
+    assert 80 <= len(part) <= 90
+    assert {group: whole[group] for group in {one.group for one in part}} == Counter(one.group for one in part)
+    assert len({one.split_group for one in part}) == len({one.group for one in part}) >= 27
+    shares = [sum(one.label for one in rows) / len(rows) for rows in (part, paragraphs.train)]
+    assert abs(shares[0] - shares[1]) < 0.05
+
+
+def test_shots_of_one_paragraph_are_on_one_side(paragraphs: TaskData) -> None:
+    """What is chosen on says nothing of the paragraphs that are learnt from."""
+    for seed in range(5):
+        few = with_shots(paragraphs, 16, seed)
+        for part in (few.train, few.validation):
+            assert Counter(one.label for one in part) == {0: 16, 1: 16}
+            assert len({one.split_group for one in part}) >= 6
+        assert not {one.split_group for one in few.train} & {one.split_group for one in few.validation}
 
 
 def test_more_shots_than_rows() -> None:

@@ -12,7 +12,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from promptwise.experiments.plan import Plan
-from promptwise.experiments.record import Record
+from promptwise.experiments.record import Record, read_records
 from promptwise.experiments.worker import RECORDS, Run, work
 
 _SPAWN = multiprocessing.get_context("spawn")
@@ -65,8 +65,12 @@ class Engine:
                     self._collect(next(worker for worker in busy if worker.connection is ready))
                 self.on_change(self)
         except KeyboardInterrupt:
+            self._end()
+            written = read_records(self.out / RECORDS)
             for run, _ in self.running:
-                run.record("cancelled").write(self.out / RECORDS)
+                # It may have ended in the moment before its process was.
+                if run.id not in written or written[run.id].status != "finished":
+                    run.record("cancelled").write(self.out / RECORDS)
             raise
         finally:
             self._end()

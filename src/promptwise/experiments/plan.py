@@ -81,21 +81,35 @@ class Plan:
         The mean is over the search's seeds, and over its tasks where it names some. Of equal ones the lowest is taken.
         A rate whose runs failed takes no part.
         """
-        tasks = self.experiment.search_tasks
-        searched = [one for one in self.experiment.cells if one.label == cell.label and one.task in tasks] or [cell]
         means: dict[float, float] = {}
-        for rate in sorted(cell.rates):
-            records = [
-                self.record(Planned(one, seed, rate, "search"))
-                for one in searched
-                for seed in self.experiment.search_seeds
-            ]
+        for rate, records in self._search(cell).items():
             if any(record is None or record.status == "cancelled" for record in records):
                 return None
             scores = [_first(record.metrics["validation"]) for record in records if record and record.metrics]
             if len(scores) == len(records):
                 means[rate] = statistics.mean(scores)
         return max(means, key=lambda rate: means[rate]) if means else None
+
+    def failed_rates(self, cell: Cell) -> list[float]:
+        """The rates that take no part because a run failed."""
+        return [
+            rate
+            for rate, records in self._search(cell).items()
+            if any(record is not None and record.status == "failed" for record in records)
+        ]
+
+    def _search(self, cell: Cell) -> dict[float, list[Record | None]]:
+        """The records of the search that decides for a cell, by rate."""
+        tasks = self.experiment.search_tasks
+        searched = [one for one in self.experiment.cells if one.label == cell.label and one.task in tasks] or [cell]
+        return {
+            rate: [
+                self.record(Planned(one, seed, rate, "search"))
+                for one in searched
+                for seed in self.experiment.search_seeds
+            ]
+            for rate in sorted(cell.rates)
+        }
 
     def record(self, planned: Planned) -> Record | None:
         """The record of a run, if there is one."""
@@ -185,7 +199,8 @@ class Plan:
                     "method": cell.label,
                     "seeds": list(cell.seeds),
                     "runs": runs.get(cell, {}),
-                    "against": cell.opponent,
+                    "against": list(cell.opponents),
+                    "failed_rates": self.failed_rates(cell),
                     "entry": cell.method,
                     "grid": dict(cell.grid),
                     "settings": dict(cell.settings),
@@ -212,6 +227,8 @@ class Plan:
     def estimate(self, config: TrainConfig) -> float | None:
         """Seconds that a run will take: the mean of finished runs that are alike; ``None`` before there is any."""
         finished = [record for record in self.records.values() if record.status == "finished"]
+        # A resumed run knows the time since then alone.
+        finished = [record for record in finished if not record.metrics["time"]["resumed"]] or finished
         for names in (("task", "data_dir", "base", "strategy", "head"), ("task", "data_dir"), ()):
             alike: list[float] = [
                 record.metrics["time"]["total_s"]

@@ -10,7 +10,7 @@ A file looks like this; every setting is one of ``promptwise train``::
       cb: {seeds: [0, 1, 2, 3, 4]}
     methods:
       prompt tuning: {base: prompt, strategy: shared}
-      random IPT: {base: prompt, strategy: random, against: prompt tuning}
+      random IPT: {base: prompt, strategy: random, against: prompt tuning}  # or a list of methods
       fine-tuning: {strategy: none, tune_backbone: true, lr_search: [2e-5, 5e-5, 1e-4]}
     grid: {head: [classifier, cloze]}
     seeds: [0, 1, 2]
@@ -79,6 +79,11 @@ def preset_names() -> tuple[str, ...]:
     """The experiments that the package describes, sorted."""
     names = (entry.name for entry in _presets().iterdir())
     return tuple(sorted(f"paper/{name.removesuffix('.yaml')}" for name in names if name.endswith(".yaml")))
+
+
+def names_in(value: Any) -> tuple[str, ...]:
+    """The names in a value: none, one or a list of them."""
+    return () if value is None else tuple(map(str, value)) if isinstance(value, list) else (str(value),)
 
 
 def _text(name: str | Path) -> str:
@@ -152,14 +157,15 @@ def experiment_from(
                     grid=tuple(chosen.items()),
                     settings=settings,
                     seeds=tuple(int(seed) for seed in _list(of_task.get("seeds", seeds), f"{where}: {task}: seeds")),
-                    against=of_method.get("against"),
+                    against=names_in(of_method.get("against")),
                     rates=tuple(float(rate) for rate in _list(rates, f"{where}: {method}: lr_search", empty=True)),
                 )
             )
     methods = {cell.method for cell in cells}
     for cell in cells:
-        if cell.against is not None and cell.against not in methods:
-            raise ConfigError(f"{where}: method {cell.method}: against {cell.against!r} is no method of this file.")
+        for other in cell.against:
+            if other not in methods:
+                raise ConfigError(f"{where}: method {cell.method}: against {other!r} is no method of this file.")
         for setting in USED_BY.values():
             _check_start(cell.settings.get(setting), pretrained, f"{where}: {cell.method}: {setting}")
         for rate in cell.rates or (None,):

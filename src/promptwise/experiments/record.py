@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +43,7 @@ class Record:
         metrics: What ``metrics.json`` of the run holds, without history and predictions; empty unless finished.
         choices: Predicted class of each test example, a digit or letter each; empty beyond 36 classes.
         labels: Its true class.
+        groups: Its split group (paragraph) as a number; empty where the task has none, and each example is by itself.
         error: Why it failed.
         code: Version of the code.
     """
@@ -59,6 +60,7 @@ class Record:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     choices: str = ""
     labels: str = ""
+    groups: Sequence[int] = ()
     error: str = ""
     code: str = CODE_VERSION
     format: int = FORMAT

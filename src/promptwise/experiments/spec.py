@@ -22,7 +22,7 @@ class Cell:
         settings: All settings of a run but seed, learning rate and folder.
         seeds: Seeds of the runs that are reported.
         rates: Learning rates to choose from; empty where there is nothing to search.
-        against: The method that a report compares it with.
+        against: The methods that a report compares it with; the marks in the table are for the first.
     """
 
     task: str
@@ -31,7 +31,7 @@ class Cell:
     settings: Mapping[str, Any] = field(hash=False)
     seeds: tuple[int, ...] = ()
     rates: tuple[float, ...] = ()
-    against: str | None = None
+    against: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -39,9 +39,9 @@ class Cell:
         return self._named(self.method)
 
     @property
-    def opponent(self) -> str | None:
-        """The label of the cell that a report compares it with: another method under the same choice of the grid."""
-        return None if self.against is None else self._named(self.against)
+    def opponents(self) -> tuple[str, ...]:
+        """The labels of the cells that a report compares it with: other methods under the same choice of the grid."""
+        return tuple(map(self._named, self.against))
 
     def _named(self, method: str) -> str:
         return ", ".join([method, *(f"{key} {value}" for key, value in self.grid)])

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptwise.config import TrainConfig
-from promptwise.errors import PromptwiseError
+from promptwise.errors import PromptwiseError, ResumeError
 from promptwise.experiments.record import Record
 from promptwise.experiments.spec import settings_of
 from promptwise.registry import HEADS
@@ -126,23 +126,33 @@ def perform(run: Run, out: Path, shared: Shared) -> Record:
     folder = out / RUNS / run.id
     starts: dict[str, Any] = {name: str(out / start) for name, start in run.starts.items()}
     config = replace(run.config, out=str(folder), **starts)
-    try:
-        metrics = train(
+
+    def go(resume: bool) -> dict[str, Any]:
+        return train(
             config,
-            resume=run_folder(folder).take_up(config),
+            resume=resume,
             backbone=shared.backbone(config),
             load=shared.data,
             features=shared.features,
             progress=False,
             score_test=run.purpose == "result",
         )
+
+    try:
+        try:
+            metrics = go(run_folder(folder).take_up(config))
+        except ResumeError:
+            # Begun on another device, or with other weights of the model: half of it is of no use.
+            shutil.rmtree(folder)
+            metrics = go(resume=False)
     except Exception as error:
         message = str(error) if isinstance(error, PromptwiseError) else traceback.format_exc()
         record = run.record("failed", error=message)
     else:
-        apart = ("history", "test_choices", "test_labels")
+        apart = ("history", "test_choices", "test_labels", "test_groups")
         kept = {key: value for key, value in metrics.items() if key not in apart}
-        record = run.record("finished", metrics=kept, choices=metrics["test_choices"], labels=metrics["test_labels"])
+        tested = {name: metrics[f"test_{name}"] for name in ("choices", "labels", "groups")}
+        record = run.record("finished", metrics=kept, **tested)
     record.write(out / RECORDS)
     if record.status == "finished" and not run.keep_adapter:
         shutil.rmtree(folder, ignore_errors=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from promptwise.config import PromptConfig
 from promptwise.errors import ConfigError, OutputError
 from promptwise.experiments.read import FIGURES
 from promptwise.reports.results import ResultCell, Results
@@ -93,7 +94,7 @@ def _lines(results: Results, folder: Path) -> Figure:
             continue
         for number, entry in enumerate(dict.fromkeys(cell.entry for cell in mine)):
             line = sorted((cell for cell in mine if cell.entry == entry), key=lambda cell: float(cell.grid[x]))
-            _one_line(ax, entry, number, [(factor * float(cell.grid[x]), cell) for cell in line])
+            _one_line(ax, entry, number, [(factor * _place(cell, x), cell) for cell in line])
             theirs = [(factor * float(cell.grid[x]), results.published.get(cell.method, {}).get(task)) for cell in line]
             known = [(place, score) for place, score in theirs if score is not None]
             if known:
@@ -104,6 +105,15 @@ def _lines(results: Results, folder: Path) -> Figure:
         ax.set_ylabel(f"{results.metric(task)} on test (%)")
         ax.legend(fontsize=8)
     return figure
+
+
+def _place(cell: ResultCell, x: str) -> float:
+    """Where a cell stands on the axis of ``x``; a share of tokens is that of the whole tokens that were read."""
+    value = float(cell.grid[x])
+    if x != "read_tokens" or value >= 1:
+        return value
+    config = PromptConfig(read_tokens=value, max_length=cell.settings.get("max_length", PromptConfig.max_length))
+    return (config.reading or 0) / config.max_length
 
 
 def _one_line(ax: Axes, entry: str, number: int, points: Sequence[tuple[float, ResultCell]]) -> None:

@@ -40,7 +40,7 @@ def _table_markdown(table: ReportTable) -> list[str]:
 
 
 def latex(table: ReportTable, caption: str | None = None) -> str:
-    """The table in LaTeX, for the package booktabs; with a caption it shows ``figure.pdf``."""
+    """The table in LaTeX, for the packages booktabs and graphicx; with a caption it shows ``figure.pdf``."""
     figure = [
         r"\begin{figure}",
         r"\centering",
@@ -49,26 +49,33 @@ def latex(table: ReportTable, caption: str | None = None) -> str:
         r"\end{figure}",
         "",
     ]
-    return "\n".join([*(figure if caption else []), *(_table_latex(table) if table.rows else [])])
+    lines = figure if caption else []
+    if table.rows:
+        rows = [[_tex(method), *(_cell(one, _bold_latex, _tex) for one in entries)] for method, entries in table.rows]
+        said = " ".join((table.description, *table.notes)).strip()
+        lines += _table_latex(["method", *map(_tex, table.columns)], rows, said, table.title)
+    if table.comparisons:
+        rows = [[_tex(value) for value in (*names, *_numbers(comparison))] for *names, comparison in table.comparisons]
+        said = f"{table.description} Differences in points."
+        lines += _table_latex([*map(_tex, _DIFFERENCE_HEADS)], rows, said, f"{table.title}-differences")
+    return "\n".join(lines)
 
 
-def _table_latex(table: ReportTable) -> list[str]:
-    rows = [
-        f"{_tex(method)} & " + " & ".join(_cell(entry, _bold_latex, _tex) for entry in entries) + r" \\"
-        for method, entries in table.rows
-    ]
+def _table_latex(columns: list[str], rows: list[list[str]], caption: str, label: str) -> list[str]:
     return [
         r"\begin{table}",
         r"\centering",
-        r"\begin{tabular}{l" + "r" * len(table.columns) + "}",
+        # As wide as the page, however many columns there are.
+        r"\resizebox{\linewidth}{!}{%",
+        r"\begin{tabular}{l" + "r" * (len(columns) - 1) + "}",
         r"\toprule",
-        "method & " + " & ".join(map(_tex, table.columns)) + r" \\",
+        " & ".join(columns) + r" \\",
         r"\midrule",
-        *rows,
+        *(" & ".join(row) + r" \\" for row in rows),
         r"\bottomrule",
-        r"\end{tabular}",
-        rf"\caption{{{_tex(' '.join((table.description, *table.notes)).strip())}}}",
-        rf"\label{{tab:{''.join(c if c.isalnum() else '-' for c in table.title)}}}",
+        r"\end{tabular}}",
+        rf"\caption{{{_tex(caption)}}}",
+        rf"\label{{tab:{''.join(c if c.isalnum() else '-' for c in label)}}}",
         r"\end{table}",
         "",
     ]

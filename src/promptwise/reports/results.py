@@ -11,6 +11,7 @@ from typing import Any
 
 from promptwise.errors import OutputError
 from promptwise.experiments.compare import LAYOUT
+from promptwise.experiments.read import names_in
 from promptwise.experiments.record import Record, read_records
 from promptwise.experiments.worker import RECORDS
 
@@ -23,7 +24,8 @@ class ResultCell:
         task: The task's entry.
         method: The method with the grid's choice.
         seeds: Seeds that were planned.
-        against: The method that it is compared with.
+        against: The methods that it is compared with; the marks in the table are for the first.
+        failed_rates: Learning rates whose runs failed, which the choice of a rate leaves out.
         records: Records by seed; a planned seed without one is missing.
         entry: The method without the grid's choice.
         grid: The grid's choice.
@@ -33,11 +35,12 @@ class ResultCell:
     task: str
     method: str
     seeds: tuple[int, ...]
-    against: str | None
+    against: tuple[str, ...]
     records: Mapping[int, Record]
     entry: str
     grid: Mapping[str, Any]
     settings: Mapping[str, Any]
+    failed_rates: tuple[float, ...] = ()
 
     @property
     def finished(self) -> list[Record]:
@@ -96,10 +99,9 @@ class Results:
         """The cells of a task."""
         return [self.cells[task, method] for method in self.methods if (task, method) in self.cells]
 
-    def best(self, task: str) -> ResultCell | None:
-        """The cell of a task with the highest mean."""
-        scored = [cell for cell in self.of_task(task) if cell.mean is not None]
-        return max(scored, key=lambda cell: cell.mean or 0.0) if scored else None
+    def best(self, task: str) -> float | None:
+        """The highest mean of a task."""
+        return max((cell.mean for cell in self.of_task(task) if cell.mean is not None), default=None)
 
     def any_record(self, task: str) -> Record | None:
         """A finished record of a task."""
@@ -149,11 +151,12 @@ def _cells(layout: Sequence[Mapping[str, Any]], records: Mapping[str, Record]) -
             task=cell["task"],
             method=cell["method"],
             seeds=tuple(cell["seeds"]),
-            against=cell["against"],
+            against=names_in(cell["against"]),
             records={int(seed): records[run] for seed, run in cell["runs"].items() if run in records},
             entry=cell["entry"],
             grid=cell["grid"],
             settings=cell["settings"],
+            failed_rates=tuple(cell.get("failed_rates", ())),
         )
         for cell in layout
     }

@@ -1,4 +1,4 @@
-"""Whether two methods differ by more than seeds and examples do: a paired bootstrap over both."""
+"""Whether two methods differ by more than seeds and examples do: a paired bootstrap, with the spread of few seeds."""
 
 from __future__ import annotations
 
@@ -36,72 +36,130 @@ class Comparison:
 
     @property
     def significant(self) -> bool:
-        """Whether the p-value is below 0.05; with one seed the spread of seeds is not in it."""
-        return self.p < LEVEL
+        """Whether the p-value is below 0.05; never with one seed, whose spread nobody knows."""
+        return self.p < LEVEL and self.seeds > 1
 
 
-def compare_cells(one: ResultCell, other: ResultCell) -> Comparison | None:
-    """The paired bootstrap of two cells; ``None`` where no seed of both has predictions for the same examples.
+@dataclass(frozen=True)
+class Spread:
+    """How far scores lie apart over seeds: one variance for all methods of a task, as few seeds say little alone.
 
-    Seeds and examples are drawn with replacement, the same for both methods (Efron and Tibshirani 1993, chapter 16;
-    Koehn 2004 for examples), from the matrix of differences of correctness ``[seeds, examples]``.
+    Attributes:
+        variance: The mean of the methods' variances, by degrees of freedom.
+        freedom: Its degrees of freedom; without any there is no method with two seeds.
     """
-    differences = _differences(one, other)
+
+    variance: float = 0.0
+    freedom: int = 0
+
+
+def spread_of_seeds(cells: Sequence[ResultCell]) -> Spread:
+    """The spread of a task's cells."""
+    scores = [np.asarray(cell.scores) for cell in cells if len(cell.scores) > 1]
+    freedom = sum(len(one) - 1 for one in scores)
+    return Spread(sum(one.var() * len(one) for one in scores) / freedom, freedom) if freedom else Spread()
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Two methods on a task.
+
+    Attributes:
+        sums: Differences of correctness ``[seeds, groups]``, summed over the examples of each group. Examples of one
+            paragraph are no independent draws, so they are drawn together.
+        sizes: Examples of each group ``[groups]``.
+        variance: Of the mean difference, over seeds.
+        freedom: Its degrees of freedom.
+    """
+
+    sums: np.ndarray
+    sizes: np.ndarray
+    variance: float = 0.0
+    freedom: int = 0
+
+    @property
+    def mean(self) -> float:
+        """The mean difference over seeds and examples."""
+        return float(self.sums.mean(0).sum() / self.sizes.sum())
+
+
+def compare_cells(one: ResultCell, other: ResultCell, spread: Spread) -> Comparison | None:
+    """The test of two cells; ``None`` where no seed of both has predictions for the same examples.
+
+    Examples (groups of them, where the task has some) are drawn with replacement, the same for both methods and all
+    seeds: the paired bootstrap (Efron and Tibshirani 1993, chapter 16; Koehn 2004). Drawing two to five seeds with
+    replacement would understate their spread, so each replicate is moved by the standard error over seeds times a draw
+    of Student's t. The variance over seeds is that of the task's methods, or that of these two where it is larger.
+    """
+    differences = _differences(one, other, spread)
     return None if differences is None else bootstrap([differences])
 
 
-def compare_means(pairs: Sequence[tuple[ResultCell, ResultCell]]) -> Comparison | None:
+def compare_means(pairs: Sequence[tuple[ResultCell, ResultCell, Spread]]) -> Comparison | None:
     """The same for the means of two methods over tasks, of which each is drawn from by itself; a pair for each task."""
-    found = [_differences(one, other) for one, other in pairs]
+    found = [_differences(one, other, spread) for one, other, spread in pairs]
     differences = [one for one in found if one is not None]
     return bootstrap(differences) if differences and len(differences) == len(pairs) else None
 
 
-def _differences(one: ResultCell, other: ResultCell) -> np.ndarray | None:
-    """The matrix of differences of correctness ``[seeds, examples]``, or ``None`` without a seed of both."""
-    firsts = {record.seed: record for record in one.finished if record.choices}
-    seconds = {record.seed: record for record in other.finished if record.choices}
-    shared = [seed for seed in firsts if seed in seconds and firsts[seed].labels == seconds[seed].labels]
-    if not shared:
-        return None
-    return np.stack([_right(firsts[seed]) - _right(seconds[seed]) for seed in shared])
-
-
-def compare_with_majority(cell: ResultCell) -> Comparison | None:
+def compare_with_majority(cell: ResultCell, spread: Spread) -> Comparison | None:
     """The same against always saying the most frequent class of the test split."""
     rows = []
     for record in cell.finished:
         if record.choices:
             labels = np.frombuffer(record.labels.encode(), dtype=np.uint8)
             classes, counts = np.unique(labels, return_counts=True)
-            rows.append(_right(record) - (labels == classes[counts.argmax()]).astype(np.int8))
-    return bootstrap([np.stack(rows)]) if rows else None
+            rows.append((record, _right(record) - (labels == classes[counts.argmax()]).astype(np.int8)))
+    return bootstrap([_grouped(rows, spread)]) if rows else None
 
 
-def bootstrap(tasks: Sequence[np.ndarray], replicates: int = REPLICATES) -> Comparison:
-    """The comparison from differences of correctness ``[seeds, examples]`` of each task, each -1, 0 or 1."""
+def _differences(one: ResultCell, other: ResultCell, spread: Spread) -> Differences | None:
+    """The differences of two cells, or ``None`` without a seed of both."""
+    firsts = {record.seed: record for record in one.finished if record.choices}
+    seconds = {record.seed: record for record in other.finished if record.choices}
+    shared = [seed for seed in firsts if seed in seconds and firsts[seed].labels == seconds[seed].labels]
+    if not shared:
+        return None
+    rows = [(firsts[seed], _right(firsts[seed]) - _right(seconds[seed])) for seed in shared]
+    return _grouped(rows, Spread(2 * spread.variance, spread.freedom))
+
+
+def _grouped(rows: Sequence[tuple[Record, np.ndarray]], spread: Spread) -> Differences:
+    """A row of differences ``[examples]`` for each seed's record, summed by the groups of the first record."""
+    values = np.stack([differences for _, differences in rows])
+    groups = np.asarray(rows[0][0].groups if rows[0][0].groups else range(values.shape[1]))
+    sums = np.stack([np.bincount(groups, weights=row) for row in values])
+    own = float(values.mean(1).var(ddof=1)) if len(values) > 1 else 0.0
+    return Differences(sums, np.bincount(groups), max(own, spread.variance) / len(values), spread.freedom)
+
+
+def bootstrap(tasks: Sequence[Differences], replicates: int = REPLICATES) -> Comparison:
+    """The comparison of two methods on the mean of tasks, of each of which examples are drawn by themselves."""
     generator = np.random.default_rng(0)
-    means = np.zeros(replicates)
-    # Only examples on which the methods differ move the mean; how many of each are drawn is multinomial.
-    for differences in tasks:
-        seeds = len(differences)
-        for index in range(replicates):
-            chosen = differences[generator.integers(seeds, size=seeds)].mean(0)
-            means[index] += _resampled_mean(chosen, generator) / len(tasks)
+    means = np.mean([_resampled_means(one, replicates, generator) for one in tasks], axis=0)
+    variance = sum(one.variance for one in tasks)
+    if variance:
+        # Satterthwaite 1946.
+        freedom = variance**2 / sum(one.variance**2 / one.freedom for one in tasks if one.freedom)
+        means = means + variance**0.5 / len(tasks) * generator.standard_t(freedom, size=replicates)
     low, high = np.quantile(means, [LEVEL / 2, 1 - LEVEL / 2])
     below, above = float((means <= 0).mean()), float((means >= 0).mean())
     # A replicate is never impossible, so the p-value is not below one part in their number.
     p = min(1.0, max(2 * min(below, above), 1 / replicates))
-    difference = float(np.mean([one.mean() for one in tasks]))
-    fewest, examples = min(len(one) for one in tasks), sum(one.shape[1] for one in tasks)
+    difference = float(np.mean([one.mean for one in tasks]))
+    fewest, examples = min(len(one.sums) for one in tasks), int(sum(one.sizes.sum() for one in tasks))
     return Comparison(difference, float(low), float(high), p, fewest, examples)
 
 
-def _resampled_mean(values: np.ndarray, generator: np.random.Generator) -> float:
-    """The mean of as many draws with replacement, through the counts of the distinct values."""
-    distinct, counts = np.unique(values, return_counts=True)
-    drawn = generator.multinomial(len(values), counts / len(values))
-    return float(drawn @ distinct / len(values))
+def _resampled_means(differences: Differences, replicates: int, generator: np.random.Generator) -> np.ndarray:
+    """The mean difference over seeds and examples, of as many groups drawn with replacement ``[replicates]``.
+
+    Only how often each kind of group is drawn matters, and those numbers are multinomial.
+    """
+    kinds, counts = np.unique(np.stack([differences.sums.mean(0), differences.sizes]), axis=1, return_counts=True)
+    drawn = generator.multinomial(counts.sum(), counts / counts.sum(), size=replicates)
+    means: np.ndarray = (drawn @ kinds[0]) / (drawn @ kinds[1])
+    return means
 
 
 def _right(record: Record) -> np.ndarray:

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from promptwise.reports.results import ResultCell, Results
-from promptwise.reports.significance import Comparison, compare_cells, compare_means, compare_with_majority
+from promptwise.reports.significance import (
+    LEVEL,
+    Comparison,
+    compare_cells,
+    compare_means,
+    compare_with_majority,
+    spread_of_seeds,
+)
 
 MISSING = "-"
 MEAN = "mean of the tasks"
@@ -56,24 +63,20 @@ class ReportTable:
 
 def make_table(results: Results) -> ReportTable:
     """The table of an experiment's results, with a paper's figures beside ours, marked as theirs."""
-    published = results.published
     means = _means(results)
     comparisons = _comparisons(results, means)
-    best = {task: results.best(task) for task in results.tasks}
+    first: dict[tuple[str, str], Comparison] = {}
+    for task, method, _, comparison in comparisons:
+        first.setdefault((task, method), comparison)
     majority = [Entry(_majority(results, task)) for task in results.tasks]
     between = [Entry(_mean_majority(results))] if means else []
-    rows = [("majority class", (*majority, *between, Entry("0"), Entry("")))] if results.tasks else []
+    rows = [("majority class", (*majority, *between, Entry("0"), Entry(""), Entry("")))] if results.tasks else []
     for method in results.methods:
-        entries = []
-        for task in results.tasks:
-            cell = results.cells.get((task, method))
-            theirs = published.get(method, {}).get(task)
-            comparison = comparisons.get((task, method))
-            entries.append(_entry(cell, best[task], theirs, comparison))
+        entries = [_entry(results, task, method, first.get((task, method))) for task in results.tasks]
         cells = [results.cells[task, method] for task in results.tasks if (task, method) in results.cells]
         if means:
-            entries.append(_mean_entry(means, method, comparisons.get((MEAN, method))))
-        rows.append((method, (*entries, Entry(_tuned(cells)), Entry(_time(cells)))))
+            entries.append(_mean_entry(means, method, first.get((MEAN, method))))
+        rows.append((method, (*entries, Entry(_tuned(cells)), Entry(_rates(cells)), Entry(_time(cells)))))
     return ReportTable(
         title=results.name,
         description=results.description,
@@ -81,37 +84,40 @@ def make_table(results: Results) -> ReportTable:
             *(_heading(results, task) for task in results.tasks),
             *([MEAN] if means else []),
             "tuned parameters",
-            "time of a run",
+            "learning rate",
+            "training time",
         ),
         rows=tuple(rows),
-        notes=_notes(results, bool(published), bool(comparisons)),
-        comparisons=tuple(
-            (task, method, _opponent(results, method), comparison) for (task, method), comparison in comparisons.items()
-        ),
+        notes=_notes(results, bool(comparisons)),
+        comparisons=tuple(comparisons),
     )
 
 
-def _comparisons(results: Results, means: dict[str, float]) -> dict[tuple[str, str], Comparison]:
-    found = {}
+def _comparisons(results: Results, means: dict[str, float]) -> list[tuple[str, str, str, Comparison]]:
+    """Task, method, opponent and comparison: by task, and then on the mean of the tasks."""
+    found = []
+    spreads = {task: spread_of_seeds(results.of_task(task)) for task in results.tasks}
     for (task, method), cell in results.cells.items():
-        other = results.cells.get((task, cell.against or ""))
-        comparison = None if other is None else compare_cells(cell, other)
-        if comparison is not None:
-            found[task, method] = comparison
+        for opponent in cell.against:
+            other = results.cells.get((task, opponent))
+            comparison = None if other is None else compare_cells(cell, other, spreads[task])
+            if comparison is not None:
+                found.append((task, method, opponent, comparison))
     for method in means:
-        opponent = _opponent(results, method)
-        if opponent in means:
+        for opponent in _opponents(results, method):
+            if opponent not in means:
+                continue
             mean = compare_means(
-                [(results.cells[task, method], results.cells[task, opponent]) for task in results.tasks]
+                [(results.cells[task, method], results.cells[task, opponent], spreads[task]) for task in results.tasks]
             )
             if mean is not None:
-                found[MEAN, method] = mean
+                found.append((MEAN, method, opponent, mean))
     return found
 
 
-def _opponent(results: Results, method: str) -> str:
-    """The method that a method is compared with, the same on all tasks; empty where there is none."""
-    return next((cell.against or "" for cell in results.cells.values() if cell.method == method), "")
+def _opponents(results: Results, method: str) -> tuple[str, ...]:
+    """The methods that a method is compared with, the same on all tasks."""
+    return next((cell.against for cell in results.cells.values() if cell.method == method), ())
 
 
 def _means(results: Results) -> dict[str, float]:
@@ -130,19 +136,19 @@ def _means(results: Results) -> dict[str, float]:
 def _mean_majority(results: Results) -> str:
     """The mean of the majority classes over tasks."""
     found = [value for value in map(results.majority, results.tasks) if value is not None]
-    return f"{100 * statistics.mean(found):.1f}" if len(found) == len(results.tasks) else MISSING
+    return _percent(statistics.mean(found)) if len(found) == len(results.tasks) else MISSING
 
 
 def _mean_entry(means: dict[str, float], method: str, comparison: Comparison | None) -> Entry:
     if method not in means:
         return Entry(MISSING)
     marks = NOT_SIGNIFICANT if comparison is not None and not comparison.significant else ""
-    return Entry(f"{100 * means[method]:.1f}", best=means[method] == max(means.values()), marks=marks)
+    text = _percent(means[method])
+    return Entry(text, best=text == _percent(max(means.values())), marks=marks)
 
 
-def _entry(
-    cell: ResultCell | None, best: ResultCell | None, theirs: float | None, comparison: Comparison | None
-) -> Entry:
+def _entry(results: Results, task: str, method: str, comparison: Comparison | None) -> Entry:
+    cell, theirs = results.cells.get((task, method)), results.published.get(method, {}).get(task)
     notes = []
     if cell is not None and cell.gaps:
         notes.append(cell.gaps)
@@ -150,16 +156,22 @@ def _entry(
         notes.append(f"paper {theirs:g}")
     if cell is None or cell.mean is None:
         return Entry(MISSING, "; ".join(notes))
-    text = f"{100 * cell.mean:.1f}"
+    text = _percent(cell.mean)
+    # Means that look alike are alike: all of them are the best, and none that any constant answer reaches.
+    best = text == _percent(results.best(task) or 0.0)
     if cell.deviation is not None:
-        text += f" ± {100 * cell.deviation:.1f}"
+        text += f" ± {_percent(cell.deviation)}"
     if len(cell.scores) == 1:
         notes.insert(0, "1 seed")
     marks = NOT_SIGNIFICANT if comparison is not None and not comparison.significant else ""
-    chance = compare_with_majority(cell)
-    if chance is not None and not (chance.significant and chance.difference > 0):
+    chance = compare_with_majority(cell, spread_of_seeds(results.of_task(task)))
+    if chance is not None and not (chance.p < LEVEL and chance.difference > 0):
         marks += NO_BETTER
-    return Entry(text, "; ".join(notes), cell is best, marks)
+    return Entry(text, "; ".join(notes), best and NO_BETTER not in marks, marks)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
 def _heading(results: Results, task: str) -> str:
@@ -173,7 +185,7 @@ def _heading(results: Results, task: str) -> str:
 
 def _majority(results: Results, task: str) -> str:
     record = results.any_record(task)
-    return MISSING if record is None else f"{100 * record.metrics['majority']:.1f}"
+    return MISSING if record is None else _percent(record.metrics["majority"])
 
 
 def _tuned(cells: list[ResultCell]) -> str:
@@ -192,28 +204,50 @@ def _range(values: list[Any], form: str) -> str:
 
 
 def _time(cells: list[ResultCell]) -> str:
-    seconds = [record.metrics["time"]["train_s"] for cell in cells for record in cell.finished]
+    """The mean time of training; a resumed run knows the time since then alone, so it takes no part."""
+    times = [record.metrics["time"] for cell in cells for record in cell.finished]
+    seconds = [time["train_s"] for time in times if not time.get("resumed")]
     return f"{statistics.mean(seconds):.0f} s" if seconds else MISSING
 
 
-def _notes(results: Results, published: bool, compared: bool) -> tuple[str, ...]:
+def _rates(cells: list[ResultCell]) -> str:
+    """The learning rates of the runs, and which others could not be tried."""
+    found = sorted({record.lr for cell in cells for record in cell.finished if record.lr is not None})
+    failed = sorted({rate for cell in cells for rate in cell.failed_rates})
+    text = ", ".join(f"{rate:g}" for rate in found) or MISSING
+    return text + (f" (failed: {', '.join(f'{rate:g}' for rate in failed)})" if failed else "")
+
+
+def _notes(results: Results, compared: bool) -> tuple[str, ...]:
     if not results.cells:
         return ()
-    seeds = sorted({len(cell.seeds) for cell in results.cells.values()})
+    cells = list(results.cells.values())
+    seeds = sorted({len(cell.seeds) for cell in cells})
     many = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     notes = [
         f"Percent on the test split, mean ± standard deviation over {many} seeds; the checkpoint of each run was "
-        "chosen on validation data. The best mean of a column is set in bold. Tests are paired bootstraps over seeds "
-        "and examples, two-sided, and call p below 0.05 significant."
+        "chosen on validation data. The best means of a column are set in bold. Tests are two-sided paired bootstraps "
+        "over examples with the spread of seeds; p below 0.05 counts as significant, whatever the number of tests."
     ]
     if compared:
-        notes.append(f"{NOT_SIGNIFICANT} the difference from the method that it is compared with is not significant.")
+        notes.append(
+            f"{NOT_SIGNIFICANT} the difference from the method that it is compared with is not significant; from one "
+            "seed none is."
+        )
     notes.append(f"{NO_BETTER} not significantly better than always saying the most frequent class of the test split.")
-    if published:
-        notes.append("paper: the published figure, theirs and not ours.")
-    backbones = sorted(
-        {record.metrics["backbone"]["name"] for cell in results.cells.values() for record in cell.finished}
-    )
+    if results.published:
+        notes.append("paper: the published figure, of the paper's model on all training data; theirs and not ours.")
+    backbones = sorted({record.metrics["backbone"]["name"] for cell in cells for record in cell.finished})
     if backbones:
-        notes.append(f"Backbone: {', '.join(backbones)}.")
+        notes.append(f"Backbone: {', '.join(backbones)}. {_settings(cells)}")
     return tuple(notes)
+
+
+def _settings(cells: list[ResultCell]) -> str:
+    """The settings that bear on every method, with all values that they have."""
+    found = []
+    for name in ("length", "epochs", "batch_size", "max_length"):
+        values = {record.metrics["config"].get(name) for cell in cells for record in cell.finished} - {None}
+        if values:
+            found.append(f"{name.replace('_', ' ')} {_range(sorted(values), '{:g}')}")
+    return f"Settings: {', '.join(found)}." if found else ""

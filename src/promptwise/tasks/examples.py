@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,3 +112,10 @@ def label_index(labels: tuple[str, ...], value: Any, where: str) -> int:
 
 def _optional_format(text: str | None) -> RowFormat | None:
     return None if text is None else parse_format(text)
+
+
+def group_numbers(examples: Sequence[Example]) -> list[int]:
+    """The split group of each example as a number, in the order of their first; empty where no example has one."""
+    names = [example.split_group for example in examples]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return [] if set(names) <= {None} else [numbers[name] for name in names]

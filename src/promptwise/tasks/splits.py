@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from promptwise.errors import DataError
 from promptwise.tasks.examples import Example
@@ -32,14 +33,7 @@ def hold_out(
     """
     units = _units(examples, salt)
     counts = Counter(example.label for example in examples)
-    quota = _quotas(counts, max(1, target))
-    taken: Counter[int] = Counter()
-    chosen: set[int] = set()
-    for unit in units:
-        wanted = Counter(examples[index].label for index in unit)
-        if all(taken[label] + wanted[label] <= quota[label] for label in wanted):
-            taken += wanted
-            chosen.update(unit)
+    chosen = _fitting(units, examples, _quotas(counts, max(1, target)))
     if not chosen:
         chosen.update(_smallest_unit(units, examples, counts, salt, origin))
     held = [example for index, example in enumerate(examples) if index in chosen]
@@ -47,16 +41,63 @@ def hold_out(
     return rest, held
 
 
+def pick_across(examples: Sequence[Example], target: int, *, salt: str) -> list[Example]:
+    """About ``target`` examples of as many split groups as there can be, in their original order.
+
+    What is judged together stays together: the examples of one ``group`` (answers to a question). Split groups
+    (paragraphs) give one of theirs each in turn, so that a few large ones do not make up the part. There are never more
+    than ``target``, spread over the classes as in the whole.
+
+    Args:
+        examples: Where to pick from.
+        target: How many to pick.
+        salt: As in :func:`hold_out`.
+    """
+    units = units_across(examples, salt)
+    counts = Counter(example.label for example in examples)
+    chosen = _fitting(units, examples, _quotas(counts, target)) or set(units[0])
+    return [example for index, example in enumerate(examples) if index in chosen]
+
+
+def units_across(examples: Sequence[Example], salt: str) -> list[list[int]]:
+    """The indices of examples of one ``group``, or else of the same texts: one unit of each split group in turn."""
+    units: dict[str, list[int]] = {}
+    for index, example in enumerate(examples):
+        key = [example.text, example.text_pair] if example.group is None else [example.split_group, example.group]
+        units.setdefault(_hashed([salt, *key]), []).append(index)
+    of_group: Counter[str] = Counter()
+    turns = []
+    for place, unit in sorted(units.items()):
+        group = examples[unit[0]].split_group or place
+        turns.append((of_group[group], place))
+        of_group[group] += 1
+    return [units[place] for _, place in sorted(turns)]
+
+
+def _fitting(units: Sequence[Sequence[int]], examples: Sequence[Example], quota: Mapping[int, int]) -> set[int]:
+    """The examples of those units, taken in order, that overfill no class."""
+    taken: Counter[int] = Counter()
+    chosen: set[int] = set()
+    for unit in units:
+        wanted = Counter(examples[index].label for index in unit)
+        if all(taken[label] + wanted[label] <= quota[label] for label in wanted):
+            taken += wanted
+            chosen.update(unit)
+    return chosen
+
+
+def _hashed(content: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
 def _units(examples: Sequence[Example], salt: str) -> list[list[int]]:
     """Return the indices of examples that stay together, in an order that a hash of their content decides."""
     units: dict[str, list[int]] = {}
     for index, example in enumerate(examples):
-        if example.split_group is None:
-            key = json.dumps([salt, example.text, example.text_pair])
-        else:
-            key = json.dumps([salt, example.split_group])
-        units.setdefault(key, []).append(index)
-    return [units[key] for key in sorted(units, key=lambda key: hashlib.sha256(key.encode()).digest())]
+        alone = example.split_group is None
+        key = [example.text, example.text_pair] if alone else [example.split_group]
+        units.setdefault(_hashed([salt, *key]), []).append(index)
+    return [unit for _, unit in sorted(units.items())]
 
 
 def _quotas(counts: Counter[int], target: int) -> dict[int, int]:

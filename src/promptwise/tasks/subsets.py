@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from promptwise.tasks._spec_checks import SPLITS
 from promptwise.tasks.data import TaskData, task_data
 from promptwise.tasks.examples import Example, examples_from_rows
 from promptwise.tasks.readers import read_rows
-from promptwise.tasks.splits import hold_out
+from promptwise.tasks.splits import hold_out, pick_across, units_across
 
 
 def with_rows(
@@ -20,7 +18,8 @@ def with_rows(
 ) -> TaskData:
     """The same task with fewer rows: the same ones for every seed, spread over the classes as before.
 
-    A few more stay where classes do not divide evenly or rows of a text stay together.
+    A few more stay where classes do not divide evenly, a few less where rows are judged together: answers to a question
+    stay together, and are of as many paragraphs as there can be.
 
     Args:
         data: A task with its splits.
@@ -44,31 +43,44 @@ def _fewer(data: TaskData, split: str, rows: int) -> list[Example]:
         raise ConfigError(f"--{split}-rows is {rows:,}; {data.spec.name} ({data.origin}) has {len(whole):,}.")
     if rows == len(whole):
         return whole
-    return hold_out(whole, len(whole) - rows, salt=f"{split} rows", origin=data.origin)[0]
+    salt = f"{split} rows"
+    if data.spec.split_group is not None or data.spec.group is not None:
+        return pick_across(whole, rows, salt=salt)
+    return hold_out(whole, len(whole) - rows, salt=salt, origin=data.origin)[0]
 
 
 def with_shots(data: TaskData, shots: int, seed: int) -> TaskData:
     """A few-shot task: ``shots`` training rows of each class, and as many others to choose the checkpoint on.
 
-    Another seed draws other rows; the same seed draws the same for every method. The test split stays whole.
+    Another seed draws other rows; the same seed draws the same for every method. Rows of one text, or of one paragraph,
+    are all on one side. The test split stays whole.
 
     Raises:
-        DataError: A class has fewer than twice as many training rows.
+        DataError: A class has too few training rows.
     """
-    counts = Counter(example.label for example in data.train)
-    few = [data.spec.labels[label] for label in range(len(data.spec.labels)) if counts[label] < 2 * shots]
-    if few:
-        found = counts[data.spec.labels.index(few[0])]
-        raise DataError(
-            f"--shots {shots} takes {2 * shots} training rows of each class, {shots} to learn from and {shots} to "
-            f"choose the checkpoint on; {data.spec.name} ({data.origin}) has {found} of {few[0]!r}."
-        )
-    drawn: dict[int, list[Example]] = {}
-    for example in sorted(data.train, key=lambda example: _place(example, seed)):
-        drawn.setdefault(example.label, []).append(example)
-    train = [example for rows in drawn.values() for example in rows[:shots]]
-    validation = [example for rows in drawn.values() for example in rows[shots : 2 * shots]]
-    return _replaced(data, f"{shots} shots, seed {seed}", train=train, validation=validation)
+    sides: tuple[list[Example], ...] = ([], [])
+    counts: tuple[Counter[int], ...] = (Counter(), Counter())
+    side_of: dict[str, int] = {}
+    for unit in units_across(data.train, f"shots, seed {seed}"):
+        group = data.train[unit[0]].split_group
+        for side in (0, 1) if group is None or group not in side_of else (side_of[group],):
+            before = len(sides[side])
+            for example in (data.train[index] for index in unit):
+                if counts[side][example.label] < shots:
+                    sides[side].append(example)
+                    counts[side][example.label] += 1
+            if len(sides[side]) > before:
+                if group is not None:
+                    side_of[group] = side
+                break
+    for label, name in enumerate(data.spec.labels):
+        if min(count[label] for count in counts) < shots:
+            found = sum(example.label == label for example in data.train)
+            raise DataError(
+                f"--shots {shots} takes {2 * shots} training rows of each class, {shots} to learn from and {shots} of "
+                f"other texts to choose the checkpoint on; {data.spec.name} ({data.origin}) has {found} of {name!r}."
+            )
+    return _replaced(data, f"{shots} shots, seed {seed}", train=sides[0], validation=sides[1])
 
 
 def with_files(data: TaskData, train: str | None, validation: str | None) -> TaskData:
@@ -93,9 +105,3 @@ def with_files(data: TaskData, train: str | None, validation: str | None) -> Tas
 def _replaced(data: TaskData, how: str, **changed: list[Example]) -> TaskData:
     splits = {split: changed.get(split, getattr(data, split)) for split in SPLITS}
     return task_data(data.spec, splits, f"{data.origin}, {how}")
-
-
-def _place(example: Example, seed: int) -> bytes:
-    """Where a hash of its content and the seed puts an example."""
-    key = json.dumps(["shots", seed, example.text, example.text_pair])
-    return hashlib.sha256(key.encode()).digest()
