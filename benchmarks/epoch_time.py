@@ -1,7 +1,7 @@
 """How long an epoch takes with batches padded to a fixed length, grouped by length, and of a number of tokens.
 
-Each batching trains the same prompted model on the same part of a task, once per round, interleaved in a new order
-each round; an epoch's time is that of the part divided by its share of train.
+Each way makes the batches of a whole epoch; in each round a part of them, drawn at random, trains the same prompted
+model, in a new order of ways. An epoch's time is that of the part divided by its share of the batches.
 
     python benchmarks/epoch_time.py --data-dir data --share 0.02 --json runs/epochs.json
 """
@@ -13,9 +13,8 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from step_time import quiet, stepper
@@ -31,36 +30,26 @@ from promptwise.tasks.data import load_task
 TASKS = {"imdb": "imdb", "sst2": "sst2_sentence"}
 """Folders below ``--data-dir`` by task."""
 
-Row = dict[str, Any]
-Batches = Iterator[dict[str, Tensor]]
+Ways = dict[str, Callable[[list[int]], Iterable[list[int]]]]
 
 
-def batchings(model: PromptedModel, arguments: argparse.Namespace) -> dict[str, Callable[[list[Row]], Batches]]:
-    """Ways to make the batches of an epoch; the first is what the others are compared with."""
-    size, length = arguments.batch_size, arguments.max_length
-
-    def fixed(rows: list[Row]) -> Batches:
-        for batch in chunks(random.sample(rows, len(rows)), size):
-            tensors = model.collate(batch)
-            yield {
-                key: torch.nn.functional.pad(value, (0, length - value.shape[1])) if value.dim() == 2 else value
-                for key, value in tensors.items()
-            }
-
-    def grouped(rows: list[Row]) -> Batches:
-        order = LengthGroupedSampler(size, lengths=[len(row["input_ids"]) for row in rows])
-        for batch in chunks(order, size):
-            yield model.collate([rows[index] for index in batch])
-
-    def tokens(rows: list[Row]) -> Batches:
-        lengths = [len(row["input_ids"]) for row in rows]
-        for batch in TokenBatches(lengths, arguments.batch_tokens, seed=0):
-            yield model.collate([rows[index] for index in batch])
-
+def ways_of(arguments: argparse.Namespace) -> Ways:
+    """Ways to make the batches of an epoch from the lengths of its rows; the first is what others are compared with."""
+    size = arguments.batch_size
     return {
-        f"{size} rows padded to {length}": fixed,
-        f"{size} rows of like length": grouped,
-        f"{arguments.batch_tokens} tokens": tokens,
+        f"{size} rows padded to {arguments.max_length}": lambda lengths: chunks(
+            random.sample(range(len(lengths)), len(lengths)), size
+        ),
+        f"{size} rows of like length": lambda lengths: chunks(LengthGroupedSampler(size, lengths=lengths), size),
+        f"{arguments.batch_tokens} tokens": lambda lengths: TokenBatches(lengths, arguments.batch_tokens, seed=0),
+    }
+
+
+def padded(batch: dict[str, Tensor], length: int) -> dict[str, Tensor]:
+    """The batch with every row filled up to one length."""
+    return {
+        key: torch.nn.functional.pad(value, (0, length - value.shape[1])) if value.dim() == 2 else value
+        for key, value in batch.items()
     }
 
 
@@ -69,23 +58,32 @@ def epoch_seconds(name: str, arguments: argparse.Namespace) -> dict[str, list[fl
     backbone = prepare_backbone(arguments.model, False, arguments.dtype)
     data = load_task(name, arguments.data_dir and arguments.data_dir / TASKS[name])
     random.seed(0)
-    part = random.sample(data.train, round(arguments.share * len(data.train)))
+    torch.manual_seed(0)
     model = PromptedModel.from_backbone(
         backbone, task=data.spec, base=arguments.base, strategy="encoder", max_length=arguments.max_length
     )
-    rows = model.features(part)
+    rows = model.features(data.train)
     model.prepare(rows)
     step = stepper(model, model.parameter_groups(1e-3))
-    ways = batchings(model, arguments)
+    ways = ways_of(arguments)
+    fixed = next(iter(ways))
+    lengths = [len(row["input_ids"]) for row in rows]
+    epochs = {way: list(make(lengths)) for way, make in ways.items()}
+
+    def run(way: str, batch: list[int]) -> None:
+        tensors = model.collate([rows[index] for index in batch])
+        step(padded(tensors, arguments.max_length) if way == fixed else tensors)
+
+    for batch in epochs[fixed][:2]:
+        run(fixed, batch)
     seconds: dict[str, list[float]] = {way: [] for way in ways}
-    for batch in list(ways[next(iter(ways))](rows))[:2]:
-        step(batch)
     for _ in range(arguments.rounds):
         for way in random.sample(list(ways), len(ways)):
+            batches = random.sample(epochs[way], max(1, round(arguments.share * len(epochs[way]))))
             started = time.perf_counter()
-            for batch in ways[way](rows):
-                step(batch)
-            seconds[way].append((time.perf_counter() - started) * len(data.train) / len(part))
+            for batch in batches:
+                run(way, batch)
+            seconds[way].append((time.perf_counter() - started) * len(epochs[way]) / len(batches))
     return seconds
 
 
@@ -98,7 +96,7 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--batch-tokens", type=int, default=4096)
-    parser.add_argument("--share", type=float, default=0.02, help="share of train in each round")
+    parser.add_argument("--share", type=float, default=0.02, help="share of the batches in each round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--data-dir", type=Path, help="folder with a folder for each task")

@@ -2,8 +2,9 @@
 
 The floor is the frozen backbone's forward pass on the same tokens, with K dummy vectors or K dummy keys and values in
 each layer where the base adds them, and the backward pass to its inputs alone. Floors themselves, peers and
-fine-tuning are divided by the floor that adds nothing. All cases run in one process,
-interleaved in a new order each round; peak memory is measured in a process of its own for each case.
+fine-tuning are divided by the floor that adds nothing. All cases run in one process, interleaved in a new order each
+round; a ratio is taken within a round, on one batch, and its median over rounds is reported. Shapes are seen once
+before they are timed. Peak memory is that of two steps, in a process of its own for each case.
 
     python benchmarks/step_time.py --json runs/bench.json
     python benchmarks/step_time.py --setup minilm --rounds 3 --data-dir data/sst2_sentence
@@ -15,6 +16,7 @@ import argparse
 import gc
 import json
 import multiprocessing
+import os
 import platform
 import random
 import statistics
@@ -41,8 +43,19 @@ STRATEGIES = {
     "encoder rnn": {"strategy": "encoder", "encoder": "rnn"},
     "encoder mlp": {"strategy": "encoder", "encoder": "mlp"},
 }
-PEERS = ("peft prompt tuning", "peft prefix tuning", "peft LoRA r=8", "fine-tuning")
-PEER_OF = {"prompt": "peft prompt tuning", "prefix": "peft prefix tuning"}
+KINDS = ("peft prompt tuning", "peft prefix tuning", "peft LoRA r=8", "fine-tuning")
+WAYS: dict[str, dict[str, Any]] = {
+    "": {},
+    ", no dropout": {"dropout": False},
+    ", no dropout, eager": {"dropout": False, "attn_implementation": "eager"},
+}
+PEERS = {
+    **{kind + way: (kind, options) for kind in KINDS[:2] for way, options in WAYS.items()},
+    **{kind: (kind, WAYS[""]) for kind in KINDS[2:]},
+}
+"""Peers as they are loaded, with the dropout of the model's configuration. Those that a base is compared with also
+without it, as ours run, and with the attention whose backward pass is the faster one on CPUs."""
+PEERS_OF = {base: [name for name, (kind, _) in PEERS.items() if kind == f"peft {base} tuning"] for base in BASES}
 
 
 @dataclass
@@ -67,7 +80,15 @@ class Case:
 class Setup:
     """A backbone with batches: ``roberta`` (base shape, random weights) or ``minilm`` (with real sentences)."""
 
-    def __init__(self, name: str, dtype: str, data_dir: Path | None, batches: int, small: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        dtype: str,
+        data_dir: Path | None,
+        batches: int,
+        small: bool,
+        heads: tuple[bool, ...] = (False, True),
+    ) -> None:
         from promptwise.placement import prepare_backbone
         from promptwise.tasks.spec import load_spec
 
@@ -75,8 +96,10 @@ class Setup:
         self.spec = load_spec("sst2")
         self.folder = tempfile.TemporaryDirectory()
         self.model_name = "minilm-cloze" if name == "minilm" else self._random_roberta()
-        self.backbones = {cloze: prepare_backbone(self.model_name, cloze, dtype) for cloze in (False, True)}
-        self.rows = {cloze: self._rows(cloze, data_dir, batches) for cloze in (False, True)}
+        self.backbones = {cloze: prepare_backbone(self.model_name, cloze, dtype) for cloze in heads}
+        made = {cloze: self._rows(cloze, data_dir, batches) for cloze in heads}
+        self.rows = {cloze: batch for cloze, (batch, _) in made.items()}
+        self.train = {cloze: train for cloze, (_, train) in made.items()}
 
     def _random_roberta(self) -> str:
         """A RoBERTa of base shape with random weights; its tokenizer knows all of its numbers."""
@@ -108,8 +131,13 @@ class Setup:
         tokenizer.save_pretrained(self.folder.name)
         return self.folder.name
 
-    def _rows(self, cloze: bool, data_dir: Path | None, batches: int) -> list[list[dict[str, Any]]]:
-        """Batches of 16 tokenised inputs: 128 tokens each, or the sentences of SST-2 grouped by length."""
+    def _rows(
+        self, cloze: bool, data_dir: Path | None, batches: int
+    ) -> tuple[list[list[dict[str, Any]]], list[dict[str, Any]]]:
+        """Batches of 16 tokenised inputs, 128 tokens each or the sentences of SST-2 grouped by length, and train.
+
+        A table has rows for the tokens of the whole training split, and each step pays for all of them.
+        """
         from promptwise.batching import encode_examples, input_format_for
         from promptwise.tasks.data import load_task
         from promptwise.tasks.examples import Example
@@ -117,16 +145,17 @@ class Setup:
         draw = random.Random(0)
         if self.name == "roberta":
             top, length = (500, 20) if self.small else (50_000, 126)
-            texts = [" ".join(f"w{draw.randrange(top)}" for _ in range(length)) for _ in range(16 * batches)]
-            examples = [Example(text, None, draw.randrange(2)) for text in texts]
+            texts = [" ".join(f"w{draw.randrange(top)}" for _ in range(length)) for _ in range(400)]
+            train = [Example(text, None, draw.randrange(2)) for text in texts]
         else:
-            examples = draw.sample(load_task("sst2", data_dir).train, 16 * batches)
+            train = load_task("sst2", data_dir).train
         room = 128 if not self.small else 32
         form = input_format_for(self.backbones[cloze], self.spec, room, cloze, K)
-        rows = sorted(encode_examples(form, examples), key=lambda row: len(row["input_ids"]))
+        whole = encode_examples(form, train)
+        rows = sorted(draw.sample(whole, 16 * batches), key=lambda row: len(row["input_ids"]))
         groups = [rows[start : start + 16] for start in range(0, len(rows), 16)]
         draw.shuffle(groups)
-        return groups
+        return groups, whole
 
     def cases(self, only: str | None) -> Iterator[Case]:
         """All cases, or the one of a name."""
@@ -190,7 +219,7 @@ class Setup:
         model = PromptedModel.from_backbone(
             self.backbones[cloze], task=self.spec, base=base, head=head, length=K, max_length=128, **options
         )
-        model.prepare([row for rows in self.rows[cloze] for row in rows])
+        model.prepare(self.train[cloze])
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
             size = sum(file.stat().st_size for file in Path(folder).iterdir())
@@ -215,19 +244,22 @@ class Setup:
 
         weights = find_cloze_weights(self.model_name)
         folder = self.model_name if weights is None else _folder_of(weights.base_model)
-        model: Any = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+        kind, options = PEERS[name]
+        silent = {f"{part}_dropout_prob": 0.0 for part in ("hidden", "attention_probs")}
+        more = {**options, **({} if options.get("dropout", True) else silent)}
+        more.pop("dropout", None)
+        model: Any = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2, **more)
         kinds: dict[str, Callable[[], Any]] = {
             "peft prompt tuning": lambda: peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=K),
             "peft prefix tuning": lambda: peft.PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=K),
             "peft LoRA r=8": lambda: peft.LoraConfig(task_type="SEQ_CLS", r=8),
         }
-        if name in kinds:
-            model = peft.get_peft_model(model, kinds[name]())
+        if kind in kinds:
+            model = peft.get_peft_model(model, kinds[kind]())
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        bf16 = self.backbones[False].compute_dtype == torch.bfloat16
 
         def autocast() -> torch.autocast:
-            return torch.autocast("cpu", torch.bfloat16, enabled=bf16)
+            return torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bf16")
 
         def batch_of(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
             batch = collate(rows, 1)
@@ -256,8 +288,8 @@ def _folder_of(name: str) -> str:
 def stepper(
     model: Any, groups: list[dict[str, Any]], context: Callable[[], Any] | None = None
 ) -> Callable[[dict[str, Tensor]], None]:
-    """A full training step: forward, backward, clip, AdamW."""
-    optimizer = torch.optim.AdamW(groups)
+    """A full training step: forward, backward, clip, AdamW as ``Trainer`` has it."""
+    optimizer = torch.optim.AdamW(groups, fused=True)
     trained = [parameter for group in groups for parameter in group["params"]]
 
     def step(batch: dict[str, Tensor]) -> None:
@@ -280,7 +312,9 @@ def time_setup(setup: Setup, rounds: int, only: str | None = None) -> list[dict[
     cases = list(setup.cases(only))
     times: dict[str, dict[str, list[float]]] = {case.name: {"train": [], "infer": []} for case in cases}
     draw = random.Random(0)
-    for number in range(rounds + 1):
+    # Libraries prepare for a shape when they first see it.
+    warm = 1 if setup.name == "roberta" else len(setup.rows[False])
+    for number in range(warm + rounds):
         for case in draw.sample(cases, len(cases)):
             batches = setup.rows[case.name.endswith("cloze")]
             rows = batches[number % len(batches)]
@@ -288,7 +322,7 @@ def time_setup(setup: Setup, rounds: int, only: str | None = None) -> list[dict[
                 if run is not None:
                     started = time.perf_counter()
                     run(rows)
-                    if number:  # The first round warms up.
+                    if number >= warm:
                         times[case.name][kind].append(1000 * (time.perf_counter() - started))
     return [
         {
@@ -298,9 +332,24 @@ def time_setup(setup: Setup, rounds: int, only: str | None = None) -> list[dict[
             "tuned": case.tuned,
             "adapter_bytes": case.adapter_bytes,
             **{f"{kind}_ms": _summary(values) for kind, values in times[case.name].items()},
+            **_ratios(case.name, times),
         }
         for case in cases
     ]
+
+
+def _ratios(name: str, times: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
+    """A training step by the floor of its base and head, and by the fastest of peft's for its base, in each round."""
+    base = name.partition(", ")[0]
+    own = f"floor, {base}, {name.split(', ')[-1]}"
+    floor = times.get(own if own in FLOORS else "floor, plain")
+    peers = [times[peer]["train"] for peer in PEERS_OF.get(base, []) if peer in times]
+    fastest = min(peers, key=statistics.median) if peers else None
+    mine = times[name]["train"]
+    return {
+        "to_floor": None if floor is None else _summary([a / b for a, b in zip(mine, floor["train"], strict=True)]),
+        "to_peer": None if fastest is None else _summary([a / b for a, b in zip(mine, fastest, strict=True)]),
+    }
 
 
 def _summary(values: list[float]) -> dict[str, float]:
@@ -322,23 +371,19 @@ def _measure(arguments: argparse.Namespace, name: str, dtype: str, case: str) ->
 
     quiet()
     torch.set_num_threads(arguments.threads)
-    setup = Setup(name, dtype, arguments.data_dir, 2, arguments.small)
-    for one in setup.cases(case):
-        for rows in setup.rows[case.endswith("cloze")]:
-            one.train(rows)
+    cloze = case.endswith("cloze")
+    # A floor runs on the plain backbone, whichever head its tokens are for.
+    heads = tuple({cloze, cloze and not case.startswith("floor")})
+    setup = Setup(name, dtype, arguments.data_dir, 2, arguments.small, heads)
+    # What made the tokens and takes no part.
+    for unused in [key for key in heads if case in PEERS or (case.startswith("floor") and key)]:
+        del setup.backbones[unused]
+    (one,) = setup.cases(case)
+    gc.collect()
+    environment.reset_peak_memory()
+    for rows in setup.rows[cloze]:
+        one.train(rows)
     return float(environment.peak_memory()["process_peak_mib"])
-
-
-def add_ratios(results: list[dict[str, Any]]) -> None:
-    """Divide each training step by the floor of its base, and by peft's method of its base."""
-    medians = {(one["setup"], one["dtype"], one["case"]): one["train_ms"]["median"] for one in results}
-    for one in results:
-        place, base = (one["setup"], one["dtype"]), one["case"].partition(", ")[0]
-        own = f"floor, {base}, {one['case'].split(', ')[-1]}"
-        floor = medians.get((*place, own if own in FLOORS else "floor, plain"))
-        peer = medians.get((*place, PEER_OF.get(base, "")))
-        one["to_floor"] = None if floor is None else one["train_ms"]["median"] / floor
-        one["to_peer"] = None if peer is None else one["train_ms"]["median"] / peer
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -354,7 +399,7 @@ def table(results: list[dict[str, Any]]) -> str:
         for one in results:
             if (one["setup"], one["dtype"]) == place:
                 train, infer = one["train_ms"], one["infer_ms"]
-                ratios = ["" if one[key] is None else f"{one[key]:.2f}" for key in ("to_floor", "to_peer")]
+                ratios = [_ratio_text(one["to_floor"], True), _ratio_text(one["to_peer"], False)]
                 memory = "" if one.get("memory_mib") is None else f"{one['memory_mib']:,.0f}"
                 saved = f"{one['adapter_bytes'] / 1e6:.2f} MB" if one["adapter_bytes"] else ""
                 lines.append(
@@ -363,6 +408,28 @@ def table(results: list[dict[str, Any]]) -> str:
                 )
         lines.append("")
     return "\n".join(lines)
+
+
+def _ratio_text(ratio: dict[str, float] | None, spread: bool) -> str:
+    if ratio is None:
+        return ""
+    return f"{ratio['median']:.2f}" + (f" ({ratio['low']:.2f} to {ratio['high']:.2f})" if spread else "")
+
+
+def _machine(threads: int) -> dict[str, Any]:
+    """What the numbers are from."""
+    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "threads": threads,
+        "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+    }
+
+
+def _lines(file: str) -> list[str]:
+    return Path(file).read_text(encoding="utf-8").splitlines() if Path(file).is_file() else []
 
 
 def quiet() -> None:
@@ -379,8 +446,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--setup", choices=("roberta", "minilm"), nargs="+", default=["roberta", "minilm"])
     parser.add_argument("--dtype", choices=("bf16", "fp32"), nargs="+", default=["bf16", "fp32"])
-    parser.add_argument("--rounds", type=int, default=8, help="rounds of all cases after the one that warms up")
-    parser.add_argument("--batches", type=int, default=8, help="batches of 16 that the rounds take turns with")
+    parser.add_argument("--rounds", type=int, default=12, help="timed rounds of all cases")
+    parser.add_argument("--batches", type=int, default=4, help="batches of 16 that the rounds take turns with")
     parser.add_argument("--only", help="one case by its name")
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -390,7 +457,12 @@ def main() -> None:
     arguments = parser.parse_args()
     quiet()
     torch.set_num_threads(arguments.threads)
-    results = []
+    machine, results = _machine(arguments.threads), []
+    if "minilm" in arguments.setup:
+        from promptwise.tasks.data import load_task
+
+        # Before minutes are spent on the rest.
+        load_task("sst2", arguments.data_dir)
     for name in arguments.setup:
         for dtype in arguments.dtype:
             setup = Setup(name, dtype, arguments.data_dir, arguments.batches, arguments.small)
@@ -401,17 +473,12 @@ def main() -> None:
                 for one in found:
                     one["memory_mib"] = peak_memory(arguments, name, dtype, one["case"])
             results += found
-    add_ratios(results)
-    print(table(results))
-    if arguments.json is not None:
-        machine = {
-            "processor": platform.processor() or platform.machine(),
-            "threads": arguments.threads,
-            "torch": torch.__version__,
-            "python": sys.version.split()[0],
-        }
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1), encoding="utf-8")
+            print(table(found), flush=True)
+            if arguments.json is not None:
+                arguments.json.parent.mkdir(parents=True, exist_ok=True)
+                arguments.json.write_text(
+                    json.dumps({"machine": machine, "results": results}, indent=1), encoding="utf-8"
+                )
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from promptwise.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from promptwise.backbone import Backbone
     from promptwise.model import PromptedModel
@@ -57,12 +58,14 @@ _METRICS_PARTS: dict[str, type | tuple[type, ...]] = {
 def save_adapter(model: PromptedModel, folder: Path) -> dict[str, Any]:
     """Write the two files, each whole or not at all, and return the configuration.
 
+    A tensor whose numbers float16 holds to the bit is stored in it; so are all after ``--half``.
+
     Raises:
         OutputError: A file cannot be written.
     """
     from safetensors.torch import save
 
-    weights = save({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()})
+    weights = save({key: _stored(value) for key, value in model.state_dict().items()})
     backbone = model.backbone
     config = {
         "format": FORMAT,
@@ -82,6 +85,15 @@ def save_adapter(model: PromptedModel, folder: Path) -> dict[str, Any]:
     write_atomic(folder / WEIGHTS_FILE, weights)
     write_json(folder / CONFIG_FILE, config)
     return config
+
+
+def _stored(value: Tensor) -> Tensor:
+    """The tensor on the CPU, in float16 where that loses nothing."""
+    value = value.detach().cpu().contiguous()
+    if not value.is_floating_point():
+        return value
+    half = value.half()
+    return half if half.to(value.dtype).equal(value) else value
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -51,6 +51,13 @@ class Backbone(nn.Module):
         self.trainable = False
         for parameter in model.parameters():
             parameter.requires_grad_(False)
+        super().train(False)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Switch the mode of a model that is tuned; a frozen one always runs as at test time."""
+        if self.trainable:
+            super().train(mode)
+        return self
 
     @property
     def model_type(self) -> str:
@@ -120,9 +127,9 @@ class Backbone(nn.Module):
         return torch.autocast(self.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32)
 
     def set_compute_dtype(self, dtype: torch.dtype) -> None:
-        """Store the frozen matrices in the dtype that they are multiplied in, and everything else in float32.
+        """Store frozen matrices, and their biases, in the dtype that they are multiplied in, and the rest in float32.
 
-        Autocast would cast each matrix again at every step; the products are the same.
+        Autocast would cast each of them again at every step; the products are the same.
 
         Raises:
             BackboneError: The matrices were narrowed already, and what was cut off is gone.
@@ -131,14 +138,18 @@ class Backbone(nn.Module):
             raise BackboneError(f"{self.name} is stored in {self.compute_dtype}; load it again for {dtype}.")
         self.compute_dtype = dtype
         embedding = self.base.get_input_embeddings().weight
-        matrices = {
-            id(module.weight)
+        output = self.model.get_output_embeddings()
+        # The cloze head adds single numbers of the output layer's bias, in float32.
+        kept = {id(embedding), id(getattr(output, "bias", None))}
+        narrow = {
+            id(tensor)
             for module in self.model.modules()
             if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-        } - {id(embedding)}
+            for tensor in (module.weight, module.bias)
+        } - kept
         for tensor in (*self.model.parameters(), *self.model.buffers()):
             if tensor.is_floating_point():
-                tensor.data = tensor.data.to(dtype if id(tensor) in matrices else torch.float32)
+                tensor.data = tensor.data.to(dtype if id(tensor) in narrow else torch.float32)
 
     def unfreeze(self, dtype: torch.dtype) -> None:
         """Let every weight be trained; all stay in float32, and products run in ``dtype``.

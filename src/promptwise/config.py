@@ -114,6 +114,9 @@ class FitConfig:
     gradient_checkpointing: bool = setting(
         False, "Make the activations of each layer again in the backward pass: less memory, more time."
     )
+    half: bool = setting(
+        False, "Round what was trained to float16 before it is scored and saved: an adapter of half the size."
+    )
     compile: bool = setting(False, "Run torch.compile, which needs a C++ compiler.")
     report_to: str = setting(
         "none", "Loggers besides the files, as transformers names them: none, tensorboard, wandb, ...", metavar="LOGGER"

@@ -74,33 +74,19 @@ class Instance:
         parts = {name: getattr(self, name)[:, :length] for name in ("ids", "mask", "text", "embeddings")}
         return replace(self, **parts)
 
-    def left_aligned(self) -> tuple[Instance, Tensor]:
-        """The same rows with their real tokens first, and the ``[B, T]`` order that was used.
-
-        Every backbone numbers positions from the left, so after this step the side of the padding cannot matter.
-        """
-        order = left_order(self.mask)
-        aligned = replace(
-            self,
-            ids=self.ids.gather(1, order),
-            mask=self.mask.gather(1, order),
-            text=self.text.gather(1, order),
-            embeddings=gather_rows(self.embeddings, order),
-        )
-        return aligned, order
-
 
 @dataclass(frozen=True)
 class Prompt:
     """The prompt of each instance.
 
     Attributes:
-        vectors: ``[B, K, W]``.
-        mask: ``[B, K]``, ``False`` where the instance has no vector for that slot (its text is too short).
+        vectors: ``[B, K, W]``, or ``[1, K, W]`` where all instances have the same.
+        mask: ``[B, K]``, ``False`` where the instance has no vector for that slot (its text is too short); ``None``
+            where every instance has all ``K``, so that there are no gaps to close.
     """
 
     vectors: Tensor
-    mask: Tensor
+    mask: Tensor | None = None
 
 
 def left_order(mask: Tensor) -> Tensor:

@@ -139,10 +139,8 @@ class PromptedModel(TextModel):
         return [group for group in groups if group["params"]]
 
     def train(self, mode: bool = True) -> PromptedModel:
-        """Switch the mode of everything but a frozen backbone, which always runs as at test time."""
+        """Switch the mode of everything but a frozen backbone; see :meth:`Backbone.train`."""
         super().train(mode)
-        if not self.backbone.trainable:
-            self.backbone.eval()
         # transformers checkpoints layers in training mode alone. A frozen model has no dropout that this would start.
         if self.checkpointing:
             for layer in checkpointed_layers(self.backbone):
@@ -174,7 +172,7 @@ class PromptedModel(TextModel):
         return hidden
 
     def prompt(self, instance: Instance) -> Prompt:
-        """The prompt of each instance: vectors ``[B, K, W]`` and mask ``[B, K]``."""
+        """The prompt of each instance."""
         prompt: Prompt = self.strategy(self._read(instance))
         return prompt
 

@@ -16,7 +16,7 @@ from promptwise.backbone import Backbone
 from promptwise.batching import SharedFeatures, by_length, chunks, collate, encode_examples
 from promptwise.errors import ConfigError
 from promptwise.heads.base import Head
-from promptwise.instance import Instance
+from promptwise.instance import Instance, left_order
 from promptwise.tasks.spec import TaskSpec
 from promptwise.tasks.template import Features, InputFormat, Texts
 
@@ -99,8 +99,12 @@ class TextModel(nn.Module, ABC):
         """The left-aligned instance of a batch, with its token types and mask positions; see :meth:`forward`."""
         mask = attention_mask.bool()
         text = mask if text_mask is None else text_mask.bool() & mask
-        given = Instance(input_ids, mask, text, self.backbone.embed(input_ids), self.input_format.cloze)
-        instance, order = given.left_aligned()
+        # Every backbone numbers positions from the left: with real tokens first the side of the padding cannot matter.
+        order = left_order(mask)
+        ids = input_ids.gather(1, order)
+        instance = Instance(
+            ids, mask.gather(1, order), text.gather(1, order), self.backbone.embed(ids), self.input_format.cloze
+        )
         room = self.input_format.max_tokens
         if input_ids.shape[1] > room:
             # Padding to a fixed length may be wider than the model; only padding is cut.

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import EvalPrediction
 from transformers.trainer_callback import PrinterCallback
 
@@ -95,6 +96,8 @@ def fit(
     finally:
         model.checkpointing = before
     train_seconds = time.perf_counter() - train_started
+    if config.half:
+        round_to_half(model)
     shown = progress and trainer.is_world_process_zero()
     choices = choose(model, data.test, progress="scoring test" if shown else None) if score_test else []
     metrics = {
@@ -136,6 +139,14 @@ def fit(
         "history": trainer.state.log_history,
     }
     return metrics
+
+
+def round_to_half(model: PromptedModel) -> None:
+    """Round the trained weights to numbers that float16 holds; the adapter is then stored in it without a loss."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            limit = torch.finfo(torch.float16).max
+            parameter.data = parameter.data.clamp(-limit, limit).half().to(parameter.dtype)
 
 
 def check_fit(config: FitConfig) -> None:

@@ -20,10 +20,10 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "pretrained": {"strategy": "pretrained", "knowledge": True},
     "cnn": {"strategy": "encoder", "encoder": "cnn"},
     "mlp": {"strategy": "encoder", "encoder": "mlp", "train_table": True},
+    "rnn": {"strategy": "encoder", "encoder": "rnn"},
     "known cnn": {"strategy": "encoder", "encoder": "cnn", "knowledge": True},
     "none": {"strategy": "none"},
 }
-"""The BiLSTM is not among them: torch cannot compile an LSTM, and runs it between two graphs."""
 
 
 @pytest.fixture(scope="module")

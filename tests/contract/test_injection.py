@@ -118,13 +118,13 @@ def test_prefix_equals_past_key_values(name: str, tiny_folder: TinyFolder) -> No
     with torch.inference_mode():
         prompt = model.strategy(instance)
         ours = model.injector(model.backbone, instance, prompt, None)
-        layers = model.injector._attention_arguments(prompt)["prompt_keys_values"]
+        layers = model.injector._keys_values(prompt, torch.float32)
         reference = AutoModel.from_pretrained(tiny_folder(name)).eval()
         assert reference.config._attn_implementation == "sdpa"
         cache = DynamicCache(config=reference.config)
         for layer, (keys, values) in enumerate(layers):
-            assert keys.shape[0] == values.shape[0] == batch
-            cache.update(keys.contiguous(), values.contiguous(), layer)
+            assert keys.shape[0] == values.shape[0] == 1
+            cache.update(*(one.expand(batch, -1, -1, -1).contiguous() for one in (keys, values)), layer)
         positions = torch.arange(tokens).expand(batch, -1)
         mask = torch.cat([torch.ones(batch, K, dtype=torch.long), instance.mask.long()], dim=1)
         theirs = reference(
@@ -143,7 +143,7 @@ def test_instance_enters_the_first_layer_alone(options: dict[str, Any], tiny_fol
     one, other = instance_of(model, rows[:1]), instance_of(model, rows[5:6])
     with torch.inference_mode():
         prompts = [model.strategy(instance) for instance in (one, other)]
-        layers = [model.injector._attention_arguments(prompt)["prompt_keys_values"] for prompt in prompts]
+        layers = [model.injector._keys_values(prompt, torch.float32) for prompt in prompts]
     size = HIDDEN // HEADS
     # [K, L * 2 * A * D] as [L, 2, A, K, D].
     shared = model.injector.prefix.detach().view(K, LAYERS, 2, HEADS, size).permute(1, 2, 3, 0, 4)
@@ -163,7 +163,7 @@ def test_slot_without_a_vector_keeps_the_shared_prefix(tiny_folder: TinyFolder) 
     instance = instance_of(model, model.features(EXAMPLES)[1:3])
     with torch.inference_mode():
         prompt = model.strategy(instance)
-        first = model.injector._attention_arguments(prompt)["prompt_keys_values"][0]
+        first = model.injector._keys_values(prompt, torch.float32)[0]
     assert prompt.mask.tolist() == [[False] * K, [True] + [False] * (K - 1)]
     shared = model.injector._per_layer(model.injector.prefix.detach().unsqueeze(0))[0, :, 0]
     assert torch.equal(first[:, 0], shared)
@@ -310,16 +310,15 @@ def test_compute_dtype_in_training(name: str, base: str, tiny_folder: TinyFolder
 
 
 def test_compute_dtype_keeps_embeddings_and_norms(tiny_folder: TinyFolder) -> None:
-    """Only matrices are stored in bfloat16: embeddings, norms and biases keep the dtype of the checkpoint."""
+    """Matrices and their biases are stored in bfloat16; embeddings, norms and the output layer keep their dtype."""
     backbone = load(tiny_folder("bert"), lm_head=True)
     before = tensors_of(backbone)
     backbone.set_compute_dtype(torch.bfloat16)
     changed = {key for key, value in tensors_of(backbone).items() if value.dtype != before[key].dtype}
-    linear = {f"{key}.weight" for key, module in backbone.named_modules() if isinstance(module, torch.nn.Linear)} - {
-        "model.cls.predictions.decoder.weight"
-    }
-    assert changed == linear
-    assert len(changed) == LAYERS * 6 + 1
+    linear = {key for key, module in backbone.named_modules() if isinstance(module, torch.nn.Linear)}
+    linear -= {"model.cls.predictions.decoder"}
+    assert changed == {f"{key}.{part}" for key in linear for part in ("weight", "bias")}
+    assert len(changed) == 2 * (LAYERS * 6 + 1)
 
 
 @pytest.mark.parametrize("base", ["prompt", "prefix"])

@@ -28,7 +28,9 @@ def test_every_case_has_its_row(tmp_path: Path) -> None:
     )
     results = {one["case"]: one for one in read_json(file)["results"]}
     ours = [", ".join(one) for one in product(("prompt", "prefix"), STRATEGIES, ("classifier", "cloze"))]
-    peers = ["peft prompt tuning", "peft prefix tuning", "peft LoRA r=8", "fine-tuning"]
+    ways = ("", ", no dropout", ", no dropout, eager")
+    peers = [f"peft {base} tuning{way}" for base in ("prompt", "prefix") for way in ways]
+    peers += ["peft LoRA r=8", "fine-tuning"]
     floors = [", ".join(("floor", *one)) for one in product(("prompt", "prefix"), ("classifier", "cloze"))]
     assert list(results) == ["floor, plain", *floors, *ours, *peers]
     for name, one in results.items():
@@ -37,7 +39,7 @@ def test_every_case_has_its_row(tmp_path: Path) -> None:
         assert (one["tuned"] > 0) == (not name.startswith("floor"))
         assert (one["to_peer"] is not None) == (name in ours)
         assert f"| {name} |" in done.stdout
-    assert results["floor, plain"]["to_floor"] == 1
+    assert results["floor, plain"]["to_floor"]["median"] == 1
 
 
 def test_every_way_to_make_batches_has_its_row(tiny: Path, tmp_path: Path) -> None:

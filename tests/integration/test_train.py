@@ -9,6 +9,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from promptwise import PromptedModel
 from tests.integration.command import contents, ok, read_json, train_flags
 
 
@@ -69,6 +70,25 @@ def test_the_same_command_gives_the_same_adapter(tickets: Path, tiny: Path, tmp_
     first = contents(trained)["adapter_model.safetensors"]
     assert contents(tmp_path / "again")["adapter_model.safetensors"] == first
     assert contents(tmp_path / "other")["adapter_model.safetensors"] != first
+
+
+def test_half_the_size_is_the_model_that_was_scored(tickets: Path, tiny: Path, tmp_path: Path, trained: Path) -> None:
+    """With ``--half`` the weights are in float16, and evaluating the adapter gives the scores of its run."""
+    folder = tmp_path / "half"
+    printed = ok(*train_flags(tickets, tiny, folder, "--epochs", 3, "--half")).out
+    tensors, whole = (load_file(one / "adapter_model.safetensors") for one in (folder, trained))
+    assert tensors.keys() == whole.keys()
+    assert {one.dtype for one in tensors.values() if one.is_floating_point()} == {torch.float16}
+    assert any(one.dtype == torch.float32 for one in whole.values())
+    model = PromptedModel.from_pretrained(folder, str(tiny), dtype="fp32")
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.dtype == torch.float32
+            assert torch.equal(parameter, tensors[name].float())
+    score = read_json(folder / "metrics.json")["test"]["accuracy"]
+    assert f"{score:.4f}" in printed
+    model.save_pretrained(tmp_path / "again")
+    assert contents(tmp_path / "again")["adapter_model.safetensors"] == contents(folder)["adapter_model.safetensors"]
 
 
 def test_tensorboard_gets_an_event_file(tickets: Path, tiny: Path, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -40,25 +38,23 @@ class PrefixInjector(Injector):
             self.prefix = nn.Parameter(torch.empty(length, self.layers * layer_width).uniform_(-scale, scale))
 
     def forward(self, backbone: Backbone, instance: Instance, prompt: Prompt, token_types: Tensor | None) -> Tensor:
-        """See :meth:`Injector.forward`; ``prompt.vectors`` is ``[B, K, W]``."""
+        """See :meth:`Injector.forward`; ``prompt.vectors`` is ``[B or 1, K, W]``."""
         return backbone.run(
             instance,
             instance.embeddings,
             instance.mask,
             token_types=token_types,
-            **self._attention_arguments(prompt),
+            prompt_keys_values=self._keys_values(prompt, backbone.compute_dtype),
         )
 
-    def _attention_arguments(self, prompt: Prompt) -> dict[str, Any]:
-        """Per layer the keys and values ``[2, B or 1, A, K, D]``."""
-        vectors = prompt.vectors
+    def _keys_values(self, prompt: Prompt, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Per layer the keys and values ``[2, B or 1, A, K, D]`` in the dtype of the model's own."""
         if self.prefix is None:
-            prefix = self._per_layer(vectors)
-            return {"prompt_keys_values": prefix.unbind(0)}
-        shared = self._per_layer(self.prefix.unsqueeze(0))
-        scaled = vectors * prompt.mask.unsqueeze(-1) * INSTANCE_SCALE
-        first = shared[0] + scaled.unflatten(-1, (2, self.heads, self.head_size)).permute(2, 0, 3, 1, 4)
-        return {"prompt_keys_values": (first, *shared[1:].unbind(0))}
+            return self._per_layer(prompt.vectors.to(dtype)).unbind(0)
+        scale = INSTANCE_SCALE if prompt.mask is None else (prompt.mask * INSTANCE_SCALE).unsqueeze(-1)
+        first, *rest = self._per_layer(self.prefix.unsqueeze(0)).split([1, self.layers - 1])
+        own = (prompt.vectors * scale).unflatten(-1, (2, self.heads, self.head_size)).permute(2, 0, 3, 1, 4)
+        return ((first.squeeze(0) + own).to(dtype), *(layer for part in rest for layer in part.to(dtype).unbind(0)))
 
     def _per_layer(self, prefix: Tensor) -> Tensor:
         """``[B, K, L*2*A*D]`` as ``[L, 2, B, A, K, D]``."""

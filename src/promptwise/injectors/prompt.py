@@ -29,14 +29,23 @@ class PromptInjector(Injector):
         self.reserved_positions = length
 
     def forward(self, backbone: Backbone, instance: Instance, prompt: Prompt, token_types: Tensor | None) -> Tensor:
-        """See :meth:`Injector.forward`; ``prompt.vectors`` is ``[B, K, E]``."""
-        vectors = prompt.vectors.to(instance.embeddings.dtype)
+        """See :meth:`Injector.forward`; ``prompt.vectors`` is ``[B or 1, K, E]``."""
+        length = prompt.vectors.shape[1]
+        vectors = prompt.vectors.to(instance.embeddings.dtype).expand(len(instance.ids), -1, -1)
+        embeddings = torch.cat([vectors, instance.embeddings], dim=1)
+        types = None if token_types is None else torch.nn.functional.pad(token_types, (length, 0))
+        if prompt.mask is None:
+            mask = torch.nn.functional.pad(instance.mask, (length, 0), value=True)
+            hidden = backbone.run(instance, embeddings, mask, token_types=types)
+            # An encoder-decoder is read at its decoder, which has no prompt.
+            return hidden if backbone.kind == "encoder-decoder" else hidden[:, length:]
         mask = torch.cat([prompt.mask, instance.mask], dim=1)
         order = left_order(mask)
-        embeddings = gather_rows(torch.cat([vectors, instance.embeddings], dim=1), order)
-        types = None
-        if token_types is not None:
-            types = torch.nn.functional.pad(token_types, (prompt.mask.shape[1], 0)).gather(1, order)
         start = prompt.mask.sum(1, keepdim=True)
-        positions = start + torch.arange(instance.ids.shape[1], device=start.device)
-        return backbone.run(instance, embeddings, mask.gather(1, order), positions=positions, token_types=types)
+        return backbone.run(
+            instance,
+            gather_rows(embeddings, order),
+            mask.gather(1, order),
+            positions=start + torch.arange(instance.ids.shape[1], device=start.device),
+            token_types=None if types is None else types.gather(1, order),
+        )

@@ -47,7 +47,7 @@ class Strategy(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, instance: Instance) -> Prompt:
-        """The prompt of each instance: vectors ``[B, K, W]`` and mask ``[B, K]``."""
+        """The prompt of each instance: vectors ``[B, K, W]`` and a mask ``[B, K]`` where some have fewer than ``K``."""
 
 
 def text_ids(instances: Iterable[Instance], count: int | None = None) -> Tensor:

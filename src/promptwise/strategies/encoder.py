@@ -73,5 +73,4 @@ class EncoderPrompt(Strategy):
         tokens = first.embeddings.float() if self.table is None else self.table.vectors(first)
         features = self.network(self.normalise_tokens(tokens), first.mask)
         codes = self.codes(self.normalise_features(features)).unflatten(-1, (self.shape.length, RANK))
-        vectors = self.output(codes) + self.bias
-        return Prompt(vectors, torch.ones_like(vectors[..., 0], dtype=torch.bool))
+        return Prompt(self.output(codes) + self.bias)

@@ -11,9 +11,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from promptwise.instance import masked_mean
+from promptwise.strategies.lstm import PaddedLSTM
 
 
 class TextNetwork(nn.Module, ABC):
@@ -49,15 +49,20 @@ class TextCNN(TextNetwork):
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """See :class:`TextNetwork`."""
         reduced = (self.reduce(tokens) * mask.unsqueeze(-1)).transpose(1, 2)
-        pooled = []
-        for width, convolution in zip(self.widths, self.convolutions, strict=True):
-            # A window counts when it touches a real token; position p of the output ends at token p.
-            touched = nn.functional.pad(mask, (0, width - 1))
-            for shift in range(1, width):
-                touched = touched | nn.functional.pad(mask, (shift, width - 1 - shift))
-            activations = torch.relu(convolution(reduced)).masked_fill(~touched.unsqueeze(1), 0.0)
-            pooled.append(activations.amax(-1))
-        return torch.cat(pooled, dim=-1)
+        widest = max(self.widths)
+        # One convolution for all widths, with zeros in front of the narrower kernels: position p ends at token p.
+        kernels = [
+            nn.functional.pad(one.get_parameter("weight"), (widest - width, 0))
+            for width, one in zip(self.widths, self.convolutions, strict=True)
+        ]
+        biases = torch.cat([one.get_parameter("bias") for one in self.convolutions])
+        windows = nn.functional.conv1d(reduced, torch.cat(kernels), biases, padding=widest - 1)
+        # A window counts when it touches a real token.
+        ends = torch.arange(windows.shape[-1], device=mask.device)
+        lengths = mask.sum(1)[:, None, None]
+        reach = torch.tensor(self.widths, device=mask.device).repeat_interleave(self.filters)[:, None] - 1
+        touched = (ends < lengths + reach) & (lengths > 0)
+        return torch.relu(windows.masked_fill(~touched, 0.0).amax(-1))
 
 
 class BiLSTM(TextNetwork):
@@ -67,16 +72,12 @@ class BiLSTM(TextNetwork):
 
     def __init__(self, embedding_size: int) -> None:
         super().__init__(embedding_size)
-        self.lstm = nn.LSTM(embedding_size, self.hidden, batch_first=True, bidirectional=True)
+        self.lstm = PaddedLSTM(embedding_size, self.hidden)
         self.features = 2 * self.hidden
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """See :class:`TextNetwork`."""
-        # An empty text is read as one padding token, which the mean then leaves out.
-        lengths = mask.sum(1).clamp(min=1).cpu()
-        packed = pack_padded_sequence(tokens, lengths, batch_first=True, enforce_sorted=False)
-        states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=tokens.shape[1])
-        return masked_mean(states, mask)
+        return masked_mean(self.lstm(tokens, mask), mask)
 
 
 class TokenMLP(TextNetwork):

@@ -21,9 +21,5 @@ class NoPrompt(Strategy):
         super().__init__(shape)
 
     def forward(self, instance: Instance) -> Prompt:
-        """Empty vectors ``[B, 0, W]``."""
-        batch, device = instance.ids.shape[0], instance.ids.device
-        return Prompt(
-            torch.zeros(batch, 0, self.shape.width, device=device),
-            torch.zeros(batch, 0, dtype=torch.bool, device=device),
-        )
+        """Empty vectors ``[1, 0, W]``."""
+        return Prompt(torch.zeros(1, 0, self.shape.width, device=instance.ids.device))

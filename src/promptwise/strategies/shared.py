@@ -23,7 +23,5 @@ class SharedPrompt(Strategy):
         self.vectors = nn.Parameter(values)
 
     def forward(self, instance: Instance) -> Prompt:
-        """The same ``[K, W]`` vectors for every row of the batch."""
-        batch = instance.ids.shape[0]
-        mask = torch.ones(batch, self.shape.length, dtype=torch.bool, device=instance.ids.device)
-        return Prompt(self.vectors.expand(batch, -1, -1), mask)
+        """The same vectors ``[1, K, W]`` for every instance."""
+        return Prompt(self.vectors.unsqueeze(0))
