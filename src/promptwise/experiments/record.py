@@ -20,7 +20,7 @@ from promptwise.files import write_json
 Status = Literal["finished", "failed", "cancelled"]
 
 FORMAT = 1
-NUMERICS = 2
+NUMERICS = 3
 """Raise this when a change of the code changes what a run gives: records of the old code are then not mixed in."""
 
 CODE_VERSION = f"{__version__}+{NUMERICS}"
