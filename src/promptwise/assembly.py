@@ -106,11 +106,9 @@ def enable_checkpointing(backbone: Backbone, options: dict[str, Any] | None, **m
         raise BackboneError(f"{backbone.name}: {error} Leave --gradient-checkpointing out.") from error
     # transformers lets the word embeddings want gradients, for checkpoints of another kind; nothing here needs them.
     model.disable_input_require_grads()
-
-
-def checkpointed_layers(backbone: Backbone) -> list[nn.Module]:
-    """The layers that :func:`enable_checkpointing` has switched; none without it."""
-    return [module for module in backbone.model.modules() if getattr(module, "gradient_checkpointing", False) is True]
+    backbone.checkpointed = tuple(
+        module for module in model.modules() if getattr(module, "gradient_checkpointing", False) is True
+    )
 
 
 @contextlib.contextmanager

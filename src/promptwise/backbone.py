@@ -49,6 +49,7 @@ class Backbone(nn.Module):
         self.lm_fingerprint = fingerprint(head_weights(model, body)) if self.has_lm_head else None
         self.compute_dtype = torch.float32
         self.trainable = False
+        self.checkpointed: tuple[nn.Module, ...] = ()
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         super().train(False)

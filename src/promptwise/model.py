@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from promptwise.assembly import (
-    checkpointed_layers,
     enable_checkpointing,
     expect_no_backbone,
     expect_no_tied,
@@ -142,9 +141,9 @@ class PromptedModel(TextModel):
         """Switch the mode of everything but a frozen backbone; see :meth:`Backbone.train`."""
         super().train(mode)
         # transformers checkpoints layers in training mode alone. A frozen model has no dropout that this would start.
-        if self.checkpointing:
-            for layer in checkpointed_layers(self.backbone):
-                layer.training = mode
+        # Another model on the same backbone may have switched them.
+        for layer in self.backbone.checkpointed:
+            layer.training = mode and (self.checkpointing or self.backbone.trainable)
         return self
 
     def activation_checkpointing_enable(
