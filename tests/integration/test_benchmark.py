@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.integration.command import read_json
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-STRATEGIES = ("shared", "random", "encoder cnn", "encoder rnn", "encoder mlp")
+STRATEGIES = ("shared", "random", "random rank 16", "encoder cnn", "encoder rnn", "encoder mlp")
 
 
 def test_every_case_has_its_row(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_every_case_has_its_row(tmp_path: Path) -> None:
         assert one["train_ms"]["low"] <= one["train_ms"]["median"] <= one["train_ms"]["high"]
         assert one["infer_ms"]["median"] > 0
         assert (one["tuned"] > 0) == (not name.startswith("floor"))
-        assert (one["to_peer"] is not None) == (name in ours)
+        assert (one["to_peer"] is not None) == (name in ours) == (one["to_fastest_peer"] is not None)
         assert f"| {name} |" in done.stdout
     assert results["floor, plain"]["to_floor"]["median"] == 1
 

@@ -40,10 +40,21 @@ def large(tickets: Path, tiny: Path, tmp_path: Path) -> Path:
     return tmp_path / "large"
 
 
-def test_two_processes(tickets: Path, tiny: Path, tmp_path: Path, large: Path) -> None:
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    # --multi_gpu is its way to torchrun; with --cpu it wants mpirun. Without a GPU the processes run on the CPU.
+    "accelerate": [
+        *("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+    ],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes(launcher: str, tickets: Path, tiny: Path, tmp_path: Path, large: Path) -> None:
     """Two processes with batches of four."""
     flags = train_flags(tickets, tiny, tmp_path / "two", "--epochs", 5, "--batch-size", 4)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "promptwise"]
+    launch = ["-m", *LAUNCHERS[launcher], "-m", "promptwise"]
     environment: dict[str, Any] = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launch, *map(str, flags)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)

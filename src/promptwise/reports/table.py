@@ -223,9 +223,9 @@ def _notes(results: Results, compared: bool) -> tuple[str, ...]:
         return ()
     cells = list(results.cells.values())
     seeds = sorted({len(cell.seeds) for cell in cells})
-    many = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    many = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
     notes = [
-        f"Percent on the test split, mean ± standard deviation over {many} seeds; the checkpoint of each run was "
+        f"Percent on the test split, mean ± standard deviation over {many}; the checkpoint of each run was "
         "chosen on validation data. The best means of a column are set in bold. Tests are two-sided paired bootstraps "
         "over examples with the spread of seeds; p below 0.05 counts as significant, whatever the number of tests."
     ]

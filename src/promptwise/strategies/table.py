@@ -19,7 +19,8 @@ class RandomTable(Strategy):
     """The prompt is ``T[x_1 .. x_K]``, the rows of the first ``K`` tokens of the text (paper, section 3).
 
     A text with fewer tokens has fewer vectors. A token that training never showed at those positions gets the mean
-    of all rows: what the table has learnt that depends on no word.
+    of all rows: what the table has learnt that depends on no word. (In training it gets zeros; :meth:`prepare` leaves no
+    such token.)
 
     Args:
         shape: What the injector asks for.
@@ -55,7 +56,9 @@ class RandomTable(Strategy):
         """The rows ``[B, K, W]`` of the first ``K`` tokens of each text."""
         first = instance.first_text(self.shape.length)
         rows, known = self.table(first.ids)
-        vectors = torch.where(known.unsqueeze(-1), self.output(rows), self.unknown(first))
+        # In training every token has a row, and the mean of a large table takes its time.
+        other = rows.new_zeros(()) if self.training else self.unknown(first)
+        vectors = torch.where(known.unsqueeze(-1), self.output(rows), other)
         if first.presence is not None:
             vectors = first.faded(vectors, self._mean())
         return Prompt(vectors, first.mask)
