@@ -19,8 +19,8 @@ class RandomTable(Strategy):
     """The prompt is ``T[x_1 .. x_K]``, the rows of the first ``K`` tokens of the text (paper, section 3).
 
     A text with fewer tokens has fewer vectors. A token that training never showed at those positions gets the mean
-    of all rows: what the table has learnt that depends on no word. (In training it gets zeros; :meth:`prepare` leaves no
-    such token.)
+    of all rows: what the table has learnt that depends on no word. (In training it gets zeros; :meth:`prepare` leaves
+    no such token.)
 
     Args:
         shape: What the injector asks for.
