@@ -182,18 +182,28 @@ def run_and_stop(file: Path, out: Path, after: float) -> int:
     return process.wait(60)
 
 
-def check_equal_after_kills(file: Path, tmp_path: Path, kills: int) -> None:
-    """SIGKILL at random moments loses no finished run, and the end is that of an undisturbed experiment."""
-    ok("compare", file, "--out", tmp_path / "undisturbed", "--threads", 1)
+def check_equal_after_kills(file: Path, tmp_path: Path, kills: int, seconds: float) -> None:
+    """SIGKILL at random moments loses no finished run, and the end is that of an undisturbed experiment.
+
+    The first kill comes when the first run is under way. The others come between a start and so many seconds after the
+    time that this took.
+    """
     out, moments = tmp_path / "killed", random.Random(0)
+    started = time.monotonic()
+    process = start(file, out)
+    wait_for_a_run(out)
+    until_work = time.monotonic() - started
+    process.kill()
+    process.wait(60)
     finished: dict[str, Any] = {}
-    for number in range(kills):
-        code = run_and_stop(file, out, moments.uniform(3, 14))
+    for number in range(1, kills):
+        code = run_and_stop(file, out, moments.uniform(0, until_work + seconds))
         assert code == -signal.SIGKILL, f"kill {number + 1}: the experiment had ended with {code}"
         now = {key: record for key, record in records_of(out).items() if record["status"] == "finished"}
         assert {key: now.get(key) for key in finished} == finished
         finished = now
     ok("compare", file, "--out", out, "--threads", 1)
+    ok("compare", file, "--out", tmp_path / "undisturbed", "--threads", 1)
     one, two = records_of(tmp_path / "undisturbed"), records_of(out)
     assert {key: without_time(value) for key, value in one.items()} == {
         key: without_time(value) for key, value in two.items()
@@ -208,14 +218,14 @@ def long_runs(make_spec: MakeSpec, epochs: int, **more: Any) -> Path:
 
 def test_sigkill_loses_nothing(make_spec: MakeSpec, tmp_path: Path) -> None:
     """Three kills of a small experiment."""
-    check_equal_after_kills(long_runs(make_spec, 10, seeds=[0, 1, 2]), tmp_path, 3)
+    check_equal_after_kills(long_runs(make_spec, 60, seeds=[0, 1, 2]), tmp_path, 3, seconds=1.5)
 
 
 @pytest.mark.slow
 def test_sigkill_at_twenty_moments_loses_nothing(make_spec: MakeSpec, tmp_path: Path) -> None:
     """Twenty kills of an experiment with a search."""
     more = {"lr_search": {"values": [0.001, 0.01, 0.05]}, "seeds": [0, 1, 2, 3, 4, 5], "grid": {"length": [2, 4]}}
-    check_equal_after_kills(long_runs(make_spec, 15, **more), tmp_path, 20)
+    check_equal_after_kills(long_runs(make_spec, 100, **more), tmp_path, 20, seconds=5)
 
 
 def test_a_half_finished_run_that_cannot_go_on_begins_again(make_spec: MakeSpec, tmp_path: Path) -> None:
