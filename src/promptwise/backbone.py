@@ -171,7 +171,7 @@ class Backbone(nn.Module):
         embeddings: Tensor,
         mask: Tensor,
         *,
-        positions: Tensor | None = None,
+        positions: Tensor | slice | None = None,
         token_types: Tensor | None = None,
         **attention: Any,
     ) -> Tensor:
@@ -181,7 +181,8 @@ class Backbone(nn.Module):
             instance: Left-aligned instance.
             embeddings: ``[B, S, E]`` what enters the model.
             mask: ``[B, S]`` which of it is real.
-            positions: ``[B, T]`` where the instance's tokens stand in ``S``; ``None`` when ``S`` is ``T``.
+            positions: Where the instance's tokens stand in ``S``: ``[B, T]``, or a slice where it is the same for all;
+                ``None`` when ``S`` is ``T``.
             token_types: ``[B, S]``.
             attention: Passed on to the attention functions of the prompted stack.
 
@@ -198,7 +199,9 @@ class Backbone(nn.Module):
                 attention["use_cache"] = False
             output = self.base(inputs_embeds=embeddings, attention_mask=mask.long(), **attention)
             hidden: Tensor = output.last_hidden_state
-            return hidden if positions is None else gather_rows(hidden, positions)
+            if isinstance(positions, Tensor):
+                return gather_rows(hidden, positions)
+            return hidden if positions is None else hidden[:, positions]
 
     def _run_encoder_decoder(
         self, instance: Instance, embeddings: Tensor, mask: Tensor, attention: dict[str, Any]

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from promptwise.errors import ConfigError
 from promptwise.hub import DEFAULT_CLOZE_MODEL, DEFAULT_MODEL
-from promptwise.settings import check_values, flag_name, setting
+from promptwise.settings import check_values, flag_name, off_default, setting
 
 POOLINGS = ("auto", "first", "last", "mean")
 CALIBRATIONS = ("none", "domain", "contextual")
@@ -75,12 +75,10 @@ class PromptConfig:
     def further_flags(self) -> str:
         """What is off its default, as flags, but for base, strategy, encoder, head and K, which are always named."""
         named = ("base", "strategy", "encoder", "head", "length")
-        chosen = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in named}
-        defaults = {one.name: one.default for one in fields(self)}
         return " ".join(
             flag_name(name) if value is True else f"{flag_name(name)} {value}"
-            for name, value in chosen.items()
-            if value != defaults[name]
+            for name, value in off_default(self).items()
+            if name not in named
         )
 
 
@@ -197,8 +195,8 @@ class TrainConfig(ModelConfig):
             given = "both were" if self.task is not None else "neither was"
             raise ConfigError(f"Give either --task NAME or --data FILE; {given} given.")
         partner, other = ("--task", _WITH_DATA) if self.data is None else ("--data", _WITH_TASK)
-        defaults = {one.name: one.default for one in fields(self)}
-        idle = [flag_name(name) for name in other if getattr(self, name) != defaults[name]]
+        chosen = off_default(self)
+        idle = [flag_name(name) for name in other if name in chosen]
         if idle:
             raise ConfigError(f"{', '.join(idle)} would change nothing beside {partner}; leave it out.")
 

@@ -107,6 +107,12 @@ def value_type(one: Field[Any]) -> type:
     return {"str": str, "int": int, "float": float, "bool": bool, "tuple[str, ...]": tuple}[name]
 
 
+def off_default(config: DataclassInstance) -> dict[str, Any]:
+    """The fields of a configuration that are not at their default."""
+    values = ((one, getattr(config, one.name)) for one in fields(config))
+    return {one.name: value for one, value in values if value != one.default}
+
+
 def flag_name(name: str) -> str:
     """The flag of a field."""
     return "--" + name.replace("_", "-")

@@ -59,17 +59,17 @@ def print_result(metrics: dict[str, Any], folder: str) -> None:
 
 def print_info(folder: Path, config: dict[str, Any]) -> None:
     """What a saved adapter is."""
-    prompt, backbone, task = config["prompt"], config["backbone"], config["task"]
+    prompt, backbone, task = PromptConfig(**config["prompt"]), config["backbone"], config["task"]
     table = plain_table("", "")
     table.show_header = False
     rows = {
         "adapter": str(folder),
         "backbone": f"{backbone['name']} ({backbone['model_type']}, fingerprint {backbone['fingerprint'][:16]})",
-        "base": prompt["base"],
-        "strategy": PromptConfig(**prompt).method,
-        "head": prompt["head"],
-        "prompt length K": str(prompt["length"]),
-        **({"further settings": further} if (further := PromptConfig(**prompt).further_flags) else {}),
+        "base": prompt.base,
+        "strategy": prompt.method,
+        "head": prompt.head,
+        "prompt length K": str(prompt.length),
+        "further settings": prompt.further_flags,
         "tuned parameters": size_text(config["tuned_parameters"], config["tuned_share"]),
         "task": task["name"],
         "labels": ", ".join(task["labels"]),
@@ -82,7 +82,8 @@ def print_info(folder: Path, config: dict[str, Any]) -> None:
         rows["seed"] = str(metrics["seed"])
         rows["data"] = f"{metrics['data']['origin']} (fingerprint {metrics['data']['fingerprint'][:16]})"
     for name, value in rows.items():
-        table.add_row(name, value)
+        if value:
+            table.add_row(name, value)
     console.print(table)
 
 

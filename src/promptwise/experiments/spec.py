@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from promptwise.config import TrainConfig
 from promptwise.experiments.pretrained import Pretraining
-from promptwise.settings import config_from_mapping
+from promptwise.settings import config_from_mapping, off_default
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,5 @@ def chosen_settings(config: TrainConfig) -> dict[str, Any]:
 
     So a setting that is new in a later version renames no run that leaves it alone.
     """
-    defaults = {one.name: one.default for one in fields(TrainConfig)}
-    return {
-        key: value
-        for key, value in settings_of(config).items()
-        if value != defaults[key] and key not in config.data_places
-    }
+    chosen = off_default(config)
+    return {key: value for key, value in settings_of(config).items() if key in chosen and key not in config.data_places}

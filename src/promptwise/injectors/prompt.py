@@ -36,9 +36,7 @@ class PromptInjector(Injector):
         types = None if token_types is None else torch.nn.functional.pad(token_types, (length, 0))
         if prompt.mask is None:
             mask = torch.nn.functional.pad(instance.mask, (length, 0), value=True)
-            hidden = backbone.run(instance, embeddings, mask, token_types=types)
-            # An encoder-decoder is read at its decoder, which has no prompt.
-            return hidden if backbone.kind == "encoder-decoder" else hidden[:, length:]
+            return backbone.run(instance, embeddings, mask, positions=slice(length, None), token_types=types)
         mask = torch.cat([prompt.mask, instance.mask], dim=1)
         order = left_order(mask)
         start = prompt.mask.sum(1, keepdim=True)

@@ -10,6 +10,7 @@ from promptwise.reports.results import ResultCell, Results
 from promptwise.reports.significance import (
     LEVEL,
     Comparison,
+    Spread,
     compare_cells,
     compare_means,
     compare_with_majority,
@@ -63,8 +64,8 @@ class ReportTable:
 
 def make_table(results: Results) -> ReportTable:
     """The table of an experiment's results, with a paper's figures beside ours, marked as theirs."""
-    means = _means(results)
-    comparisons = _comparisons(results, means)
+    means, spreads = _means(results), {task: spread_of_seeds(results.of_task(task)) for task in results.tasks}
+    comparisons = _comparisons(results, means, spreads)
     first: dict[tuple[str, str], Comparison] = {}
     for task, method, _, comparison in comparisons:
         first.setdefault((task, method), comparison)
@@ -72,7 +73,7 @@ def make_table(results: Results) -> ReportTable:
     between = [Entry(_mean_majority(results))] if means else []
     rows = [("majority class", (*majority, *between, Entry("0"), Entry(""), Entry("")))] if results.tasks else []
     for method in results.methods:
-        entries = [_entry(results, task, method, first.get((task, method))) for task in results.tasks]
+        entries = [_entry(results, task, method, first.get((task, method)), spreads[task]) for task in results.tasks]
         cells = [results.cells[task, method] for task in results.tasks if (task, method) in results.cells]
         if means:
             entries.append(_mean_entry(means, method, first.get((MEAN, method))))
@@ -93,10 +94,11 @@ def make_table(results: Results) -> ReportTable:
     )
 
 
-def _comparisons(results: Results, means: dict[str, float]) -> list[tuple[str, str, str, Comparison]]:
+def _comparisons(
+    results: Results, means: dict[str, float], spreads: dict[str, Spread]
+) -> list[tuple[str, str, str, Comparison]]:
     """Task, method, opponent and comparison: by task, and then on the mean of the tasks."""
     found = []
-    spreads = {task: spread_of_seeds(results.of_task(task)) for task in results.tasks}
     for (task, method), cell in results.cells.items():
         for opponent in cell.against:
             other = results.cells.get((task, opponent))
@@ -142,12 +144,15 @@ def _mean_majority(results: Results) -> str:
 def _mean_entry(means: dict[str, float], method: str, comparison: Comparison | None) -> Entry:
     if method not in means:
         return Entry(MISSING)
-    marks = NOT_SIGNIFICANT if comparison is not None and not comparison.significant else ""
     text = _percent(means[method])
-    return Entry(text, best=text == _percent(max(means.values())), marks=marks)
+    return Entry(text, best=text == _percent(max(means.values())), marks=_mark(comparison))
 
 
-def _entry(results: Results, task: str, method: str, comparison: Comparison | None) -> Entry:
+def _mark(comparison: Comparison | None) -> str:
+    return NOT_SIGNIFICANT if comparison is not None and not comparison.significant else ""
+
+
+def _entry(results: Results, task: str, method: str, comparison: Comparison | None, spread: Spread) -> Entry:
     cell, theirs = results.cells.get((task, method)), results.published.get(method, {}).get(task)
     notes = []
     if cell is not None and cell.gaps:
@@ -163,8 +168,8 @@ def _entry(results: Results, task: str, method: str, comparison: Comparison | No
         text += f" ± {_percent(cell.deviation)}"
     if len(cell.scores) == 1:
         notes.insert(0, "1 seed")
-    marks = NOT_SIGNIFICANT if comparison is not None and not comparison.significant else ""
-    chance = compare_with_majority(cell, spread_of_seeds(results.of_task(task)))
+    marks = _mark(comparison)
+    chance = compare_with_majority(cell, spread)
     if chance is not None and not (chance.p < LEVEL and chance.difference > 0):
         marks += NO_BETTER
     return Entry(text, "; ".join(notes), best and NO_BETTER not in marks, marks)

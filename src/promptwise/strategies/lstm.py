@@ -81,8 +81,7 @@ def recurrence_backward(
     gradient: Tensor, weights: Tensor, states: Tensor, opened: Tensor, cells: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients of gates and weights from that of the states, by the chain rule from the last step to the first."""
-    of_gates, before = torch.empty_like(opened), torch.zeros_like(cells)
-    before[1:] = cells[:-1]
+    of_gates, before = torch.empty_like(opened), _before(cells)
     enter, keep, new, leave = opened.chunk(4, dim=-1)
     shown = torch.tanh(cells)
     # What each gate's gradient is multiplied with at a step, for all steps at once.
@@ -99,10 +98,13 @@ def recurrence_backward(
         torch.mul(slopes[step], of_three, out=of_gates[step].unflatten(-1, (4, -1)))
         of_state = torch.bmm(of_gates[step], weights)
         of_cell = of_cell * keep[step]
-    earlier = torch.zeros_like(states)
-    earlier[1:] = states[:-1]
     flat = of_gates.transpose(0, 1).flatten(1, 2).transpose(1, 2)
-    return of_gates, torch.bmm(flat, earlier.transpose(0, 1).flatten(1, 2))
+    return of_gates, torch.bmm(flat, _before(states).transpose(0, 1).flatten(1, 2))
+
+
+def _before(values: Tensor) -> Tensor:
+    """Of each step the values of the step before, zeros of the first."""
+    return torch.cat([torch.zeros_like(values[:1]), values[:-1]])
 
 
 @recurrence.register_fake

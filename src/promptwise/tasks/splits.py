@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from promptwise.errors import DataError
 from promptwise.tasks.examples import Example
@@ -31,7 +30,7 @@ def hold_out(
     Raises:
         DataError: No part can be held out without emptying a class.
     """
-    units = _units(examples, salt)
+    units = list(_together(examples, salt, lambda one: None if one.split_group is None else [one.split_group]).values())
     counts = Counter(example.label for example in examples)
     chosen = _fitting(units, examples, _quotas(counts, max(1, target)))
     if not chosen:
@@ -61,13 +60,10 @@ def pick_across(examples: Sequence[Example], target: int, *, salt: str) -> list[
 
 def units_across(examples: Sequence[Example], salt: str) -> list[list[int]]:
     """The indices of examples of one ``group``, or else of the same texts: one unit of each split group in turn."""
-    units: dict[str, list[int]] = {}
-    for index, example in enumerate(examples):
-        key = [example.text, example.text_pair] if example.group is None else [example.split_group, example.group]
-        units.setdefault(_hashed([salt, *key]), []).append(index)
+    units = _together(examples, salt, lambda one: None if one.group is None else [one.split_group, one.group])
     of_group: Counter[str] = Counter()
     turns = []
-    for place, unit in sorted(units.items()):
+    for place, unit in units.items():
         group = examples[unit[0]].split_group or place
         turns.append((of_group[group], place))
         of_group[group] += 1
@@ -86,18 +82,16 @@ def _fitting(units: Sequence[Sequence[int]], examples: Sequence[Example], quota:
     return chosen
 
 
-def _hashed(content: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _units(examples: Sequence[Example], salt: str) -> list[list[int]]:
-    """Return the indices of examples that stay together, in an order that a hash of their content decides."""
+def _together(
+    examples: Sequence[Example], salt: str, name: Callable[[Example], list[str | None] | None]
+) -> dict[str, list[int]]:
+    """The indices of examples of one name, or else of the same texts, by a hash of their content and in its order."""
     units: dict[str, list[int]] = {}
     for index, example in enumerate(examples):
-        alone = example.split_group is None
-        key = [example.text, example.text_pair] if alone else [example.split_group]
-        units.setdefault(_hashed([salt, *key]), []).append(index)
-    return [unit for _, unit in sorted(units.items())]
+        content = [salt, *(name(example) or [example.text, example.text_pair])]
+        place = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        units.setdefault(place, []).append(index)
+    return dict(sorted(units.items()))
 
 
 def _quotas(counts: Counter[int], target: int) -> dict[int, int]:

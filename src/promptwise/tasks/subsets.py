@@ -60,19 +60,20 @@ def with_shots(data: TaskData, shots: int, seed: int) -> TaskData:
     """
     sides: tuple[list[Example], ...] = ([], [])
     counts: tuple[Counter[int], ...] = (Counter(), Counter())
-    side_of: dict[str, int] = {}
+    side_of: dict[str | None, int] = {}
     for unit in units_across(data.train, f"shots, seed {seed}"):
-        group = data.train[unit[0]].split_group
-        for side in (0, 1) if group is None or group not in side_of else (side_of[group],):
-            before = len(sides[side])
-            for example in (data.train[index] for index in unit):
-                if counts[side][example.label] < shots:
-                    sides[side].append(example)
-                    counts[side][example.label] += 1
-            if len(sides[side]) > before:
-                if group is not None:
-                    side_of[group] = side
-                break
+        rows = [data.train[index] for index in unit]
+        group = rows[0].split_group
+        open_to = (0, 1) if group not in side_of else (side_of[group],)
+        side = next((side for side in open_to if any(counts[side][row.label] < shots for row in rows)), None)
+        if side is None:
+            continue
+        if group is not None:
+            side_of[group] = side
+        for row in rows:
+            if counts[side][row.label] < shots:
+                sides[side].append(row)
+                counts[side][row.label] += 1
     for label, name in enumerate(data.spec.labels):
         if min(count[label] for count in counts) < shots:
             found = sum(example.label == label for example in data.train)
