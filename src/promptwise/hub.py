@@ -209,3 +209,13 @@ def sha256_of(path: Path) -> str:
     """Hexadecimal sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def model_digest(name: str) -> str:
+    """One sha256 over the files of a local model folder, so that it is known by what it holds; else the name itself."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return name
+    files = sorted({file for pattern in _PATTERNS for file in folder.glob(pattern) if file.is_file()})
+    told = [f"{file.relative_to(folder).as_posix()} {sha256_of(file)}" for file in files]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from promptwise.errors import ConfigError
 from promptwise.experiments.plan import Plan
@@ -115,19 +116,32 @@ def test_runs_start_from_what_is_pretrained_first(spec: dict[str, Any], tmp_path
     assert contents(out) == before
 
 
+def ids(spec: dict[str, Any]) -> dict[str, str]:
+    """The id of each method's run."""
+    plan = Plan(experiment_from(spec, "here"), {})
+    return {planned.cell.method: plan.run(planned).id for planned in plan.planned()}
+
+
 def test_another_pretraining_is_another_run(spec: dict[str, Any], tmp_path: Path) -> None:
     """The id of a run changes with what it starts from, and not with where the experiment is kept."""
 
-    def ids() -> dict[str, str]:
-        from promptwise.experiments.plan import Plan
-
-        plan = Plan(experiment_from(spec, "here"), {})
-        return {planned.cell.method: plan.run(planned).id for planned in plan.planned()}
-
-    before = ids()
+    before = ids(spec)
     spec["pretrain"]["topics"]["epochs"] = 2
-    after = ids()
+    after = ids(spec)
     assert {method for method in before if before[method] != after[method]} == {"pretrained", "encoder"}
+
+
+def test_a_model_folder_is_known_by_what_it_holds(spec: dict[str, Any], tiny: Path, tmp_path: Path) -> None:
+    """Ids of runs and of what they start from stay with a copy of the model, and change with another in its place."""
+    before = ids(spec), Plan(experiment_from(spec, "x"), {}).pretraining()[0].id
+    spec["settings"]["model"] = str(shutil.copytree(tiny, tmp_path / "copy"))
+    assert (ids(spec), Plan(experiment_from(spec, "x"), {}).pretraining()[0].id) == before
+    weights = load_file(tmp_path / "copy" / "model.safetensors")
+    next(iter(weights.values())).view(-1)[0] += 1
+    save_file(weights, tmp_path / "copy" / "model.safetensors", {"format": "pt"})
+    after = ids(spec), Plan(experiment_from(spec, "x"), {}).pretraining()[0].id
+    assert all(after[0][method] != before[0][method] for method in before[0])
+    assert after[1] != before[1]
 
 
 @pytest.mark.parametrize(

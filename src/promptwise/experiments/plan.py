@@ -6,6 +6,7 @@ import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal
 
 from promptwise.config import TrainConfig
@@ -13,6 +14,7 @@ from promptwise.experiments.pretrained import USED_BY, Pretraining, digest_of
 from promptwise.experiments.record import Record, run_id
 from promptwise.experiments.spec import Cell, Experiment, chosen_settings
 from promptwise.experiments.worker import Run, Shared, data_settings
+from promptwise.hub import model_digest
 from promptwise.learning_rates import learning_rate
 
 Kind = Literal["finished", "failed", "cancelled", "missing"]
@@ -55,6 +57,7 @@ class Plan:
         self._tried: set[str] = set()
         self._fingerprints: dict[str, str] = {}
         self._runs: dict[tuple[object, ...], Run] = {}
+        self._model = cache(model_digest)
         self._shared = Shared()
 
     def planned(self) -> Iterator[Planned]:
@@ -142,6 +145,8 @@ class Plan:
             folder = getattr(config, setting)
             if folder is not None and setting not in starts:
                 content[setting] = digest_of(setting, folder)
+        if "model" in content:
+            content["model"] = self._model(config.model)
         keep = self.experiment.keep_adapters and planned.purpose == "result"
         if keep:
             # A finished run without its adapter would not do.

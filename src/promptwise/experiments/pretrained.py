@@ -13,6 +13,7 @@ from typing import Any, Literal
 from promptwise.config import KnowledgeConfig, PairsConfig
 from promptwise.errors import ConfigError
 from promptwise.experiments.record import CODE_VERSION
+from promptwise.hub import model_digest, sha256_of
 from promptwise.settings import config_from_mapping
 
 PRETRAINED = "pretrained"
@@ -38,19 +39,20 @@ class Pretraining:
 
     @cached_property
     def id(self) -> str:
-        """Twelve hexadecimal digits made of its name, its settings, the texts in local files and the code's version.
+        """Twelve hexadecimal digits of its name, its settings, what local texts and models hold, and the code's version.
 
         Raises:
             PromptwiseError: The files cannot be read.
         """
         settings = {**self.settings, "corpus": self._texts()}
+        if "model" in settings:
+            settings["model"] = model_digest(settings["model"])
         settings.pop("data_dir", None)
         content = json.dumps([self.name, self.what, settings, CODE_VERSION], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     def _texts(self) -> Any:
         """What the corpus's local files hold, wherever they lie; the names of what is on the Hub."""
-        from promptwise.hub import sha256_of
         from promptwise.pretraining.topic_corpus import load_topic_corpus
 
         corpus = self.settings.get("corpus")
@@ -102,7 +104,6 @@ class Pretraining:
 def digest_of(setting: str, folder: str) -> str:
     """The sha256 of the weights in a folder that runs start from; the name itself where it is not there (yet)."""
     from promptwise import adapter, knowledge
-    from promptwise.hub import sha256_of
 
     file = Path(folder) / (knowledge.WEIGHTS_FILE if setting == USED_BY["knowledge"] else adapter.WEIGHTS_FILE)
     return sha256_of(file) if file.is_file() else folder
