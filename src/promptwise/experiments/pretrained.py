@@ -39,7 +39,7 @@ class Pretraining:
 
     @cached_property
     def id(self) -> str:
-        """Twelve hexadecimal digits of its name, its settings, what local texts and models hold, and the code's version.
+        """Twelve hexadecimal digits of its name, its settings, what local texts and models hold, and the code version.
 
         Raises:
             PromptwiseError: The files cannot be read.
