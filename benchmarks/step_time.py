@@ -375,7 +375,7 @@ def peak_memory(arguments: argparse.Namespace, name: str, dtype: str, case: str)
 
 
 def _measure(arguments: argparse.Namespace, name: str, dtype: str, case: str) -> float:
-    from promptwise import environment
+    from promptwise import memory
 
     quiet()
     torch.set_num_threads(arguments.threads)
@@ -388,10 +388,10 @@ def _measure(arguments: argparse.Namespace, name: str, dtype: str, case: str) ->
         del setup.backbones[unused]
     (one,) = setup.cases(case)
     gc.collect()
-    environment.reset_peak_memory()
+    memory.reset_peak_memory()
     for rows in setup.rows[cloze]:
         one.train(rows)
-    return float(environment.peak_memory()["process_peak_mib"])
+    return float(memory.peak_memory()["process_peak_mib"])
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -19,6 +19,7 @@ from promptwise.config import CALIBRATIONS, TrainConfig
 from promptwise.errors import ConfigError, PromptwiseError
 from promptwise.flags import CommandGroup, Name, adapter_options, folder_options, given, known_tasks, options_of
 from promptwise.hub import DEFAULT_CLOZE_MODEL
+from promptwise.memory import keep_freed_memory
 from promptwise.quiet import quiet
 from promptwise.settings import config_from_mapping
 
@@ -247,6 +248,12 @@ def _print_scores(result: Mapping[str, float | int], as_json: bool) -> None:
         click.echo(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
 
 
+_GOES_ON = {
+    **dict.fromkeys(("train", "pretrain"), " It goes on with --resume."),
+    "compare": " The same command goes on where it stopped.",
+}
+"""What an interrupted command does next time."""
+
 cli.add_command(compare)
 cli.add_command(report)
 cli.add_command(pretrain)
@@ -257,6 +264,7 @@ def main() -> None:
     # Threads that spin long while they wait stop each other where another program has a core; see LOG.md. The setting
     # must stand before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    keep_freed_memory()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
@@ -269,7 +277,8 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted. A training run goes on with --resume.", err=True)
+        told = next((_GOES_ON[one] for one in arguments if one in _GOES_ON), "")
+        click.echo(f"Interrupted.{told}", err=True)
         sys.exit(130)
     except PromptwiseError as error:
         if debug:

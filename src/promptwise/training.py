@@ -16,9 +16,10 @@ from transformers.trainer_callback import PrinterCallback
 
 from promptwise.batching import by_length
 from promptwise.config import FitConfig, KnowledgeConfig
-from promptwise.environment import peak_memory, reset_peak_memory, versions
+from promptwise.environment import versions
 from promptwise.errors import ConfigError, DataError
 from promptwise.learning_rates import learning_rate
+from promptwise.memory import peak_memory, reset_peak_memory
 from promptwise.progress import ProgressBar
 from promptwise.scoring import choose, packed_choices, score_choices
 from promptwise.tasks.examples import group_numbers

@@ -160,18 +160,20 @@ def perform(run: Run, out: Path, shared: Shared) -> Record:
 
 
 def work(connection: Connection, out: str, threads: int) -> None:
-    """Do the runs that come through a connection until ``None`` comes; end with the process that sent them."""
+    """Do the runs that come through a connection; end with the process that sent them."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Ctrl-C reaches the whole group of processes; the engine answers it for all.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from promptwise.memory import keep_freed_memory
     from promptwise.quiet import quiet
     from promptwise.run import set_threads
 
+    keep_freed_memory()
     quiet()
     set_threads(threads)
     shared = Shared()
-    while (run := connection.recv()) is not None:
-        connection.send(perform(run, Path(out), shared))
+    while True:
+        connection.send(perform(connection.recv(), Path(out), shared))
 
 
 def _end_with_parent() -> None:

@@ -13,10 +13,11 @@ from promptwise.assembly import seeded
 from promptwise.backbone import Backbone, load_backbone
 from promptwise.cloze_weights import WEIGHTS_FILE, find_cloze_weights, write_cloze_weights
 from promptwise.config import ClozeConfig
-from promptwise.environment import peak_memory, versions
+from promptwise.environment import versions
 from promptwise.errors import BackboneError, ConfigError, DataError
 from promptwise.files import write_atomic, write_json
 from promptwise.heads.cloze import lm_head_parts
+from promptwise.memory import peak_memory
 from promptwise.placement import default_device, prepare_backbone, resolve_dtype
 from promptwise.pretraining.blocks import Blocks, pack
 from promptwise.pretraining.cards import cloze_card

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from promptwise.config import KnowledgeConfig
-from promptwise.environment import peak_memory, versions
+from promptwise.environment import versions
 from promptwise.errors import ConfigError, DataError
 from promptwise.files import write_atomic, write_json
 from promptwise.knowledge import WEIGHTS_FILE, vocabulary_fingerprint, write_knowledge
+from promptwise.memory import peak_memory
 from promptwise.placement import prepare_backbone
 from promptwise.pretraining.cards import knowledge_card
 from promptwise.pretraining.topic_corpus import load_topic_corpus

@@ -1,0 +1,66 @@
+"""The memory of this process: what is freed is kept for the next step, and the peak is measured."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+from functools import cache
+from pathlib import Path
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+"""Parameters of mallopt(3)."""
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep freed memory for the next step; it costs programs that end soon nothing.
+
+    A training step asks for the same hundreds of megabytes again and again. glibc gives large blocks back to the system
+    when they are freed, which maps and clears each page anew: up to a third of a step on a CPU (``LOG.md``). Other C
+    libraries are left alone.
+    """
+    libc = _libc()
+    if libc is not None and hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def reset_peak_memory() -> None:
+    """Start to measure :func:`peak_memory` anew; one process may do many runs."""
+    import torch
+
+    libc = _libc()
+    if libc is not None and hasattr(libc, "malloc_trim"):
+        # What was freed before is none of the new run's.
+        libc.malloc_trim(0)
+    # As proc(5) says; where the system has no such file or does not let us, the peak is that since the process started.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> dict[str, float]:
+    """Peak memory in MiB of the process and of the accelerator since :func:`reset_peak_memory`."""
+    import torch
+
+    memory = {}
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not getrusage: a process inherits the peak of the one that started it.
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        memory["process_peak_mib"] = int(line.split()[1]) / 1024
+    elif sys.platform != "win32":
+        import resource
+
+        unit = 1024 * 1024 if sys.platform == "darwin" else 1024
+        memory["process_peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    if torch.cuda.is_available():
+        memory["device_peak_mib"] = torch.cuda.max_memory_allocated() / 1024**2
+    return memory
+
+
+@cache
+def _libc() -> ctypes.CDLL | None:
+    """The C library of this process, where it is Linux's."""
+    return ctypes.CDLL(None) if sys.platform == "linux" else None
