@@ -49,6 +49,7 @@ def test_lines_have_a_panel_for_each_base(lengths: Path) -> None:
     assert said.count("accuracy on test (%)") == 2
     assert {"films, prompt base", "films, prefix base", "majority class", "prompt plain, paper"} <= set(said)
     assert [said.count(f"{base} {method}") for base in ("prompt", "prefix") for method in ("plain", "ours")] == [1] * 4
+    assert "standard deviation over 2 seeds" in (lengths / "report.md").read_text(encoding="utf-8")
     assert (lengths / "figure.pdf").read_bytes().startswith(b"%PDF")
     assert "![" in (lengths / "report.md").read_text(encoding="utf-8")
     assert "figure.pdf" in (lengths / "report.tex").read_text(encoding="utf-8")

@@ -139,6 +139,9 @@ def test_gaps_are_visible(folder: Path) -> None:
     """Failed and missing runs of a cell are counted in it, and a cell without results has a dash."""
     entry = dict(make_table(read_results(folder)).rows)["ours & theirs"][1]
     assert entry.note == "1 seed; 1 failed, 1 missing"
+    notes = make_table(read_results(folder)).notes
+    assert notes[-1] == "Failed: news_1, ours & theirs, seed 1: no memory"
+    assert any("over 1 to 3 seeds;" in note for note in notes)
     for file in (folder / "records").glob("films*plain*"):
         file.unlink()
     empty = dict(make_table(read_results(folder)).rows)["plain"][0]
@@ -155,6 +158,17 @@ def test_the_mark_is_on_differences_that_are_not_significant(folder: Path) -> No
     assert found["films"].significant
     assert found["films"].seeds == 3
     assert found["news_1"].seeds == 1
+
+
+def test_a_difference_that_cannot_be_tested_is_marked(folder: Path) -> None:
+    """An opponent without a result says nothing, on its task and on the mean of the tasks."""
+    for file in (folder / "records").glob("films*plain*"):
+        file.unlink()
+    table = make_table(read_results(folder))
+    assert dict(table.rows)["ours & theirs"][0].marks == NOT_SIGNIFICANT
+    assert NOT_SIGNIFICANT in dict(table.rows)["ours & theirs"][2].marks
+    assert dict(table.rows)["plain"][1].marks == ""
+    assert any(note.startswith(NOT_SIGNIFICANT) for note in table.notes)
 
 
 def test_what_is_no_better_than_the_majority_is_marked(tmp_path: Path) -> None:
@@ -323,6 +337,7 @@ def test_three_formats(folder: Path) -> None:
     assert r"news\_1" in tex
     assert r"\textbf{" in tex
     assert "°" not in tex
+    assert "& $<$ 0.001 &" in tex
     text = page(table)
     assert "ours &amp; theirs" in text
     assert "http" not in text

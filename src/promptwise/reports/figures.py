@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-import statistics
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,12 +122,17 @@ def _one_line(ax: Axes, entry: str, number: int, points: Sequence[tuple[float, R
         ax.errorbar(
             [place for place, _ in done],
             [100 * (cell.mean or 0) for _, cell in done],
-            yerr=[100 * (cell.deviation or 0) for _, cell in done],
+            yerr=[_whisker(cell) for _, cell in done],
             label=entry,
             color=COLOURS[number % len(COLOURS)],
             capsize=2,
             **_style(number),
         )
+
+
+def _whisker(cell: ResultCell) -> float:
+    """Its length in points; none is drawn for one seed."""
+    return math.nan if cell.deviation is None else 100 * cell.deviation
 
 
 def _style(number: int) -> dict[str, Any]:
@@ -160,7 +165,7 @@ def _bars(results: Results, folder: Path) -> Figure:
             ax.bar(
                 number,
                 100 * cell.mean,
-                yerr=100 * (cell.deviation or 0),
+                yerr=_whisker(cell),
                 color=COLOURS[number % len(COLOURS)],
                 edgecolor="black",
                 hatch=HATCHES[number % len(HATCHES)],
@@ -233,6 +238,4 @@ def caption(results: Results) -> str:
     kind = results.figure.get("kind")
     if kind == "topics map":
         return "Rows of the pretrained table, t-SNE on cosine distances; colour and marker are the topic."
-    seeds = [len(cell.seeds) for cell in results.cells.values()]
-    many = f"{statistics.mode(seeds)} seeds" if seeds else "seeds"
-    return f"Mean on the test split; whiskers are one standard deviation over {many}."
+    return f"Mean on the test split; whiskers are one standard deviation over {results.seeds}, and one seed has none."

@@ -174,6 +174,8 @@ _TEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
         **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "<": "$<$",
+        ">": "$>$",
         "±": r"$\pm$",
         NOT_SIGNIFICANT: r"$^{\circ}$",
         NO_BETTER: r"$^{\dagger}$",

@@ -112,6 +112,14 @@ class Results:
         record = self.any_record(task)
         return "score" if record is None else str(next(iter(record.metrics["test"])))
 
+    @property
+    def seeds(self) -> str:
+        """How many seeds its means are over, such as ``"2 to 5 seeds"``."""
+        counts = sorted({len(cell.scores) for cell in self.cells.values() if cell.scores}) or [0]
+        if len(counts) > 1:
+            return f"{counts[0]} to {counts[-1]} seeds"
+        return f"{counts[0]} seed{'s' * (counts[0] != 1)}"
+
     def majority(self, task: str) -> float | None:
         """The accuracy of the most frequent class of a task."""
         record = self.any_record(task)

@@ -30,8 +30,8 @@ class Entry:
     """What stands in a cell.
 
     Attributes:
-        text: The mean with its spread, or how the runs stand where there is no result.
-        note: Small print: gaps, and the published figure.
+        text: The mean with its spread; a dash where there is no result.
+        note: Small print: how runs without a result stand, and the published figure.
         best: Whether it is the best mean of its column.
         marks: Those of :data:`NOT_SIGNIFICANT` and :data:`NO_BETTER` that hold.
     """
@@ -47,7 +47,8 @@ class ReportTable:
     """A table with what is needed to read it.
 
     Attributes:
-        title: Name and description of the experiment.
+        title: Name of the experiment.
+        description: What it shows, in a sentence.
         columns: Headings of the columns after the method's.
         rows: A method and its entries.
         notes: Sentences below the table.
@@ -76,7 +77,7 @@ def make_table(results: Results) -> ReportTable:
         entries = [_entry(results, task, method, first.get((task, method)), spreads[task]) for task in results.tasks]
         cells = [results.cells[task, method] for task in results.tasks if (task, method) in results.cells]
         if means:
-            entries.append(_mean_entry(means, method, first.get((MEAN, method))))
+            entries.append(_mean_entry(results, means, method, first.get((MEAN, method))))
         rows.append((method, (*entries, Entry(_tuned(cells)), Entry(_rates(cells)), Entry(_time(cells)))))
     return ReportTable(
         title=results.name,
@@ -89,7 +90,7 @@ def make_table(results: Results) -> ReportTable:
             "training time",
         ),
         rows=tuple(rows),
-        notes=_notes(results, bool(comparisons)),
+        notes=_notes(results),
         comparisons=tuple(comparisons),
     )
 
@@ -141,15 +142,16 @@ def _mean_majority(results: Results) -> str:
     return _percent(statistics.mean(found)) if len(found) == len(results.tasks) else MISSING
 
 
-def _mean_entry(means: dict[str, float], method: str, comparison: Comparison | None) -> Entry:
+def _mean_entry(results: Results, means: dict[str, float], method: str, comparison: Comparison | None) -> Entry:
     if method not in means:
         return Entry(MISSING)
     text = _percent(means[method])
-    return Entry(text, best=text == _percent(max(means.values())), marks=_mark(comparison))
+    return Entry(text, best=text == _percent(max(means.values())), marks=_mark(_opponents(results, method), comparison))
 
 
-def _mark(comparison: Comparison | None) -> str:
-    return NOT_SIGNIFICANT if comparison is not None and not comparison.significant else ""
+def _mark(opponents: tuple[str, ...], comparison: Comparison | None) -> str:
+    """The mark of a mean that nothing shows to differ from its opponent's, as where that one has no result yet."""
+    return NOT_SIGNIFICANT if opponents and not (comparison is not None and comparison.significant) else ""
 
 
 def _entry(results: Results, task: str, method: str, comparison: Comparison | None, spread: Spread) -> Entry:
@@ -168,7 +170,7 @@ def _entry(results: Results, task: str, method: str, comparison: Comparison | No
         text += f" ± {_percent(cell.deviation)}"
     if len(cell.scores) == 1:
         notes.insert(0, "1 seed")
-    marks = _mark(comparison)
+    marks = _mark(cell.against, comparison)
     chance = compare_with_majority(cell, spread)
     if chance is not None and not (chance.p < LEVEL and chance.difference > 0):
         marks += NO_BETTER
@@ -223,21 +225,19 @@ def _rates(cells: list[ResultCell]) -> str:
     return text + (f" (failed: {', '.join(f'{rate:g}' for rate in failed)})" if failed else "")
 
 
-def _notes(results: Results, compared: bool) -> tuple[str, ...]:
+def _notes(results: Results) -> tuple[str, ...]:
     if not results.cells:
         return ()
     cells = list(results.cells.values())
-    seeds = sorted({len(cell.seeds) for cell in cells})
-    many = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
     notes = [
-        f"Percent on the test split, mean ± standard deviation over {many}; the checkpoint of each run was "
+        f"Percent on the test split, mean ± standard deviation over {results.seeds}; the checkpoint of each run was "
         "chosen on validation data. The best means of a column are set in bold. Tests are two-sided paired bootstraps "
         "over examples with the spread of seeds; p below 0.05 counts as significant, whatever the number of tests."
     ]
-    if compared:
+    if any(cell.against for cell in cells):
         notes.append(
-            f"{NOT_SIGNIFICANT} the difference from the method that it is compared with is not significant; from one "
-            "seed none is."
+            f"{NOT_SIGNIFICANT} the difference from the method that it is compared with is not significant, or could "
+            "not be tested; from one seed none is."
         )
     notes.append(f"{NO_BETTER} not significantly better than always saying the most frequent class of the test split.")
     if results.published:
@@ -245,6 +245,12 @@ def _notes(results: Results, compared: bool) -> tuple[str, ...]:
     backbones = sorted({record.metrics["backbone"]["name"] for cell in cells for record in cell.finished})
     if backbones:
         notes.append(f"Backbone: {', '.join(backbones)}. {_settings(cells)}")
+    notes += [
+        f"Failed: {cell.task}, {cell.method}, seed {record.seed}: {record.error.strip().splitlines()[-1]}"
+        for cell in cells
+        for record in cell.records.values()
+        if record.status == "failed"
+    ]
     return tuple(notes)
 
 
