@@ -69,18 +69,21 @@ def encode_examples(input_format: InputFormat, examples: Sequence[Example]) -> l
 
 
 class SharedFeatures:
-    """Features that several models use, so that the same texts are not tokenised for each."""
+    """Features that several models use, so that the same texts are not tokenised for each.
+
+    Tokenizers are told apart by the folder that they were loaded from: each loaded model has an object of its own.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[object, ...], tuple[object, object, list[Features]]] = {}
+        self._known: dict[tuple[object, ...], tuple[object, list[Features]]] = {}
 
     def of(self, input_format: InputFormat, examples: Sequence[Example]) -> list[Features]:
         """Features of a list of examples; the list itself is what tells it from others."""
-        key = (id(input_format.tokenizer), id(examples), *input_format.settings)
+        key = (input_format.tokenizer.name_or_path, id(examples), *input_format.settings)
         if key not in self._known:
-            # List and tokenizer are kept too, so that no other ones can take their places in memory.
-            self._known[key] = (examples, input_format, encode_examples(input_format, examples))
-        return self._known[key][2]
+            # The list is kept too, so that no other one can take its place in memory.
+            self._known[key] = (examples, encode_examples(input_format, examples))
+        return self._known[key][1]
 
 
 def collate(rows: Sequence[Features], pad_token_id: int) -> dict[str, Tensor]:

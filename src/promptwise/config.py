@@ -86,7 +86,7 @@ class PromptConfig:
 class FitConfig:
     """How a prompted model is trained."""
 
-    epochs: float = setting(5.0, "Passes over the training split.", minimum=0, maximum=10**6)
+    epochs: float = setting(5.0, "Passes over the training split.", minimum=0.001, maximum=10**6)
     lr: float | None = setting(
         None,
         "Peak learning rate; a strategy may take a fixed share of it. By default what was found for the strategy and "
@@ -217,7 +217,7 @@ class PairsConfig(ModelConfig):
     model: str = setting(
         DEFAULT_CLOZE_MODEL, "Backbone: a local folder, a name on the Hub, or minilm-cloze.", metavar="NAME"
     )
-    epochs: float = setting(1.0, "Passes over the pairs.", minimum=0, maximum=10**6)
+    epochs: float = setting(1.0, "Passes over the pairs.", minimum=0.001, maximum=10**6)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -293,7 +293,7 @@ class KnowledgeConfig:
         "A network to train over the table. May be repeated; by default all three.",
         metavar="NAME",
     )
-    epochs: float = setting(10.0, "Passes over the corpus; the best one on its validation part is kept.", minimum=0)
+    epochs: float = setting(10.0, "Passes over the corpus; the best one on its validation part is kept.", minimum=0.001)
     lr: float = setting(1e-3, "Peak learning rate.", minimum=0)
     batch_size: int = setting(32, "Texts per step and process.", minimum=1)
     max_length: int = setting(128, "Most tokens of a text.", minimum=1)

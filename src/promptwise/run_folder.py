@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from promptwise.errors import ConfigError, OutputError, ResumeError
 from promptwise.files import write_json
@@ -17,6 +17,7 @@ METRICS_FILE = "metrics.json"
 CARD_FILE = "README.md"
 
 _FOUND = "stands_on"
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -130,11 +131,24 @@ class RunFolder:
                     f"and is {str(value)[:16]}. Use --overwrite to start again."
                 )
 
-    def take_up(self, config: Any) -> bool:
-        """Whether there is a run to resume, which then has its data where a configuration says that it lies.
+    def go_on(self, config: Any, go: Callable[[bool], _T]) -> _T:
+        """Go on with the folder's run, or begin it.
 
-        For callers that know the folder's run by what its data holds; it may have moved since.
+        For callers that know the folder's run by what its data and its model hold; they may have moved since. A run
+        that was begun on another device, or with other weights, is begun anew: half of it is of no use.
+
+        Args:
+            config: The run's configuration.
+            go: Does the run; resumes it when it gets ``True``.
         """
+        try:
+            return go(self._take_up(config))
+        except ResumeError:
+            shutil.rmtree(self.path)
+            return go(False)
+
+    def _take_up(self, config: Any) -> bool:
+        """Whether there is a run to resume, which then has its data where a configuration says that it lies."""
         file = self.path / self.settings_file
         if not file.is_file():
             return False

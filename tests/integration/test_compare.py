@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from filelock import FileLock
+from rich.console import Console
 
-from promptwise.experiments.compare import LOCK
+from promptwise.config import TrainConfig
+from promptwise.experiments import status
+from promptwise.experiments.compare import LOCK, compare
 from promptwise.experiments.plan import Plan
 from promptwise.experiments.read import read_experiment
 from promptwise.experiments.record import read_records
+from promptwise.experiments.worker import Shared
+from promptwise.model import PromptedModel
+from promptwise.placement import prepare_backbone
 from tests.integration.command import contents, fails, ok, promptwise, read_json
 
 MakeSpec = Callable[..., Path]
@@ -141,6 +150,41 @@ def test_two_jobs_give_the_same_records(make_spec: MakeSpec, tmp_path: Path) -> 
     assert {key: without_time(value) for key, value in one.items()} == {
         key: without_time(value) for key, value in two.items()
     }
+
+
+def test_runs_share_what_is_tokenised(tickets: Path, tiny: Path) -> None:
+    """Texts are tokenised once for each way of asking, however often a backbone is loaded or tuned."""
+    shared = Shared()
+    config = TrainConfig(model=str(tiny), data=str(tickets), text_column="body", label_column="team", dtype="fp32")
+    data = shared.data(config)
+    found: dict[str, set[int]] = {"classifier": set(), "cloze": set(), "tuned": set()}
+    for kind in ("classifier", "cloze", "tuned", "classifier", "cloze", "tuned"):
+        head = "cloze" if kind == "cloze" else "classifier"
+        one = replace(
+            config, head=head, strategy="none" if kind == "tuned" else "shared", tune_backbone=kind == "tuned"
+        )
+        backbone = shared.backbone(one) or prepare_backbone(one.model, head == "cloze", "fp32", trainable=True)
+        model = PromptedModel(backbone, data.spec, one.prompt_config(), 0)
+        model.shared_features = shared.features
+        found[kind].add(id(model.features(data.train)))
+    assert [len(ids) for ids in found.values()] == [1, 1, 1]
+    assert found["classifier"] == found["tuned"] != found["cloze"]
+
+
+def test_the_display_shows_the_end_and_what_failed(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal the last frame has every run and the best of each task, and failed runs say why above it."""
+    right = {"base": "prompt", "strategy": "shared"}
+    spec = make_spec(seeds=[0], methods={"prompt tuning": right, "wrong": {**right, "length": 64}})
+    screen = io.StringIO()
+    monkeypatch.setattr(status, "console", Console(file=screen, force_terminal=True, width=100))
+    compare(spec, tmp_path / "out", threads=1)
+    said = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert "failed: tickets, wrong, seed 0" in said
+    last = said[said.rindex("small: ") :]
+    assert "1 of 2 runs finished, 1 failed" in last
+    assert re.search(r"tickets +prompt tuning +0\.\d{4} +1", last)
 
 
 def test_a_dry_run_does_nothing(make_spec: MakeSpec, tmp_path: Path) -> None:

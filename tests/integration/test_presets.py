@@ -122,6 +122,47 @@ def ids(spec: dict[str, Any]) -> dict[str, str]:
     return {planned.cell.method: plan.run(planned).id for planned in plan.planned()}
 
 
+def test_a_pretraining_that_fails_takes_its_own_runs_along(
+    spec: dict[str, Any], headless_tiny: Path, tmp_path: Path
+) -> None:
+    """Pairs ask a cloze question, which a model without a head refuses; what needs no such prompt is done."""
+    spec["settings"]["model"] = str(headless_tiny)
+    del spec["methods"]["encoder"]
+    file, out = write(spec, tmp_path), tmp_path / "out"
+    printed = ok("compare", file, "--out", out, "--threads", 1).out
+    assert "failed: pre-training pairs: " in printed
+    assert "1 of 2 runs finished, 1 failed" in printed
+    (failed,) = [record for record in map(read_json, (out / "records").iterdir()) if record["status"] == "failed"]
+    assert failed["settings"]["start_from"] == "pairs"
+    assert failed["error"].startswith("pairs, which it starts from, could not be pre-trained: The cloze head needs")
+    assert "pre-training" not in ok("compare", file, "--out", out, "--threads", 1).out
+
+
+def test_a_finished_pretraining_is_not_announced(spec: dict[str, Any], tmp_path: Path) -> None:
+    """The plan of what is left names only what will be pre-trained, and says that the time leaves it out."""
+    file, out = write(spec, tmp_path), tmp_path / "out"
+    ok("compare", file, "--out", out, "--threads", 1)
+    next(path for path in (out / "records").iterdir() if read_json(path)["settings"].get("knowledge")).unlink()
+    planned = ok("compare", file, "--out", out, "--dry-run").out
+    assert "before the runs" not in planned
+    assert "pre-training" not in planned
+    shutil.rmtree(out / "pretrained")
+    planned = ok("compare", file, "--out", out, "--dry-run").out
+    assert "before the runs: pre-training topics (knowledge)" in planned
+    assert "and that of the pre-training" in planned
+
+
+def test_a_kept_adapter_that_was_removed_is_made_again(spec: dict[str, Any], tmp_path: Path) -> None:
+    """A record alone is no result where adapters are to be kept."""
+    spec = {**spec, "keep_adapters": True, "pretrain": {}, "methods": {"m": {"base": "prompt", "strategy": "shared"}}}
+    file, out = write(spec, tmp_path), tmp_path / "out"
+    ok("compare", file, "--out", out, "--threads", 1)
+    shutil.rmtree(out / "runs")
+    assert "1 runs to do" in ok("compare", file, "--out", out, "--dry-run").out
+    ok("compare", file, "--out", out, "--threads", 1)
+    assert len(list((out / "runs").glob("*/adapter_model.safetensors"))) == 1
+
+
 def test_another_pretraining_is_another_run(spec: dict[str, Any], tmp_path: Path) -> None:
     """The id of a run changes with what it starts from, and not with where the experiment is kept."""
 
@@ -310,7 +351,7 @@ def test_a_stopped_experiment_goes_on_when_its_data_has_moved(
     after = {**contents(out / "pretrained"), **contents(out / "runs")}
     moved = {path for path in made if after[path] != made[path]}
     assert after.keys() == made.keys()
-    assert {Path(path).name for path in moved} == {"train_config.json", "knowledge_config.json"}
+    assert {Path(path).name for path in moved} == {"train_config.json"}
 
 
 def write_topics(folder: Path) -> Path:

@@ -10,14 +10,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from promptwise.errors import ConfigError, OutputError
+from promptwise.errors import ConfigError, OutputError, PromptwiseError
 from promptwise.experiments.engine import Engine, default_threads
 from promptwise.experiments.plan import Plan
+from promptwise.experiments.pretrained import Pretraining
 from promptwise.experiments.read import read_experiment
-from promptwise.experiments.record import read_records
+from promptwise.experiments.record import Record, read_records
 from promptwise.experiments.spec import Experiment
 from promptwise.experiments.status import Display, overview, print_plan
-from promptwise.experiments.worker import RECORDS
+from promptwise.experiments.worker import RECORDS, RUNS
 from promptwise.files import write_json
 from promptwise.tables import console
 
@@ -64,15 +65,49 @@ def compare(
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file; --out names a folder.")
     if dry_run:
-        plan = Plan(experiment, read_records(out / RECORDS), retry_failed)
-        print_plan(plan, jobs)
+        plan = Plan(experiment, _records(experiment, out), retry_failed)
+        print_plan(plan, jobs, _to_pretrain(plan, out))
         return plan
     _check_packages(experiment)
     with _alone(out):
-        plan = Plan(experiment, read_records(out / RECORDS), retry_failed)
+        plan = Plan(experiment, _records(experiment, out), retry_failed)
         _run(plan, out, jobs, threads or default_threads(jobs))
     console.print(f"Records are in {out / RECORDS}.", highlight=False)
     return plan
+
+
+def _records(experiment: Experiment, out: Path) -> dict[str, Record]:
+    """The records of the folder; a result whose adapter is to be kept and was removed is none."""
+    records = read_records(out / RECORDS)
+    if not experiment.keep_adapters:
+        return records
+    return {
+        run: record
+        for run, record in records.items()
+        if record.status != "finished" or record.purpose == "search" or (out / RUNS / run).is_dir()
+    }
+
+
+def _to_pretrain(plan: Plan, out: Path) -> list[Pretraining]:
+    """What is to be pre-trained before the runs."""
+    return [entry for entry in plan.pretraining() if not entry.is_finished(out)]
+
+
+def _pretrain(entry: Pretraining, plan: Plan, out: Path, threads: int) -> None:
+    """Pre-train what runs start from; where it fails so do they, and the others go on."""
+    console.print(f"pre-training {entry.name} ({entry.what}) in {out / entry.folder}", highlight=False)
+    try:
+        entry.perform(out, threads)
+    except PromptwiseError as error:
+        runs = plan.starting_from(entry)
+        if not runs:
+            raise
+        message = f"{entry.name}, which it starts from, could not be pre-trained: {error}"
+        console.print(f"failed: pre-training {entry.name}: {error}", highlight=False, markup=False)
+        for run in runs:
+            record = run.record("failed", error=message)
+            record.write(out / RECORDS)
+            plan.add(record)
 
 
 def _check_packages(experiment: Experiment) -> None:
@@ -86,9 +121,8 @@ def _run(plan: Plan, out: Path, jobs: int, threads: int) -> None:
         write_json(out / LAYOUT, plan.layout())
 
     write_layout()
-    for entry in plan.pretraining():
-        console.print(f"pre-training {entry.name} ({entry.what}) in {out / entry.folder}", highlight=False)
-        entry.perform(out, threads * jobs)
+    for entry in _to_pretrain(plan, out):
+        _pretrain(entry, plan, out, threads * jobs)
     with Display(plan) as display:
         engine = Engine(plan, out, jobs, threads, display)
         try:

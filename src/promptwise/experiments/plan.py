@@ -19,6 +19,9 @@ from promptwise.learning_rates import learning_rate
 
 Kind = Literal["finished", "failed", "cancelled", "missing"]
 
+_ALIKE = ("task", "data_dir", "base", "strategy", "head")
+"""The settings that say most about how long a run takes, the first two before the others."""
+
 _ABOUT = ("name", "description", "url", "licence", "source")
 """What a task says to people, and where its data is from."""
 
@@ -58,6 +61,7 @@ class Plan:
         self._fingerprints: dict[str, str] = {}
         self._runs: dict[tuple[object, ...], Run] = {}
         self._model = cache(model_digest)
+        self._estimates: dict[tuple[object, ...], float | None] = {}
         self._shared = Shared()
 
     def planned(self) -> Iterator[Planned]:
@@ -171,8 +175,14 @@ class Plan:
                 return run
         return None
 
+    def starting_from(self, entry: Pretraining) -> list[Run]:
+        """The runs that are still to do, and can be named yet, that start from what is pre-trained first."""
+        runs = (self.run(planned) for planned in self.planned())
+        return [run for run in runs if entry.folder in run.starts.values() and self._is_open(run.id)]
+
     def add(self, record: Record) -> None:
         """Take the record of a run that ended."""
+        self._estimates.clear()
         self.records[record.id] = record
         self._tried.add(record.id)
 
@@ -231,10 +241,16 @@ class Plan:
 
     def estimate(self, config: TrainConfig) -> float | None:
         """Seconds that a run will take: the mean of finished runs that are alike; ``None`` before there is any."""
+        key = tuple(getattr(config, name) for name in _ALIKE)
+        if key not in self._estimates:
+            self._estimates[key] = self._mean_time(config)
+        return self._estimates[key]
+
+    def _mean_time(self, config: TrainConfig) -> float | None:
         finished = [record for record in self.records.values() if record.status == "finished"]
         # A resumed run knows the time since then alone.
         finished = [record for record in finished if not record.metrics["time"]["resumed"]] or finished
-        for names in (("task", "data_dir", "base", "strategy", "head"), ("task", "data_dir"), ()):
+        for names in (_ALIKE, _ALIKE[:2], ()):
             alike: list[float] = [
                 record.metrics["time"]["total_s"]
                 for record in finished

@@ -14,6 +14,7 @@ from promptwise.config import KnowledgeConfig, PairsConfig
 from promptwise.errors import ConfigError
 from promptwise.experiments.record import CODE_VERSION
 from promptwise.hub import model_digest, sha256_of
+from promptwise.run_folder import METRICS_FILE
 from promptwise.settings import config_from_mapping
 
 PRETRAINED = "pretrained"
@@ -68,6 +69,10 @@ class Pretraining:
         """Its folder below that of the experiment."""
         return f"{PRETRAINED}/{self.name}-{self.id}"
 
+    def is_finished(self, out: Path) -> bool:
+        """Whether it lies in the folder of the experiment."""
+        return (out / self.folder / METRICS_FILE).is_file()
+
     def config(self, out: Path | None) -> KnowledgeConfig | PairsConfig:
         """Its configuration, into a folder below that of the experiment.
 
@@ -80,7 +85,7 @@ class Pretraining:
         return made
 
     def perform(self, out: Path, threads: int) -> None:
-        """Pre-train it, or go on where that was stopped; nothing is done where it is finished.
+        """Pre-train it, or go on where that was stopped.
 
         Args:
             out: Folder of the experiment.
@@ -96,9 +101,11 @@ class Pretraining:
 
         folder = out / self.folder
         if isinstance(config, KnowledgeConfig):
-            knowledge.pretrain_knowledge(config, resume=knowledge.run_folder(folder).take_up(config))
+            knowledge.run_folder(folder).go_on(
+                config, lambda resume: knowledge.pretrain_knowledge(config, resume=resume)
+            )
         else:
-            run.train(config, resume=run.run_folder(folder).take_up(config), load=pairs.load_pairs)
+            run.run_folder(folder).go_on(config, lambda resume: run.train(config, resume=resume, load=pairs.load_pairs))
 
 
 def digest_of(setting: str, folder: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from promptwise.experiments.engine import Engine, seconds_left
 from promptwise.experiments.plan import Plan
+from promptwise.experiments.pretrained import Pretraining
 from promptwise.tables import console, plain_table
 
 
@@ -22,7 +24,8 @@ class Display:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.live = Live(console=console, refresh_per_second=2, transient=False) if console.is_terminal else None
-        self._printed = 0.0
+        self._drawn = 0.0
+        self._engine: Engine | None = None
         self._seen: set[str] = {key for key, record in plan.records.items() if record.status == "finished"}
 
     def __enter__(self) -> Display:
@@ -32,19 +35,29 @@ class Display:
 
     def __exit__(self, *error: object) -> None:
         if self.live is not None:
+            self._draw()
             self.live.stop()
 
     def __call__(self, engine: Engine) -> None:
         """Show how the engine stands."""
-        if self.live is not None:
-            if time.monotonic() - self._printed > 0.5:
-                self.live.update(Group(overview(engine), best_so_far(self.plan)))
-                self._printed = time.monotonic()
-            return
+        self._engine = engine
+        self._print_ended()
+        if time.monotonic() - self._drawn > 0.5:
+            self._draw()
+
+    def _draw(self) -> None:
+        if self.live is not None and self._engine is not None:
+            self.live.update(Group(overview(self._engine), best_so_far(self.plan)))
+            self._drawn = time.monotonic()
+
+    def _print_ended(self) -> None:
+        """A line for each run that ended; a terminal, which has the table, gets those of failed ones alone."""
         for key, record in self.plan.records.items():
             if key in self._seen or record.status == "cancelled":
                 continue
             self._seen.add(key)
+            if self.live is not None and record.status != "failed":
+                continue
             what = f"{record.task}, {record.method}, seed {record.seed}"
             if record.lr is not None:
                 what += f", lr {record.lr:g}"
@@ -88,8 +101,14 @@ def best_so_far(plan: Plan) -> Table:
     return table
 
 
-def print_plan(plan: Plan, jobs: int) -> None:
-    """The plan of a dry run: cells with their runs, and a time estimate from finished runs."""
+def print_plan(plan: Plan, jobs: int, first: Sequence[Pretraining]) -> None:
+    """The plan of a dry run: cells with their runs, and a time estimate from finished runs.
+
+    Args:
+        plan: The plan.
+        jobs: Processes side by side.
+        first: What is to be pre-trained before the runs.
+    """
     table = plain_table("task", "method", "seeds", "learning rates", "finished", "failed", "cancelled", "missing")
     cells: dict[tuple[str, str], dict[str, int]] = {}
     for planned in plan.every():
@@ -104,9 +123,11 @@ def print_plan(plan: Plan, jobs: int) -> None:
     console.print(table)
     left = seconds_left(plan, [], jobs)
     remaining = len(plan.remaining())
-    for entry in plan.pretraining():
+    for entry in first:
         console.print(f"before the runs: pre-training {entry.name} ({entry.what})", highlight=False)
     how_long = "unknown before a run has finished" if left is None else f"about {duration(left)} with {jobs} at a time"
+    if first and left is not None:
+        how_long += ", and that of the pre-training"
     console.print(f"{remaining} runs to do; time: {how_long}.", highlight=False)
 
 

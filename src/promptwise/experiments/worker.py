@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptwise.config import TrainConfig
-from promptwise.errors import PromptwiseError, ResumeError
+from promptwise.errors import PromptwiseError
 from promptwise.experiments.record import Record
 from promptwise.experiments.spec import settings_of
 from promptwise.registry import HEADS
@@ -139,12 +139,7 @@ def perform(run: Run, out: Path, shared: Shared) -> Record:
         )
 
     try:
-        try:
-            metrics = go(run_folder(folder).take_up(config))
-        except ResumeError:
-            # Begun on another device, or with other weights of the model: half of it is of no use.
-            shutil.rmtree(folder)
-            metrics = go(resume=False)
+        metrics = run_folder(folder).go_on(config, go)
     except Exception as error:
         message = str(error) if isinstance(error, PromptwiseError) else traceback.format_exc()
         record = run.record("failed", error=message)
