@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from promptwise.config import ClozeConfig, KnowledgeConfig, PairsConfig
+from promptwise.errors import ConfigError
 from promptwise.flags import CommandGroup, folder_options, given, options_of
 from promptwise.quiet import quiet
 from promptwise.settings import config_from_mapping
@@ -36,7 +37,7 @@ def compare(
     retry_failed: bool,
     full: bool,
 ) -> None:
-    """Run a grid of methods, tasks, settings and seeds, and keep a record of each run.
+    """Run a grid of methods, tasks, settings and seeds, keep a record of each run, and write the report.
 
     EXPERIMENT is a YAML file, or a preset of the paper: paper/table-end-to-end, paper/few-shot, paper/type-knowledge,
     paper/sequence-utilization, paper/prompt-length, paper/pt-v, paper/topics-map, paper/case-study. Stopped anywhere,
@@ -47,9 +48,10 @@ def compare(
     promptwise compare heads.yaml --data-dir data --dry-run
     """
     from promptwise.experiments.compare import compare as run
+    from promptwise.experiments.compare import default_folder
 
     quiet()
-    run(
+    plan = run(
         experiment,
         out,
         data_root=data_dir,
@@ -60,6 +62,17 @@ def compare(
         retry_failed=retry_failed,
         full=full,
     )
+    if dry_run:
+        return
+    from promptwise.reports.write import write_report
+
+    folder = out or default_folder(plan.experiment)
+    try:
+        write_report(folder)
+    except ConfigError as error:
+        # The tables are there; a figure wants a package that is not, and hours of runs are no less done.
+        click.echo(f"{error} Then: promptwise report {folder}", err=True)
+    click.echo(f"The report is {folder / 'report.md'}, .html and .tex.")
 
 
 @click.command()

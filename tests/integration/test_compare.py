@@ -104,6 +104,18 @@ def test_a_grid_leaves_a_record_for_each_run_and_is_done_once(make_spec: MakeSpe
     assert contents(out) == before
 
 
+def test_the_report_is_written_at_the_end(make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the command of the experiment itself; without matplotlib the tables are there, and the way to the figure."""
+    file = make_spec(seeds=[0], grid={"length": [2, 4]}, figure={"kind": "lines", "x": "length"})
+    printed = ok("compare", file, "--out", tmp_path / "out", "--threads", 1).out
+    assert "The report is" in printed
+    assert {"report.md", "report.tex", "report.html", "figure.svg", "figure.pdf"} <= set(os.listdir(tmp_path / "out"))
+    (tmp_path / "out" / "report.md").unlink()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "pip install" in ok("compare", file, "--out", tmp_path / "out", "--threads", 1).err
+    assert (tmp_path / "out" / "report.md").is_file()
+
+
 def test_the_learning_rate_is_chosen_on_validation_data(make_spec: MakeSpec, tmp_path: Path) -> None:
     """Search runs never see the test split, and results use the rate with the best validation score."""
     file = make_spec(

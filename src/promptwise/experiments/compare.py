@@ -61,7 +61,7 @@ def compare(
     if data_root is not None and not data_root.is_dir():
         raise ConfigError(f"--data-dir {data_root} does not exist.")
     experiment = read_experiment(name, data_root=data_root, overrides=overrides, full=full)
-    out = out or Path("runs") / experiment.name
+    out = out or default_folder(experiment)
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file; --out names a folder.")
     if dry_run:
@@ -74,6 +74,11 @@ def compare(
         _run(plan, out, jobs, threads or default_threads(jobs))
     console.print(f"Records are in {out / RECORDS}.", highlight=False)
     return plan
+
+
+def default_folder(experiment: Experiment) -> Path:
+    """Where an experiment is kept when nobody says where."""
+    return Path("runs") / experiment.name
 
 
 def _records(experiment: Experiment, out: Path) -> dict[str, Record]:
