@@ -109,8 +109,8 @@ class PromptedModel(TextModel):
             dtype: ``auto``, ``bf16`` or ``fp32``: what the frozen model computes in.
             device: Where to run; by default an accelerator if there is one.
             seed: Seed of the first values.
-            options: Fields of :class:`~promptwise.config.PromptConfig`: ``base``, ``strategy``, ``encoder``,
-                ``train_table``, ``length``, ``head``, ``pooling``, ``max_length``.
+            options: Fields of :class:`~promptwise.config.PromptConfig`, such as ``base``, ``strategy``, ``length``
+                and ``head``; they are flags of ``promptwise train`` too, whose help says what each does.
 
         Raises:
             ConfigError: An option is unknown, or cannot work with this backbone.
@@ -199,9 +199,8 @@ class PromptedModel(TextModel):
         Args:
             data: The task's splits, from ``load_task`` or ``task_from_file``.
             output_dir: Where checkpoints go; a temporary folder without it.
-            options: Fields of :class:`~promptwise.config.FitConfig`: ``epochs``, ``lr``, ``batch_size``, ``seed``,
-                ``weight_decay``, ``warmup``, ``gradient_accumulation``, ``batch_tokens``,
-                ``gradient_checkpointing``, ``compile``, ``report_to``.
+            options: Fields of :class:`~promptwise.config.FitConfig`, such as ``epochs``, ``lr`` and ``batch_size``;
+                they are flags of ``promptwise train`` too, whose help says what each does.
 
         Returns:
             What ``metrics.json`` holds: ``test`` and ``validation`` scores, parameters, time and memory.
