@@ -20,7 +20,7 @@ test: $(DEV) ## Run the default tests; no network
 slow: $(DEV) ## Run the tests that need minutes or the data beside the repository
 	$(BIN)/python -m pytest -m slow
 
-bench: $(DEV) ## Measure training steps beside the frozen model's floor (BENCH="--setup minilm --data-dir DIR" for less)
+bench: $(DEV) ## Measure training steps beside the frozen model's floor (BENCH="--data-dir DIR" reads SST-2 from a folder, --setup minilm is less)
 	$(BIN)/python benchmarks/step_time.py --json runs/bench.json $(BENCH)
 
 lint: $(DEV) ## Check style

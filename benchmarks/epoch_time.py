@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from step_time import quiet, stepper
+from step_time import begin, stepper
 from torch import Tensor
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -102,8 +102,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="folder with a folder for each task")
     parser.add_argument("--json", type=Path, help="write the numbers there")
     arguments = parser.parse_args()
-    quiet()
-    torch.set_num_threads(arguments.threads)
+    begin(arguments.threads)
     seconds = {task: epoch_seconds(task, arguments) for task in TASKS}
     ways = list(seconds["imdb"])
     both = {way: statistics.median(map(sum, zip(*(seconds[task][way] for task in TASKS), strict=True))) for way in ways}

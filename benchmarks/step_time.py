@@ -32,6 +32,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from promptwise import memory
+
 K = 32
 BASES, HEADS = ("prompt", "prefix"), ("classifier", "cloze")
 FLOORS = tuple(f"floor, {base}, {head}" for base in BASES for head in HEADS)
@@ -375,10 +377,7 @@ def peak_memory(arguments: argparse.Namespace, name: str, dtype: str, case: str)
 
 
 def _measure(arguments: argparse.Namespace, name: str, dtype: str, case: str) -> float:
-    from promptwise import memory
-
-    quiet()
-    torch.set_num_threads(arguments.threads)
+    begin(arguments.threads)
     cloze = case.endswith("cloze")
     # A floor runs on the plain backbone, whichever head its tokens are for.
     heads = tuple({cloze, cloze and not case.startswith("floor")})
@@ -443,13 +442,15 @@ def _lines(file: str) -> list[str]:
     return Path(file).read_text(encoding="utf-8").splitlines() if Path(file).is_file() else []
 
 
-def quiet() -> None:
-    """No warnings among the numbers."""
+def begin(threads: int) -> None:
+    """No warnings among the numbers; threads and freed memory as the commands have them, for peers too."""
     import transformers
 
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    memory.keep_freed_memory()
+    torch.set_num_threads(threads)
 
 
 def main() -> None:
@@ -466,8 +467,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the numbers there")
     parser.add_argument("--small", action="store_true", help="a tiny model: a test of form")
     arguments = parser.parse_args()
-    quiet()
-    torch.set_num_threads(arguments.threads)
+    begin(arguments.threads)
     machine, results = _machine(arguments.threads), []
     if "minilm" in arguments.setup:
         from promptwise.tasks.data import load_task

@@ -114,7 +114,7 @@ class FitConfig:
     )
     half: bool = setting(
         False,
-        "Round what was trained to float16 before the test split is scored and it is saved: an adapter of half the size.",
+        "Round what was trained to float16 before it is tested and saved: an adapter of half the size.",
     )
     compile: bool = setting(False, "Run torch.compile, which needs a C++ compiler.")
     report_to: str = setting(
