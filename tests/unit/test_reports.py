@@ -131,7 +131,8 @@ def test_means_and_spreads_are_those_of_the_records(folder: Path) -> None:
     assert not films.best
     assert rows["ours & theirs"][0].best
     assert rows["majority class"][0].text == "50.0"
-    assert "train 50, validation 5, test 400" in table.columns[0]
+    assert table.columns[0] == "films (accuracy; train 50, validation 5, test 400; 3 seeds)"
+    assert table.columns[1].endswith("; 1 to 3 seeds)")
     assert rows["plain"][3].text == "1,005 to 1,006 (0.10%)"
 
 

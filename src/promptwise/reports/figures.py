@@ -238,4 +238,4 @@ def caption(results: Results) -> str:
     kind = results.figure.get("kind")
     if kind == "topics map":
         return "Rows of the pretrained table, t-SNE on cosine distances; colour and marker are the topic."
-    return f"Mean on the test split; whiskers are one standard deviation over {results.seeds}, and one seed has none."
+    return f"Mean on the test split; whiskers are one standard deviation over {results.seeds()}, and one seed has none."

@@ -112,10 +112,10 @@ class Results:
         record = self.any_record(task)
         return "score" if record is None else str(next(iter(record.metrics["test"])))
 
-    @property
-    def seeds(self) -> str:
-        """How many seeds its means are over, such as ``"2 to 5 seeds"``."""
-        counts = sorted({len(cell.scores) for cell in self.cells.values() if cell.scores}) or [0]
+    def seeds(self, task: str | None = None) -> str:
+        """How many seeds the means of a task, or of all, are over, such as ``"2 to 5 seeds"``."""
+        cells = self.cells.values() if task is None else self.of_task(task)
+        counts = sorted({len(cell.scores) for cell in cells if cell.scores}) or [0]
         if len(counts) > 1:
             return f"{counts[0]} to {counts[-1]} seeds"
         return f"{counts[0]} seed{'s' * (counts[0] != 1)}"

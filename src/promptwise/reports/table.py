@@ -187,7 +187,8 @@ def _heading(results: Results, task: str) -> str:
         return task
     rows = record.metrics["data"]["rows"]
     metric = next(iter(record.metrics["test"]))
-    return f"{task} ({metric}; train {rows['train']:,}, validation {rows['validation']:,}, test {rows['test']:,})"
+    sizes = ", ".join(f"{split} {rows[split]:,}" for split in ("train", "validation", "test"))
+    return f"{task} ({metric}; {sizes}; {results.seeds(task)})"
 
 
 def _majority(results: Results, task: str) -> str:
@@ -230,7 +231,7 @@ def _notes(results: Results) -> tuple[str, ...]:
         return ()
     cells = list(results.cells.values())
     notes = [
-        f"Percent on the test split, mean ± standard deviation over {results.seeds}; the checkpoint of each run was "
+        f"Percent on the test split, mean ± standard deviation over {results.seeds()}; the checkpoint of each run was "
         "chosen on validation data. The best means of a column are set in bold. Tests are two-sided paired bootstraps "
         "over examples with the spread of seeds; p below 0.05 counts as significant, whatever the number of tests."
     ]
