@@ -238,4 +238,6 @@ def caption(results: Results) -> str:
     kind = results.figure.get("kind")
     if kind == "topics map":
         return "Rows of the pretrained table, t-SNE on cosine distances; colour and marker are the topic."
-    return f"Mean on the test split; whiskers are one standard deviation over {results.seeds()}, and one seed has none."
+    single = any(len(cell.scores) == 1 for cell in results.cells.values())
+    exception = "; a single seed has none" if single else ""
+    return f"Mean on the test split; whiskers are one standard deviation over {results.seeds()}{exception}."
