@@ -24,8 +24,9 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -160,15 +161,15 @@ class Setup:
         draw.shuffle(groups)
         return groups, whole
 
-    def cases(self, only: str | None) -> Iterator[Case]:
-        """All cases, or the one of a name."""
+    def cases(self, only: Sequence[str]) -> Iterator[Case]:
+        """The cases whose names fit one of these patterns."""
         makers: dict[str, Callable[[str], Case]] = dict.fromkeys(("floor, plain", *FLOORS), self._floor)
         makers |= {
             f"{base}, {strategy}, {head}": self._ours for base in BASES for strategy in STRATEGIES for head in HEADS
         }
         makers |= dict.fromkeys(PEERS, self._peer)
         for name, make in makers.items():
-            if only in (None, name):
+            if any(fnmatchcase(name, pattern) for pattern in only):
                 yield make(name)
 
     def _floor(self, name: str) -> Case:
@@ -310,7 +311,7 @@ def stepper(
     return step
 
 
-def time_setup(setup: Setup, rounds: int, only: str | None = None) -> list[dict[str, Any]]:
+def time_setup(setup: Setup, rounds: int, only: Sequence[str] = ("*",)) -> list[dict[str, Any]]:
     """Time all cases, interleaved: one step and one inference batch of each in every round."""
     cases = list(setup.cases(only))
     times: dict[str, dict[str, list[float]]] = {case.name: {"train": [], "infer": []} for case in cases}
@@ -385,7 +386,7 @@ def _measure(arguments: argparse.Namespace, name: str, dtype: str, case: str) ->
     # What made the tokens and takes no part.
     for unused in [key for key in heads if case in PEERS or (case.startswith("floor") and key)]:
         del setup.backbones[unused]
-    (one,) = setup.cases(case)
+    (one,) = setup.cases([case])
     gc.collect()
     memory.reset_peak_memory()
     for rows in setup.rows[cloze]:
@@ -460,7 +461,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("bf16", "fp32"), nargs="+", default=["bf16", "fp32"])
     parser.add_argument("--rounds", type=int, default=12, help="timed rounds of all cases")
     parser.add_argument("--batches", type=int, default=4, help="batches of 16 that the rounds take turns with")
-    parser.add_argument("--only", help="one case by its name")
+    parser.add_argument("--only", nargs="+", default=["*"], help="cases by their names; * stands for anything")
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--data-dir", type=Path, help="folder with the files of SST-2, for minilm")
