@@ -39,7 +39,7 @@ K = 32
 BASES, HEADS = ("prompt", "prefix"), ("classifier", "cloze")
 FLOORS = tuple(f"floor, {base}, {head}" for base in BASES for head in HEADS)
 """A cloze question has more tokens than the text alone, so each head has its floor."""
-STRATEGIES = {
+STRATEGIES: dict[str, dict[str, Any]] = {
     "shared": {"strategy": "shared"},
     "random": {"strategy": "random"},
     "random rank 16": {"strategy": "random", "table_rank": 16},
@@ -219,7 +219,7 @@ class Setup:
 
         base, strategy, head = name.split(", ")
         cloze = head == "cloze"
-        options: dict[str, Any] = STRATEGIES[strategy]
+        options = STRATEGIES[strategy]
         model = PromptedModel.from_backbone(
             self.backbones[cloze], task=self.spec, base=base, head=head, length=K, max_length=128, **options
         )
