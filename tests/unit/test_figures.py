@@ -58,6 +58,19 @@ def test_lines_have_a_panel_for_each_base(lengths: Path) -> None:
     assert "<?xml" not in page
 
 
+def test_equal_scores_are_not_drawn_apart(tmp_path: Path) -> None:
+    """An axis spans five points at least."""
+    cells = [cell("films", f"plain, length {n}", (0,), entry="plain", grid={"length": n}) for n in (5, 10)]
+    for made in cells:
+        record("films", made["method"], 0, 0.5).write(tmp_path / "records")
+    write_report(write_layout(tmp_path, cells, figure={"kind": "lines", "x": "length"}))
+    # The ticks of the upright axis: the others are lengths.
+    shares = [
+        float(text) for text in texts(tmp_path / "figure.svg") if text.replace(".", "").isdigit() and float(text) > 10
+    ]
+    assert 4 <= max(shares) - min(shares) <= 8
+
+
 def test_the_same_records_give_the_same_bytes(lengths: Path, tmp_path: Path) -> None:
     """A figure has no date and no random names."""
     write_report(lengths, tmp_path / "one")

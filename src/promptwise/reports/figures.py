@@ -100,6 +100,7 @@ def _lines(results: Results, folder: Path) -> Figure:
             if known:
                 ax.plot(*zip(*known, strict=True), label=f"{entry}, paper", color="#999999", **_style(number))
         _majority_line(ax, results, task)
+        _widen(ax)
         ax.set_title(task if value is None else f"{task}, {value} base")
         ax.set_xlabel(str(results.figure.get("x_label", x)))
         ax.set_ylabel(f"{results.metric(task)} on test (%)")
@@ -128,6 +129,13 @@ def _one_line(ax: Axes, entry: str, number: int, points: Sequence[tuple[float, R
             capsize=2,
             **_style(number),
         )
+
+
+def _widen(ax: Axes) -> None:
+    """Show five points at least: differences of single examples are none to look at closely."""
+    low, high = ax.get_ylim()
+    missing = max(0.0, 5 - (high - low))
+    ax.set_ylim(low - missing / 2, high + missing / 2)
 
 
 def _whisker(cell: ResultCell) -> float:
