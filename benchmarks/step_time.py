@@ -411,11 +411,11 @@ def table(results: list[dict[str, Any]]) -> str:
                 ratios = [
                     _ratio_text(one[key], key == "to_floor") for key in ("to_floor", "to_peer", "to_fastest_peer")
                 ]
-                memory = "" if one.get("memory_mib") is None else f"{one['memory_mib']:,.0f}"
+                peak = "" if one.get("memory_mib") is None else f"{one['memory_mib']:,.0f}"
                 saved = f"{one['adapter_bytes'] / 1e6:.2f} MB" if one["adapter_bytes"] else ""
                 lines.append(
                     f"| {one['case']} | {train['median']:.0f} ({train['low']:.0f} to {train['high']:.0f}) | "
-                    f"{' | '.join(ratios)} | {infer['median']:.0f} | {memory} | {one['tuned']:,} | {saved} |"
+                    f"{' | '.join(ratios)} | {infer['median']:.0f} | {peak} | {one['tuned']:,} | {saved} |"
                 )
         lines.append("")
     return "\n".join(lines)
