@@ -113,8 +113,7 @@ class FitConfig:
         False, "Make the activations of each layer again in the backward pass: less memory, more time."
     )
     half: bool = setting(
-        False,
-        "Round what was trained to float16 before it is tested and saved: an adapter of half the size.",
+        False, "Round what was trained to float16 before it is tested and saved: an adapter of half the size."
     )
     compile: bool = setting(False, "Run torch.compile, which needs a C++ compiler.")
     report_to: str = setting(

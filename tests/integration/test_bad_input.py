@@ -34,6 +34,7 @@ VALUES = {
     "--lr -1": "--lr is -1.0; the least is 0",
     "--lr nan": "--lr",
     "--lr inf": "--lr",
+    "--epochs -1": "--epochs is -1.0; the least is 0.001",
     "--epochs 0": "--epochs is 0.0; the least is 0.001",
     "--epochs inf": "--epochs",
     "--seed -1": "--seed is -1; the least is 0",
