@@ -22,10 +22,10 @@ from torch import Tensor
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from promptwise import PromptedModel
-from promptwise.batching import chunks
-from promptwise.placement import prepare_backbone
-from promptwise.sampling import TokenBatches
+from promptwise.backbones.placement import prepare_backbone
+from promptwise.tasks.batching import chunks
 from promptwise.tasks.data import load_task
+from promptwise.training.sampling import TokenBatches
 
 TASKS = {"imdb": "imdb", "sst2": "sst2_sentence"}
 """Folders below ``--data-dir`` by task."""

@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from promptwise import memory
+from promptwise.training import memory
 
 K = 32
 BASES, HEADS = ("prompt", "prefix"), ("classifier", "cloze")
@@ -93,7 +93,7 @@ class Setup:
         small: bool,
         heads: tuple[bool, ...] = (False, True),
     ) -> None:
-        from promptwise.placement import prepare_backbone
+        from promptwise.backbones.placement import prepare_backbone
         from promptwise.tasks.spec import load_spec
 
         self.name, self.dtype, self.small = name, dtype, small
@@ -142,7 +142,8 @@ class Setup:
 
         A table has rows for the tokens of the whole training split, and each step pays for all of them.
         """
-        from promptwise.batching import encode_examples, input_format_for
+        from promptwise.models.input_format import input_format_for
+        from promptwise.tasks.batching import encode_examples
         from promptwise.tasks.data import load_task
         from promptwise.tasks.examples import Example
 
@@ -174,9 +175,9 @@ class Setup:
 
     def _floor(self, name: str) -> Case:
         """The backbone alone."""
-        from promptwise.batching import collate
-        from promptwise.injectors.attention import use_prefix_attention
-        from promptwise.instance import Instance
+        from promptwise.backbones.attention import use_prefix_attention
+        from promptwise.core.instance import Instance
+        from promptwise.tasks.batching import collate
 
         backbone = self.backbones[False]
         layers = use_prefix_attention(backbone)
@@ -243,8 +244,8 @@ class Setup:
         import peft
         from transformers import AutoModelForSequenceClassification
 
-        from promptwise.batching import collate
-        from promptwise.cloze_weights import find_cloze_weights
+        from promptwise.backbones.cloze_weights import find_cloze_weights
+        from promptwise.tasks.batching import collate
 
         weights = find_cloze_weights(self.model_name)
         folder = self.model_name if weights is None else _folder_of(weights.base_model)
@@ -284,7 +285,7 @@ class Setup:
 
 
 def _folder_of(name: str) -> str:
-    from promptwise.hub import locate
+    from promptwise.backbones.hub import locate
 
     return str(locate(name))
 

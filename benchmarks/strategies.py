@@ -68,9 +68,9 @@ def settings(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def work(runs: Any, out: str, deadline: float, lm_head: bool) -> None:
     """Take runs from a queue until it is empty or time is up; the backbone is loaded once."""
+    from promptwise.backbones.placement import prepare_backbone
     from promptwise.config import TrainConfig
-    from promptwise.placement import prepare_backbone
-    from promptwise.run import train
+    from promptwise.runs.train import train
 
     backbone = None
     while time.time() < deadline:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from click import Context
 
-from promptwise.cli import cli
+from promptwise.cli.main import cli
 
 FILE = Path(__file__).with_name("commands.md")
 

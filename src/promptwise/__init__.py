@@ -9,32 +9,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from promptwise.attribution import Attribution, attribute
-    from promptwise.backbone import Backbone, load_backbone
+    from promptwise.backbones.backbone import Backbone
+    from promptwise.backbones.loading import load_backbone
     from promptwise.config import FitConfig, PromptConfig, TrainConfig
     from promptwise.errors import PromptwiseError
-    from promptwise.model import PromptedModel
+    from promptwise.models.attribution import Attribution, attribute
+    from promptwise.models.prompted import PromptedModel
+    from promptwise.models.text_model import Prediction
+    from promptwise.models.zero_shot import ZeroShotModel
     from promptwise.tasks.data import TaskData, load_task, task_from_file
     from promptwise.tasks.spec import TaskSpec, load_spec, task_names
-    from promptwise.text_model import Prediction
-    from promptwise.zero_shot import ZeroShotModel
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Attribution": "attribution",
-    "Backbone": "backbone",
+    "Attribution": "models.attribution",
+    "Backbone": "backbones.backbone",
     "FitConfig": "config",
-    "Prediction": "text_model",
+    "Prediction": "models.text_model",
     "PromptConfig": "config",
-    "PromptedModel": "model",
+    "PromptedModel": "models.prompted",
     "PromptwiseError": "errors",
     "TaskData": "tasks.data",
     "TaskSpec": "tasks.spec",
     "TrainConfig": "config",
-    "ZeroShotModel": "zero_shot",
-    "attribute": "attribution",
-    "load_backbone": "backbone",
+    "ZeroShotModel": "models.zero_shot",
+    "attribute": "models.attribution",
+    "load_backbone": "backbones.loading",
     "load_spec": "tasks.spec",
     "load_task": "tasks.data",
     "task_from_file": "tasks.data",

@@ -1,6 +1,6 @@
 """``python -m promptwise`` is the command line."""
 
-from promptwise.cli import main
+from promptwise.cli.main import main
 
 if __name__ == "__main__":
     main()

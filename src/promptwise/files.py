@@ -12,6 +12,10 @@ from typing import IO, Any
 
 from promptwise.errors import OutputError
 
+METRICS_FILE = "metrics.json"
+CARD_FILE = "README.md"
+"""Files that every run writes beside its product: what was measured, and a card for people."""
+
 
 @contextlib.contextmanager
 def open_atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:

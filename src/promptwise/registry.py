@@ -140,8 +140,11 @@ ENCODERS = Registry(
     "encoder",
     "promptwise.encoders",
     {
-        "cnn": ("promptwise.strategies.networks:TextCNN", "TextCNN: 64 filters for each width 2, 3, 4, 5"),
-        "rnn": ("promptwise.strategies.networks:BiLSTM", "bidirectional LSTM over the real tokens"),
-        "mlp": ("promptwise.strategies.networks:TokenMLP", "two layers over each token, averaged"),
+        "cnn": (
+            "promptwise.strategies.networks.cnn:TextCNN",
+            "TextCNN: 64 filters for each width 2, 3, 4, 5",
+        ),
+        "rnn": ("promptwise.strategies.networks.lstm:BiLSTM", "bidirectional LSTM over the real tokens"),
+        "mlp": ("promptwise.strategies.networks.mlp:TokenMLP", "two layers over each token, averaged"),
     },
 )

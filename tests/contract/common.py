@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from promptwise import PromptedModel
-from promptwise.assembly import seeded
-from promptwise.backbone import Backbone
-from promptwise.instance import Instance
-from promptwise.knowledge import vocabulary_fingerprint, write_knowledge
-from promptwise.placement import prepare_backbone
-from promptwise.strategies.networks import TextCNN
-from promptwise.tasks.data import Example
+from promptwise.backbones.backbone import Backbone
+from promptwise.backbones.placement import prepare_backbone
+from promptwise.core.instance import Instance
+from promptwise.models.assembly import seeded
+from promptwise.strategies.knowledge import vocabulary_fingerprint, write_knowledge
+from promptwise.strategies.networks.cnn import TextCNN
+from promptwise.tasks.examples import Example
 from promptwise.tasks.spec import TaskSpec
 
 K = 5

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from promptwise import PromptedModel
-from promptwise.attribution import attribute
+from promptwise.models.attribution import attribute
 from tests.contract.common import TinyFolder, load, make_knowledge, make_prepared
 
 TEXT = ("The movie was great and the music was great too.", "It was a good film.")

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from promptwise import PromptedModel
-from promptwise.backbone import load_backbone
+from promptwise.backbones.loading import load_backbone
 from promptwise.errors import BackboneError, ConfigError
 from tests.contract.common import EXAMPLES, SPEC, K, TinyFolder, make_model, make_prepared
 

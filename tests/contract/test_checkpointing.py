@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from promptwise import PromptedModel, TaskData
-from promptwise.backbone import Backbone
-from promptwise.placement import prepare_backbone
+from promptwise.backbones.backbone import Backbone
+from promptwise.backbones.placement import prepare_backbone
 from tests.contract.common import EXAMPLES, TinyFolder, load, make_prepared
 from tests.contract.test_matrix import NO_PREFIX
 

@@ -15,14 +15,14 @@ import transformers
 from torch import Tensor
 
 from promptwise import PromptedModel, ZeroShotModel, load_backbone
-from promptwise.backbone import Backbone
-from promptwise.cloze_weights import WEIGHTS_FILE, find_cloze_weights, write_cloze_weights
+from promptwise.backbones.backbone import Backbone
+from promptwise.backbones.cloze_weights import WEIGHTS_FILE, find_cloze_weights, write_cloze_weights
+from promptwise.backbones.language_model_heads import lm_head_parts
 from promptwise.errors import AdapterError, BackboneError
-from promptwise.heads.cloze import lm_head_parts
 from promptwise.pretraining.blocks import Masking, pack
-from promptwise.pretraining.cloze import load_encoder
+from promptwise.pretraining.cloze_pretraining import load_encoder
 from promptwise.pretraining.masked_lm import MaskedLM
-from promptwise.tasks.data import Example
+from promptwise.tasks.examples import Example
 from tests.contract.common import EXAMPLES, SPEC, K, tensors_of
 from tests.tiny import SENTENCES, build_backbone, build_tokenizer
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from promptwise import PromptedModel
-from promptwise.backbone import Backbone
+from promptwise.backbones.backbone import Backbone
 from tests.contract.common import EXAMPLES, TinyFolder, load, make_knowledge, make_prepared
 
 STRATEGIES: dict[str, dict[str, Any]] = {

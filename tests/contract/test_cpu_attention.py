@@ -9,8 +9,8 @@ import torch
 import transformers
 from torch.nn.functional import scaled_dot_product_attention
 
-from promptwise.backbone import Backbone
-from promptwise.injectors import attention, cpu_attention
+from promptwise.backbones import attention, cpu_attention
+from promptwise.backbones.backbone import Backbone
 from tests.contract.common import EXAMPLES, TinyFolder, load, make_prepared
 from tests.tiny import LAYERS, build_tokenizer
 

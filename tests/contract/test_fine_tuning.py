@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from promptwise import PromptConfig, PromptedModel
 from promptwise.config import FitConfig
+from promptwise.config.learning_rates import FOUND, learning_rate
 from promptwise.errors import ConfigError
-from promptwise.learning_rates import FOUND, learning_rate
 from promptwise.registry import BASES, ENCODERS, STRATEGIES
 from tests.contract.common import EXAMPLES, SPEC, TinyFolder, load, make_model, tensors_of
 from tests.tiny import BACKBONES

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from promptwise.errors import ConfigError
-from promptwise.tasks.data import Example
+from promptwise.tasks.examples import Example
 from tests.contract.common import EXAMPLES, SPEC, TinyFolder, instance_of, load, make_prepared
 
 HARD = replace(SPEC, hard_prompt=("film", "music", "review"))

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModel, DynamicCache
 
 from promptwise import PromptedModel
-from promptwise.backbone import Backbone
+from promptwise.backbones.backbone import Backbone
 from tests.contract.common import (
     EXAMPLES,
     SPEC,

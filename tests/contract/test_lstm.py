@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from promptwise.strategies.lstm import PaddedLSTM, recurrence
+from promptwise.strategies.networks.recurrence import PaddedLSTM, recurrence
 
 LENGTHS = (5, 1, 3, 5)
 

@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from promptwise import PromptedModel
-from promptwise.backbone import Backbone
+from promptwise.backbones.backbone import Backbone
 from promptwise.errors import BackboneError
 from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES
-from promptwise.strategies.base import VocabularyTable
+from promptwise.strategies.vocabulary import VocabularyTable
 from tests.contract.common import (
     EXAMPLES,
     UNSEEN,

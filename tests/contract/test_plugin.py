@@ -11,12 +11,13 @@ from torch import nn
 
 from promptwise import PromptedModel
 from promptwise.config import PromptConfig
+from promptwise.core.instance import Instance, masked_mean
+from promptwise.core.prompt import Prompt, PromptShape
 from promptwise.errors import AdapterError, ConfigError, UnknownNameError
-from promptwise.injectors.base import PromptShape
-from promptwise.instance import Instance, Prompt, masked_mean
 from promptwise.registry import STRATEGIES, Registry
 from promptwise.strategies.base import Strategy
-from promptwise.tasks.data import Example, TaskData
+from promptwise.tasks.data import TaskData
+from promptwise.tasks.examples import Example
 from tests.contract.common import EXAMPLES, SPEC, K, TinyFolder, load, make_model, tensors_of
 
 GROUP = "promptwise.strategies"

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from promptwise import PromptConfig, PromptedModel
-from promptwise.backbone import Backbone
+from promptwise.backbones.backbone import Backbone
 from promptwise.errors import ConfigError
-from promptwise.tasks.data import Example
+from promptwise.tasks.examples import Example
 from promptwise.tasks.spec import TaskSpec
 from tests.contract.common import TinyFolder, instance_of, load, make_prepared
 

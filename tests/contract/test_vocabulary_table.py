@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from promptwise import PromptedModel
+from promptwise.core.instance import Instance
+from promptwise.core.prompt import PromptShape
 from promptwise.errors import ConfigError
-from promptwise.injectors.base import PromptShape
-from promptwise.instance import Instance
-from promptwise.strategies.base import VocabularyTable
 from promptwise.strategies.encoder import EncoderPrompt
 from promptwise.strategies.table import RandomTable
-from promptwise.tasks.data import Example
+from promptwise.strategies.vocabulary import VocabularyTable
+from promptwise.tasks.examples import Example
 from tests.contract.common import EXAMPLES, SPEC, UNSEEN, K, TinyFolder, load, make_model, make_prepared
 from tests.tiny import BACKBONES
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from promptwise.cli import main
+from promptwise.cli.main import main
 
 WORDS = {"praise": ("good", "great", "fun"), "blame": ("bad", "awful", "boring")}
 

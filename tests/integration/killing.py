@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["promptwise.training"])
+_SERVER.set_forkserver_preload(["promptwise.training.fit"])
 
 
 def run_until(arguments: Sequence[str], step: int) -> None:
@@ -24,7 +24,7 @@ def run_until(arguments: Sequence[str], step: int) -> None:
 
 
 def _run_killed(arguments: list[str], step: int) -> None:
-    from promptwise import trainer
+    from promptwise.training import trainer
     from tests.integration.command import promptwise
 
     compute_loss = trainer.PromptTrainer.compute_loss

@@ -10,7 +10,7 @@ import torch
 from promptwise import PromptedModel, load_backbone, load_spec, load_task, task_from_file
 from promptwise.config import TrainConfig
 from promptwise.errors import ConfigError, DataError, UnknownNameError
-from promptwise.run import train
+from promptwise.runs.train import train
 from tests.integration.command import contents, ok, ticket_rows, write_csv
 
 TEXTS = ["a good film", "", "what an awful book"]
@@ -65,7 +65,7 @@ def test_pairs_are_tuples(answers: Path, tiny: Path) -> None:
 def test_a_run_from_python_is_a_run_of_the_command_line(
     tickets: Path, tiny: Path, tmp_path: Path, trained: Path
 ) -> None:
-    """``promptwise.run.train`` with the same settings gives the same adapter as the flags."""
+    """``promptwise.runs.train.train`` with the same settings gives the same adapter as the flags."""
     config = TrainConfig(
         data=str(tickets),
         text_column="body",

@@ -13,7 +13,7 @@ import torch
 
 import promptwise
 from promptwise.errors import AdapterError
-from promptwise.model import PromptedModel
+from promptwise.models.prompted import PromptedModel
 from tests.integration.command import fails, ok, read_json, train_flags
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -21,15 +21,16 @@ import yaml
 from filelock import FileLock
 from rich.console import Console
 
+from promptwise.backbones.placement import prepare_backbone
 from promptwise.config import TrainConfig
 from promptwise.experiments import status
-from promptwise.experiments.compare import LOCK, compare
+from promptwise.experiments.compare import compare
+from promptwise.experiments.folder import LOCK
 from promptwise.experiments.plan import Plan
 from promptwise.experiments.read import read_experiment
 from promptwise.experiments.record import read_records
 from promptwise.experiments.worker import Shared
-from promptwise.model import PromptedModel
-from promptwise.placement import prepare_backbone
+from promptwise.models.prompted import PromptedModel
 from tests.integration.command import contents, fails, ok, promptwise, read_json
 
 MakeSpec = Callable[..., Path]

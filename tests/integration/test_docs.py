@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click import Context, Group
 
-from promptwise.cli import cli
+from promptwise.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "LOG.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]

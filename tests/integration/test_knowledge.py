@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from promptwise import PromptedModel, load_backbone
-from promptwise.knowledge import read_knowledge
-from promptwise.pretraining.topics import separation
+from promptwise.pretraining.topic_model import separation
+from promptwise.strategies.knowledge import read_knowledge
 from promptwise.tasks.data import task_from_file
 from tests.integration.command import contents, fails, ok, read_json, train_flags, write_jsonl
 from tests.integration.killing import run_until

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from promptwise import PromptedModel, TrainConfig, load_task
-from promptwise.hub import DEFAULT_MODEL, OFFLINE_WHEELS, locate, sha256_of
-from promptwise.run import train
+from promptwise.backbones.hub import DEFAULT_MODEL, OFFLINE_WHEELS, locate, sha256_of
+from promptwise.runs.train import train
 
 TEXTS = [
     "",

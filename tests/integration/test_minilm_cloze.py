@@ -10,12 +10,12 @@ import torch
 from transformers import BertForMaskedLM
 
 from promptwise import TrainConfig, ZeroShotModel, load_backbone, load_task
-from promptwise import cloze_weights as module
-from promptwise.backbone import Backbone
+from promptwise.backbones import cloze_weights as module
+from promptwise.backbones.backbone import Backbone
+from promptwise.backbones.hub import DEFAULT_CLOZE_MODEL, DEFAULT_MODEL, sha256_of
 from promptwise.errors import BackboneError
-from promptwise.hub import DEFAULT_CLOZE_MODEL, DEFAULT_MODEL, sha256_of
-from promptwise.run import train
-from promptwise.scoring import score
+from promptwise.runs.train import train
+from promptwise.training.scoring import score
 
 FOLDER = Path(str(files("promptwise").joinpath("weights", DEFAULT_CLOZE_MODEL)))
 SHARED = Path(__file__).parents[3] / "shared" / "data"

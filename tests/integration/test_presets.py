@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from promptwise.errors import ConfigError
 from promptwise.experiments.plan import Plan
 from promptwise.experiments.read import experiment_from, preset_names, read_experiment
-from promptwise.knowledge import read_knowledge
+from promptwise.strategies.knowledge import read_knowledge
 from promptwise.tasks import task_names
 from tests.integration.command import contents, fails, ok, read_json
 from tests.tiny import SENTENCES

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from promptwise.errors import DataError
-from promptwise.pretraining.pairs import SPEC, sentence_pairs, split_sentences
+from promptwise.pretraining.sentence_pairs import SPEC, sentence_pairs, split_sentences
 from tests.integration.command import contents, fails, ok, read_json, train_flags
 from tests.tiny import SENTENCES
 

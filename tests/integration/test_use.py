@@ -216,7 +216,7 @@ def test_info_and_card_name_what_is_off_its_default(tickets: Path, tiny: Path, t
 def test_info_needs_no_torch(trained: Path) -> None:
     """``info`` answers without importing torch or transformers."""
     code = (
-        "import sys; from promptwise.cli import main; main();"
+        "import sys; from promptwise.cli.main import main; main();"
         "sys.exit(bool({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, "info", str(trained)], capture_output=True, text=True)

@@ -8,12 +8,12 @@ from statistics import mean
 import pytest
 
 from promptwise import TrainConfig, ZeroShotModel, load_backbone, load_task
-from promptwise.placement import prepare_backbone
+from promptwise.backbones.placement import prepare_backbone
 from promptwise.pretraining.blocks import pack
 from promptwise.pretraining.corpus import read_corpus
 from promptwise.pretraining.evaluation import held_out_accuracy
-from promptwise.run import train
-from promptwise.scoring import score
+from promptwise.runs.train import train
+from promptwise.training.scoring import score
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 

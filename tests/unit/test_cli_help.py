@@ -10,10 +10,10 @@ import pytest
 from click import Group
 from click.testing import CliRunner
 
-from promptwise.cli import cli
+from promptwise.cli.main import cli
 from promptwise.config import DTYPES, POOLINGS, ClozeConfig, KnowledgeConfig, PairsConfig, TrainConfig
+from promptwise.config.settings import flag_name
 from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES
-from promptwise.settings import flag_name
 from promptwise.tasks import task_names
 
 COMMANDS = (
@@ -119,7 +119,7 @@ def run_python(code: str) -> str:
 
 def test_importing_imports_nothing_heavy() -> None:
     """``import promptwise`` and its command line need the standard library and click alone."""
-    code = f"import sys, promptwise, promptwise.cli; print(sorted(set({HEAVY}) & set(sys.modules)))"
+    code = f"import sys, promptwise, promptwise.cli.main; print(sorted(set({HEAVY}) & set(sys.modules)))"
     assert run_python(code).strip() == "[]"
 
 
@@ -130,7 +130,7 @@ def test_looking_things_up_imports_nothing_heavy(command: tuple[str, ...]) -> No
     """Help, version and lists come without the model libraries."""
     code = (
         f"import sys; sys.argv = ['promptwise', *{command}]\n"
-        "from promptwise.cli import main\n"
+        "from promptwise.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
         f"print('heavy:', sorted(set({HEAVY}) & set(sys.modules)))"
     )

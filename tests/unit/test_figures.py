@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from promptwise.errors import ConfigError, OutputError
-from promptwise.knowledge import write_knowledge
 from promptwise.reports.write import write_report
+from promptwise.strategies.knowledge import write_knowledge
 from tests.unit.test_reports import cell, record, write_layout
 
 SVG = "{http://www.w3.org/2000/svg}"

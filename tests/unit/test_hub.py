@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from promptwise import PromptedModel, hub, load_backbone
-from promptwise.adapter import adapter_folder
+from promptwise import PromptedModel, load_backbone
+from promptwise.backbones import hub
+from promptwise.backbones.hub import DEFAULT_MODEL, OFFLINE_WHEELS, OfflineWheel, hub_reachable, locate, sha256_of
 from promptwise.errors import AdapterError, BackboneError, UnknownModelError
-from promptwise.hub import DEFAULT_MODEL, OFFLINE_WHEELS, OfflineWheel, hub_reachable, locate, sha256_of
+from promptwise.models.adapter import adapter_folder
 from tests.tiny import build_backbone
 
 COMMIT = "0123456789" * 4

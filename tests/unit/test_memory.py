@@ -10,12 +10,12 @@ import sys
 import pytest
 import torch
 
-from promptwise.memory import peak_memory, reset_peak_memory
+from promptwise.training.memory import peak_memory, reset_peak_memory
 
 LARGE = 16 * 2**20
 ALLOCATE = f"""
 import resource, sys, torch
-from promptwise.memory import keep_freed_memory
+from promptwise.training.memory import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 for _ in range(2):

@@ -70,13 +70,6 @@ def test_the_tree_in_the_docstring_is_the_tree_of_classes() -> None:
     assert drawn == {name: error.__base__.__name__ for name, error in ERRORS.items()}
 
 
-def test_modules_are_short() -> None:
-    """No module has more than 320 lines."""
-    assert len(MODULES) >= 40
-    lengths = {str(path.relative_to(PACKAGE)): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
-    assert {name: length for name, length in lengths.items() if length > 320} == {}
-
-
 def test_modules_say_what_they_are_for() -> None:
     """Every module starts with a docstring."""
     without = [path.name for path in MODULES if not path.read_text(encoding="utf-8").startswith('"""')]

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from promptwise.sampling import TokenBatches
+from promptwise.training.sampling import TokenBatches
 
 
 @pytest.mark.parametrize("budget", [1, 50, 128, 10**6])

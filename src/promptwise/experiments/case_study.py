@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptwise.experiments.worker import RUNS, Shared
+from promptwise.experiments.folder import CASES, RUNS
+from promptwise.experiments.worker import Shared
 from promptwise.files import write_json
-from promptwise.tables import console
+from promptwise.terminal import console
 
 if TYPE_CHECKING:
     from promptwise.experiments.plan import Plan
 
-CASES = "cases.json"
 _MAX_WORDS = 25
 _EXAMPLES = 4
 
@@ -27,8 +27,8 @@ def write_cases(plan: Plan, out: Path) -> None:
         plan: A plan whose results are there, with their adapters.
         out: Folder of the experiment.
     """
-    from promptwise.attribution import attribute
-    from promptwise.model import PromptedModel
+    from promptwise.models.attribution import attribute
+    from promptwise.models.prompted import PromptedModel
     from promptwise.tasks.splits import hold_out
 
     shared, cases, runs = Shared(), [], []

@@ -12,18 +12,15 @@ from filelock import FileLock, Timeout
 
 from promptwise.errors import ConfigError, OutputError, PromptwiseError
 from promptwise.experiments.engine import Engine, default_threads
+from promptwise.experiments.folder import LAYOUT, LOCK, RECORDS, RUNS
 from promptwise.experiments.plan import Plan
 from promptwise.experiments.pretrained import Pretraining
 from promptwise.experiments.read import read_experiment
 from promptwise.experiments.record import Record, read_records
 from promptwise.experiments.spec import Experiment
 from promptwise.experiments.status import Display, overview, print_plan
-from promptwise.experiments.worker import RECORDS, RUNS
 from promptwise.files import write_json
-from promptwise.tables import console
-
-LAYOUT = "experiment.json"
-LOCK = ".lock"
+from promptwise.terminal import console
 
 
 def compare(

@@ -11,9 +11,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from promptwise.experiments.folder import RECORDS
 from promptwise.experiments.plan import Plan
 from promptwise.experiments.record import Record, read_records
-from promptwise.experiments.worker import RECORDS, Run, work
+from promptwise.experiments.worker import Run, work
 
 _SPAWN = multiprocessing.get_context("spawn")
 

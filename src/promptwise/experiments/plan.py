@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
+from promptwise.backbones.hub import model_digest
 from promptwise.config import TrainConfig
+from promptwise.config.learning_rates import learning_rate
 from promptwise.experiments.pretrained import USED_BY, Pretraining, digest_of
 from promptwise.experiments.record import Record, run_id
 from promptwise.experiments.spec import Cell, Experiment, chosen_settings
 from promptwise.experiments.worker import Run, Shared, data_settings
-from promptwise.hub import model_digest
-from promptwise.learning_rates import learning_rate
 
 Kind = Literal["finished", "failed", "cancelled", "missing"]
 

@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from promptwise.backbones.hub import model_digest, sha256_of
 from promptwise.config import KnowledgeConfig, PairsConfig
+from promptwise.config.settings import config_from_mapping
 from promptwise.errors import ConfigError
 from promptwise.experiments.record import CODE_VERSION
-from promptwise.hub import model_digest, sha256_of
-from promptwise.run_folder import METRICS_FILE
-from promptwise.settings import config_from_mapping
+from promptwise.files import METRICS_FILE
 
 PRETRAINED = "pretrained"
 USED_BY = {"knowledge": "knowledge", "prompt": "start_from"}
@@ -91,13 +91,14 @@ class Pretraining:
             out: Folder of the experiment.
             threads: CPU threads.
         """
-        from promptwise.run import set_threads
+        from promptwise.runs.train import set_threads
 
         # Not a setting: who goes on with it may have more or fewer.
         set_threads(threads)
         config = self.config(out)
-        from promptwise import run
-        from promptwise.pretraining import knowledge, pairs
+        from promptwise.pretraining import knowledge_pretraining as knowledge
+        from promptwise.pretraining import sentence_pairs as pairs
+        from promptwise.runs import train as run
 
         folder = out / self.folder
         if isinstance(config, KnowledgeConfig):
@@ -110,7 +111,8 @@ class Pretraining:
 
 def digest_of(setting: str, folder: str) -> str:
     """The sha256 of the weights in a folder that runs start from; the name itself where it is not there (yet)."""
-    from promptwise import adapter, knowledge
+    from promptwise.models import adapter
+    from promptwise.strategies import knowledge
 
     file = Path(folder) / (knowledge.WEIGHTS_FILE if setting == USED_BY["knowledge"] else adapter.WEIGHTS_FILE)
     return sha256_of(file) if file.is_file() else folder

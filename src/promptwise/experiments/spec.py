@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from promptwise.config import TrainConfig
+from promptwise.config.settings import config_from_mapping, off_default
 from promptwise.experiments.pretrained import Pretraining
-from promptwise.settings import config_from_mapping, off_default
 
 
 @dataclass(frozen=True)

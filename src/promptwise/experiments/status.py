@@ -15,7 +15,7 @@ from rich.text import Text
 from promptwise.experiments.engine import Engine, seconds_left
 from promptwise.experiments.plan import Plan
 from promptwise.experiments.pretrained import Pretraining
-from promptwise.tables import console, plain_table
+from promptwise.terminal import console, plain_table
 
 
 class Display:

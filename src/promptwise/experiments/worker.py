@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from promptwise.config import TrainConfig
 from promptwise.errors import PromptwiseError
+from promptwise.experiments.folder import RECORDS, RUNS
 from promptwise.experiments.record import Record
 from promptwise.experiments.spec import settings_of
 from promptwise.registry import HEADS
 
 if TYPE_CHECKING:
-    from promptwise.backbone import Backbone
+    from promptwise.backbones.backbone import Backbone
     from promptwise.tasks.data import TaskData
-
-RECORDS, RUNS = "records", "runs"
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Shared:
     """What the runs of a process share: data, its tokens, and frozen backbones."""
 
     def __init__(self) -> None:
-        from promptwise.batching import SharedFeatures
+        from promptwise.tasks.batching import SharedFeatures
 
         self.features = SharedFeatures()
         self._data: dict[str, TaskData] = {}
@@ -80,7 +79,7 @@ class Shared:
 
     def data(self, config: TrainConfig) -> TaskData:
         """The loaded data of a configuration."""
-        from promptwise.run import load_data
+        from promptwise.runs.train import load_data
 
         key = json.dumps(data_settings(config))
         if key not in self._data:
@@ -89,7 +88,7 @@ class Shared:
 
     def backbone(self, config: TrainConfig) -> Backbone | None:
         """The frozen backbone of a configuration; ``None`` where it is tuned and so cannot be shared."""
-        from promptwise.placement import prepare_backbone
+        from promptwise.backbones.placement import prepare_backbone
 
         if config.tune_backbone:
             return None
@@ -121,7 +120,7 @@ def data_settings(config: TrainConfig) -> dict[str, Any]:
 
 def perform(run: Run, out: Path, shared: Shared) -> Record:
     """Do a run, or go on with it where it was stopped, and write its record."""
-    from promptwise.run import run_folder, train
+    from promptwise.runs.train import run_folder, train
 
     folder = out / RUNS / run.id
     starts: dict[str, Any] = {name: str(out / start) for name, start in run.starts.items()}
@@ -159,9 +158,9 @@ def work(connection: Connection, out: str, threads: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Ctrl-C reaches the whole group of processes; the engine answers it for all.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from promptwise.memory import keep_freed_memory
-    from promptwise.quiet import quiet
-    from promptwise.run import set_threads
+    from promptwise.runs.train import set_threads
+    from promptwise.terminal import quiet
+    from promptwise.training.memory import keep_freed_memory
 
     keep_freed_memory()
     quiet()

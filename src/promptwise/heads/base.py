@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from promptwise.backbone import Backbone
+from promptwise.backbones.backbone import Backbone
 from promptwise.tasks.spec import TaskSpec
 
 

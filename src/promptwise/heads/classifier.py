@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from promptwise.backbone import Backbone
+from promptwise.backbones.backbone import Backbone
 from promptwise.config import POOLINGS
+from promptwise.core.instance import masked_mean
 from promptwise.errors import UnknownNameError
 from promptwise.heads.base import Head, take
-from promptwise.instance import masked_mean
 from promptwise.tasks.spec import TaskSpec
 
 

@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from promptwise.backbone import Backbone
-from promptwise.instance import Instance, Prompt
-
-
-@dataclass(frozen=True)
-class PromptShape:
-    """What an injector asks of a strategy.
-
-    Attributes:
-        length: ``K``, vectors per instance.
-        width: ``W``, the width of each.
-        embedding_size: ``E``, the width of the frozen word embeddings that a strategy may read.
-        init_scale: New vectors are drawn from U(-init_scale, init_scale).
-    """
-
-    length: int
-    width: int
-    embedding_size: int
-    init_scale: float
+from promptwise.backbones.backbone import Backbone
+from promptwise.core.instance import Instance
+from promptwise.core.prompt import Prompt, PromptShape
 
 
 class Injector(nn.Module, ABC):

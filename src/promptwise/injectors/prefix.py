@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from promptwise.backbone import Backbone
-from promptwise.injectors.attention import use_prefix_attention
-from promptwise.injectors.base import Injector, PromptShape
-from promptwise.instance import Instance, Prompt
+from promptwise.backbones.attention import use_prefix_attention
+from promptwise.backbones.backbone import Backbone
+from promptwise.core.instance import Instance
+from promptwise.core.prompt import Prompt, PromptShape
+from promptwise.injectors.base import Injector
 
 # The paper adds the instance's keys and values to the shared prefix of the first layer, scaled by this.
 INSTANCE_SCALE = 0.05

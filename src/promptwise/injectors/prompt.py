@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from promptwise.backbone import Backbone
-from promptwise.injectors.attention import use_own_attention
-from promptwise.injectors.base import Injector, PromptShape
-from promptwise.instance import Instance, Prompt, gather_rows, left_order
+from promptwise.backbones.attention import use_own_attention
+from promptwise.backbones.backbone import Backbone
+from promptwise.core.instance import Instance, gather_rows, left_order
+from promptwise.core.prompt import Prompt, PromptShape
+from promptwise.injectors.base import Injector
 
 
 class PromptInjector(Injector):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from promptwise.batching import chunks
+from promptwise.tasks.batching import chunks
 from promptwise.tasks.template import special_tokens
 
 IGNORED = -100

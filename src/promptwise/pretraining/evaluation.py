@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from promptwise.backbone import Backbone
-from promptwise.batching import chunks
-from promptwise.heads.cloze import lm_head_parts
+from promptwise.backbones.backbone import Backbone
+from promptwise.backbones.language_model_heads import lm_head_parts
 from promptwise.pretraining.blocks import IGNORED, Blocks, Masking, ordinary_tokens
+from promptwise.tasks.batching import chunks
 
 HELD_OUT_SEED = 0
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from promptwise.backbone import Backbone
-from promptwise.cloze_weights import ClozeWeights
+from promptwise.backbones.backbone import Backbone
+from promptwise.backbones.cloze_weights import ClozeWeights
 from promptwise.errors import ConfigError
 from promptwise.pretraining.blocks import IGNORED
 from promptwise.pretraining.evaluation import counts, mask_logits
@@ -107,7 +107,7 @@ class MaskedLM(nn.Module):
             value.copy_(weights.tensors[name])
 
     def cloze_tensors(self) -> dict[str, Tensor]:
-        """The trained tensors by the names of :class:`~promptwise.cloze_weights.ClozeWeights`."""
+        """The trained tensors by the names of :class:`~promptwise.backbones.cloze_weights.ClozeWeights`."""
         base, whole = self.backbone.base, self.backbone.model
         updates = {
             name.replace(".default.", "."): value for name, value in base.named_parameters() if value.requires_grad

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from promptwise.errors import OutputError
-from promptwise.experiments.case_study import CASES
+from promptwise.experiments.folder import CASES
 from promptwise.reports.results import Results
 
 _STRONGEST = 5

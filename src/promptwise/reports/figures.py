@@ -198,7 +198,7 @@ def _topics_map(results: Results, folder: Path) -> Figure:
     """The rows of a pretrained table in two dimensions, those of tokens that speak for a topic (t-SNE)."""
     import torch
 
-    from promptwise.knowledge import read_knowledge
+    from promptwise.strategies.knowledge import read_knowledge
 
     try:
         from sklearn.manifold import TSNE

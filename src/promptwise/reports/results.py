@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from promptwise.errors import OutputError
-from promptwise.experiments.compare import LAYOUT
+from promptwise.experiments.folder import LAYOUT, RECORDS
 from promptwise.experiments.read import names_in
 from promptwise.experiments.record import Record, read_records
-from promptwise.experiments.worker import RECORDS
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from promptwise.injectors.base import PromptShape
-from promptwise.instance import Instance, Prompt
-from promptwise.knowledge import read_knowledge
+from promptwise.core.instance import Instance
+from promptwise.core.prompt import Prompt, PromptShape
 from promptwise.registry import ENCODERS
-from promptwise.strategies.base import Strategy, VocabularyTable, text_ids
-from promptwise.strategies.networks import TextNetwork
+from promptwise.strategies.base import Strategy
+from promptwise.strategies.knowledge import read_knowledge
+from promptwise.strategies.networks.base import TextNetwork
+from promptwise.strategies.vocabulary import VocabularyTable, text_ids
 
 # Rank of the map from features to prompt vectors. A full map would have F x K x W weights, millions of them.
 RANK = 16

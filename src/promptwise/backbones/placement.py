@@ -1,0 +1,80 @@
+"""Where a backbone runs, and in which dtype."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from promptwise.backbones.backbone import Backbone
+from promptwise.backbones.loading import load_backbone
+from promptwise.errors import ConfigError
+
+
+def prepare_backbone(
+    name: str, lm_head: bool, dtype: str, device: str | torch.device | None = None, *, trainable: bool = False
+) -> Backbone:
+    """Load a backbone and move it to its device.
+
+    A frozen one is stored in its compute dtype; one that is to be tuned stays in float32, with its own dropout.
+    """
+    backbone = load_backbone(name, lm_head=lm_head, dropout=trainable)
+    if device is None:
+        device = default_device()
+    backbone.to(device)
+    compute_dtype = resolve_dtype(dtype, backbone.device)
+    if trainable:
+        backbone.unfreeze(compute_dtype)
+    else:
+        backbone.set_compute_dtype(compute_dtype)
+    return backbone
+
+
+def default_device() -> torch.device:
+    """An accelerator if there is one, this process's own where several share a run; else the CPU."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is None:
+        return torch.device("cpu")
+    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def place(
+    backbone: str | Backbone,
+    lm_head: bool,
+    dtype: str,
+    device: str | torch.device | None,
+    *,
+    trainable: bool = False,
+) -> Backbone:
+    """A backbone that is ready to be prompted, or tuned; one that is loaded already stays where and as it is.
+
+    Raises:
+        ConfigError: Another dtype or device is asked of a loaded backbone, which may serve other models too.
+    """
+    if isinstance(backbone, str):
+        return prepare_backbone(backbone, lm_head, dtype, device, trainable=trainable)
+    same_dtype = dtype == "auto" or resolve_dtype(dtype, backbone.device) == backbone.compute_dtype
+    if not same_dtype or (device is not None and torch.device(device).type != backbone.device.type):
+        raise ConfigError(
+            f"The loaded backbone runs in {backbone.compute_dtype} on {backbone.device}; {dtype} on "
+            f"{device or backbone.device} was asked for. Leave both out, or name the model instead."
+        )
+    return backbone
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The compute dtype of ``auto``, ``bf16`` or ``fp32``; ``auto`` is bf16 where the hardware multiplies it.
+
+    Raises:
+        ConfigError: There is no such dtype.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            fast = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    names = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    if name not in names:
+        raise ConfigError(f"Unknown dtype {name!r}. Known: auto, bf16, fp32.")
+    return names[name]

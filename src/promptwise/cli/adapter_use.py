@@ -1,0 +1,190 @@
+"""What the commands that use adapters read and write."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from promptwise.config import TrainConfig
+from promptwise.errors import ConfigError, DataError
+from promptwise.files import open_atomic
+from promptwise.tasks.data import load_task
+from promptwise.tasks.examples import Example, examples_from_rows
+from promptwise.tasks.fields import column_field
+from promptwise.tasks.metrics import majority_accuracy
+from promptwise.tasks.readers import read_rows
+from promptwise.tasks.spec import TaskSpec, load_spec, task_names
+from promptwise.tasks.texts import iter_texts
+from promptwise.training.scoring import score
+
+if TYPE_CHECKING:
+    from promptwise.models.prompted import PromptedModel
+    from promptwise.models.text_model import Prediction
+
+
+def load_for_use(adapter: str, model: str | None, dtype: str, threads: int | None) -> PromptedModel:
+    """A saved adapter on its backbone, ready to predict."""
+    from promptwise.models.prompted import PromptedModel
+    from promptwise.runs.train import set_threads
+
+    set_threads(threads)
+    return PromptedModel.from_pretrained(adapter, model, dtype=dtype)
+
+
+def load_examples(
+    config: dict[str, Any],
+    *,
+    task: str | None = None,
+    data: str | None = None,
+    data_dir: str | None = None,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+) -> tuple[TaskSpec, list[Example]]:
+    """The labelled examples to score an adapter on, and the spec that says how.
+
+    Args:
+        config: The adapter's configuration.
+        task: Score on this task's test split.
+        data: Score on every row of this file.
+        data_dir: Folder with the task's files.
+        text_column: Column of ``data``; by default as the adapter was trained. So are the other two.
+        text_pair_column: Column of ``data``.
+        label_column: Column of ``data``.
+
+    Raises:
+        ConfigError: Both or no data is named, or the task's labels are not the adapter's.
+        DataError: The data is missing or malformed.
+    """
+    own = TaskSpec.from_dict(config["task"])
+    if task is not None and data is not None:
+        raise ConfigError("Give either --task or --data, not both.")
+    if data is not None:
+        if data_dir is not None:
+            raise ConfigError("--data-dir goes with --task; --data names a file of its own.")
+        spec = replace(
+            own,
+            text=own.text if text_column is None else column_field(text_column),
+            text_pair=own.text_pair if text_pair_column is None else column_field(text_pair_column),
+            label=own.label if label_column is None else label_column,
+        )
+        examples = examples_from_rows(spec, read_rows(Path(data)), Path(data))
+        if not examples:
+            raise DataError(f"{data} has no rows.")
+        return spec, examples
+    if task is None and not _is_packaged(own):
+        raise ConfigError(
+            f"The adapter was trained on {own.name!r}, a file of your own: name one to score it on with --data."
+        )
+    spec = load_spec(own.name if task is None else task)
+    if spec.labels != own.labels:
+        raise ConfigError(
+            f"The adapter knows the labels {', '.join(own.labels)}; the task {spec.name!r} has "
+            f"{', '.join(spec.labels)}."
+        )
+    loaded = load_task(spec, None if data_dir is None else Path(data_dir), splits=("test",))
+    return spec, loaded.test
+
+
+def _is_packaged(spec: TaskSpec) -> bool:
+    """Whether a spec is a task of the package rather than a person's file of the same name."""
+    if spec.name not in task_names():
+        return False
+    known = load_spec(spec.name)
+    return all(getattr(spec, part) == getattr(known, part) for part in ("text", "text_pair", "label", "labels"))
+
+
+def zero_shot_scores(config: TrainConfig, calibration: str, batch_size: int = 64) -> dict[str, float | int]:
+    """The metrics of a task's template and label words, with nothing tuned.
+
+    They are on a task's test split, and on all rows of a file, as nothing is learnt from any.
+
+    Args:
+        config: Names the data, the model, its dtype and the threads; the other fields are not read.
+        calibration: As in :class:`~promptwise.models.zero_shot.ZeroShotModel`.
+        batch_size: How many inputs at a time.
+    """
+    from promptwise.models.zero_shot import ZeroShotModel
+    from promptwise.runs.train import load_data, set_threads
+
+    set_threads(config.threads)
+    if config.task is not None:
+        data = load_task(config.task, None if config.data_dir is None else Path(config.data_dir), splits=("test",))
+        examples = data.test
+    else:
+        data = load_data(config)
+        examples = data.train + data.validation + data.test
+    model = ZeroShotModel.from_backbone(
+        config.model, task=data.spec, calibration=calibration, max_length=config.max_length, dtype=config.dtype
+    )
+    return {
+        **score(model, data.spec, examples, batch_size, "scoring"),
+        "majority": majority_accuracy([example.label for example in examples]),
+        "rows": len(examples),
+    }
+
+
+def input_texts(
+    task: dict[str, Any],
+    texts: Sequence[str],
+    pairs: Sequence[str],
+    file: Path | None,
+    text_column: str | None,
+    text_pair_column: str | None,
+) -> Iterator[tuple[str, str | None]]:
+    """The texts to predict: those given, those of a file, or the lines of standard input.
+
+    Raises:
+        ConfigError: Texts and a file are both given, or pairs do not match the texts.
+    """
+    spec = TaskSpec.from_dict(task)
+    for text in (*texts, *pairs):
+        # The shell hands over any bytes; those that are no UTF-8 arrive as lone surrogates.
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ConfigError(f"The text {text!r} is not UTF-8. Convert it, or write it to a file in UTF-8.")
+    if texts:
+        if file is not None:
+            raise ConfigError(f"Give either --text or FILE, not both (FILE is {str(file)!r}).")
+        if spec.text_pair is not None and len(pairs) != len(texts):
+            raise ConfigError(
+                f"{spec.name} is a task on pairs: {len(texts)} --text need as many --text-pair, found {len(pairs)}."
+            )
+        if spec.text_pair is None and pairs:
+            raise ConfigError(f"{spec.name} is a task on single texts: leave --text-pair out.")
+        seconds: Sequence[str | None] = pairs or [None] * len(texts)
+        return iter(list(zip(texts, seconds, strict=True)))
+    if (file is None or str(file) == "-") and sys.stdin.isatty():
+        print("Reading texts from standard input, one a line; Ctrl-D ends it.", file=sys.stderr)
+    source: Path | TextIO = sys.stdin if file is None or str(file) == "-" else file
+    return iter_texts(source, spec, text_column=text_column, text_pair_column=text_pair_column)
+
+
+def write_predictions(predictions: Iterable[Prediction], labels: Sequence[str], form: str, out: Path | None) -> None:
+    """Write predictions as they come.
+
+    Args:
+        predictions: In the order of the inputs.
+        labels: The task's labels: the columns of a CSV after ``label``.
+        form: ``jsonl`` or ``csv``.
+        out: File, or ``None`` for standard output.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    with contextlib.nullcontext(sys.stdout) if out is None else open_atomic(out) as stream:
+        table = csv.writer(stream, lineterminator="\n")
+        if form == "csv":
+            table.writerow(["label", *labels])
+        for one in predictions:
+            if form == "csv":
+                table.writerow([one.label, *(f"{value:.6f}" for value in one.probabilities.values())])
+            else:
+                rounded = {label: round(value, 6) for label, value in one.probabilities.items()}
+                stream.write(json.dumps({"label": one.label, "probabilities": rounded}, ensure_ascii=False) + "\n")
+            stream.flush()

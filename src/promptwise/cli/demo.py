@@ -1,0 +1,23 @@
+"""``promptwise demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from promptwise.terminal import quiet
+
+
+@click.command()
+@click.option("--out", type=Path, default=Path("runs/demo"), help="Folder of the demo's adapters. [default: runs/demo]")
+@click.option("--epochs", type=float, default=None, help="Passes over the training split.")
+def demo(out: Path, epochs: float | None) -> None:
+    """See it all work on the data and the model that come along.
+
+    An instance-wise prompt is trained, scored beside the task-level prompt, saved, loaded again and used.
+    """
+    from promptwise.cli.demo_run import run_demo
+
+    quiet()
+    run_demo(out, epochs)

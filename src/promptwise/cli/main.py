@@ -1,0 +1,80 @@
+"""The program ``promptwise``: its commands and its errors. Everything heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import click
+
+from promptwise import __version__
+from promptwise.cli.compare import compare
+from promptwise.cli.demo import demo
+from promptwise.cli.evaluate import evaluate
+from promptwise.cli.flags import CommandGroup
+from promptwise.cli.info import info
+from promptwise.cli.predict import predict
+from promptwise.cli.pretrain import pretrain
+from promptwise.cli.report import report
+from promptwise.cli.strategies import strategies
+from promptwise.cli.tasks import tasks
+from promptwise.cli.train import train
+from promptwise.cli.zero_shot import zero_shot
+from promptwise.errors import PromptwiseError
+from promptwise.training.memory import keep_freed_memory
+
+
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, "--version", prog_name="promptwise")
+@click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    help="Show the traceback of an error; works after a command too.",
+)
+def cli() -> None:
+    """Instance-wise prompt tuning: one frozen language model, many tasks, a prompt made from each input."""
+
+
+for command in (train, evaluate, predict, zero_shot, info, tasks, strategies, demo, compare, report, pretrain):
+    cli.add_command(command)
+
+_GOES_ON = {
+    **dict.fromkeys(("train", "pretrain"), " It goes on with --resume."),
+    "compare": " The same command goes on where it stopped.",
+}
+"""What an interrupted command does next time."""
+
+
+def main() -> None:
+    """Run the command line; errors are one line on standard error, with ``--debug`` a traceback too."""
+    # Threads that spin long while they wait stop each other where another program has a core; see LOG.md. The setting
+    # must stand before torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    keep_freed_memory()
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    try:
+        cli.main([one for one in arguments if one != "--debug"], prog_name="promptwise", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        if debug:
+            traceback.print_exc()
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        told = next((_GOES_ON[one] for one in arguments if one in _GOES_ON), "")
+        click.echo(f"Interrupted.{told}", err=True)
+        sys.exit(130)
+    except PromptwiseError as error:
+        if debug:
+            traceback.print_exc()
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        click.echo(f"Error: {type(error).__name__}: {error} (a fault of promptwise; --debug shows where)", err=True)
+        sys.exit(1)

@@ -1,0 +1,22 @@
+"""``promptwise report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("folder", type=Path)
+@click.option("--out", type=Path, metavar="DIR", help="Where to write. [default: FOLDER]")
+def report(folder: Path, out: Path | None) -> None:
+    """Write the tables of an experiment as Markdown, LaTeX and HTML, from its records alone.
+
+    \b
+    promptwise report runs/heads
+    """
+    from promptwise.reports.write import write_report
+
+    for file in write_report(folder, out):
+        click.echo(file)

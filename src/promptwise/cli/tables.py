@@ -1,0 +1,133 @@
+"""What the commands print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from promptwise.config import PromptConfig
+from promptwise.models.adapter import read_metrics
+from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES
+from promptwise.tasks.spec import load_spec, task_names
+from promptwise.terminal import console, plain_table, program, size_text
+
+
+def print_result(metrics: dict[str, Any], folder: str) -> None:
+    """The end of a training run."""
+    table = plain_table("", "validation", "test")
+    for name, value in metrics["test"].items():
+        table.add_row(name, f"{metrics['validation'][name]:.4f}", f"{value:.4f}")
+    table.add_row("majority class", "", f"{metrics['majority']:.4f}")
+    console.print(table)
+    rows = metrics["data"]["rows"]
+    tuned = metrics["parameters"]
+    console.print(f"rows: {rows['train']} train, {rows['validation']} validation, {rows['test']} test")
+    console.print(f"tuned parameters: {size_text(tuned['tuned'], tuned['share'])}")
+    console.print(f"trained in {metrics['time']['train_s']:.0f} s, saved in {folder}")
+    first, value = next(iter(metrics["test"].items()))
+    if first == "accuracy" and value <= metrics["majority"]:
+        console.print("note: this is no better than always saying the most frequent label")
+    console.print(f'next: {program()} predict --adapter {folder} --text "..."')
+
+
+def print_info(folder: Path, config: dict[str, Any]) -> None:
+    """What a saved adapter is."""
+    prompt, backbone, task = PromptConfig(**config["prompt"]), config["backbone"], config["task"]
+    table = plain_table("", "")
+    table.show_header = False
+    rows = {
+        "adapter": str(folder),
+        "backbone": f"{backbone['name']} ({backbone['model_type']}, fingerprint {backbone['fingerprint'][:16]})",
+        "base": prompt.base,
+        "strategy": prompt.method,
+        "head": prompt.head,
+        "prompt length K": str(prompt.length),
+        "further settings": prompt.further_flags,
+        "tuned parameters": size_text(config["tuned_parameters"], config["tuned_share"]),
+        "task": task["name"],
+        "labels": ", ".join(task["labels"]),
+        "promptwise": config["promptwise_version"],
+    }
+    metrics = read_metrics(folder)
+    if metrics is not None:
+        rows["test"] = ", ".join(f"{name} {value:.4f}" for name, value in metrics["test"].items())
+        rows["majority class"] = f"{metrics['majority']:.4f}"
+        rows["seed"] = str(metrics["seed"])
+        rows["data"] = f"{metrics['data']['origin']} (fingerprint {metrics['data']['fingerprint'][:16]})"
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, value)
+    console.print(table)
+
+
+def print_pretraining(metrics: dict[str, Any], folder: str) -> None:
+    """What a pretraining run reached."""
+    first, last = metrics["history"][0], metrics["written"]
+    table = plain_table("", "before", "after")
+    for name, label in (("accuracy", "held-out accuracy"), ("accuracy_mask_token", "at mask tokens alone")):
+        table.add_row(label, f"{first[name]:.3f}", f"{last[name]:.3f}")
+    console.print(table)
+    console.print(
+        f"{metrics['tokens']:,} tokens, {metrics['trained_parameters']:,} parameters in {folder}; use it with "
+        f"--model {folder}",
+        highlight=False,
+    )
+
+
+def print_knowledge(metrics: dict[str, Any], folder: str) -> None:
+    """What a run of topic pretraining reached."""
+    names = list(next(iter(metrics["test"].values())))
+    table = plain_table("network", *(f"test {name}" for name in names))
+    for network, scores in metrics["test"].items():
+        table.add_row(network, *(f"{scores[name]:.4f}" for name in names))
+    table.add_row("majority class", f"{metrics['majority']:.4f}")
+    console.print(table)
+    rows, moved = metrics["corpus"]["rows"], metrics["table"]
+    console.print(f"texts: {rows['train']:,} train, {rows['validation']:,} validation, {rows['test']:,} test")
+    console.print(
+        f"table: {moved['rows']:,} tokens; similarity of two of one topic {moved['before']['same_topic']:.3f} before, "
+        f"{moved['after']['same_topic']:.3f} after; of different topics {moved['before']['other_topic']:.3f} before, "
+        f"{moved['after']['other_topic']:.3f} after"
+    )
+    console.print(f"saved in {folder}; use it with --strategy pretrained --knowledge {folder}")
+
+
+def print_tasks() -> None:
+    """Every task in a line."""
+    table = plain_table("task", "classes", "metrics", "source", "description")
+    for name in task_names():
+        spec = load_spec(name)
+        source = spec.source.dataset if spec.source else "in the package"
+        table.add_row(name, str(len(spec.labels)), ", ".join(spec.metrics), source, spec.description)
+    console.print(table)
+
+
+def print_task(name: str) -> None:
+    """A task's spec."""
+    import yaml
+
+    spec = {key: value for key, value in load_spec(name).to_dict().items() if value not in (None, "", [])}
+    console.print(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True, width=100).strip(), markup=False)
+
+
+def print_strategies() -> None:
+    """Every strategy, encoder, base and head in a line."""
+    kinds = {"strategy": STRATEGIES, "encoder": ENCODERS, "base": BASES, "head": HEADS}
+    table = plain_table("kind", "name", "what it does")
+    for kind, registry in kinds.items():
+        for name in registry.names():
+            table.add_row(kind, name, registry.describe(name))
+    console.print(table)
+
+
+def print_scores(result: Mapping[str, float | int], as_json: bool) -> None:
+    """Metrics in lines or as one JSON object."""
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    for name, value in result.items():
+        click.echo(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")

@@ -1,0 +1,55 @@
+"""``promptwise train``."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import click
+
+from promptwise.cli.flags import folder_options, given, options_of
+from promptwise.config import TrainConfig
+from promptwise.config.settings import config_from_mapping
+from promptwise.errors import ConfigError
+from promptwise.terminal import quiet
+
+
+@click.command()
+@options_of(TrainConfig)
+@click.option("--config", "config_file", type=Path, metavar="FILE.yaml", help="Read settings from a file; flags win.")
+@folder_options
+def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any) -> None:
+    """Train a prompt on a task or on your own file, and save it as an adapter.
+
+    \b
+    promptwise train --task topics13 --out runs/topics
+    promptwise train --data tickets.csv --text-column body --label-column team --out runs/tickets
+    """
+    values = _read_yaml(config_file) if config_file else {}
+    values |= given(flags)
+    config = config_from_mapping(TrainConfig, values, str(config_file or "flags"))
+    from promptwise.runs.train import is_main_process
+    from promptwise.runs.train import train as run
+
+    quiet()
+    metrics = run(config, overwrite=overwrite, resume=resume)
+    if is_main_process():
+        from promptwise.cli.tables import print_result
+
+        print_result(metrics, str(config.out))
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    import yaml
+
+    if not file.is_file():
+        near = get_close_matches(file.name, [p.name for p in file.parent.glob("*.y*ml")], n=1)
+        raise ConfigError(f"--config {file} does not exist." + (f" Did you mean {near[0]!r}?" if near else ""))
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {file} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"--config {file} must map settings to values, found {type(values).__name__}.")
+    return values

@@ -1,0 +1,198 @@
+"""The settings of a training run; the help of each field is the help of its flag."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from promptwise.backbones.hub import DEFAULT_MODEL
+from promptwise.config.choices import DTYPES, POOLINGS
+from promptwise.config.settings import check_values, flag_name, off_default, setting
+from promptwise.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """What a prompted model is made of."""
+
+    base: str = setting("prefix", "How prompts enter the model.", choices="BASES")
+    strategy: str = setting("encoder", "How the prompt of an input is made.", choices="STRATEGIES")
+    encoder: str = setting("mlp", "The network of the encoder strategy.", choices="ENCODERS")
+    train_table: bool = setting(False, "Train the token table under the encoder too; the paper freezes it.")
+    table_rank: int | None = setting(
+        None,
+        "Numbers in a row of --strategy random, which one learnt map takes to the prompt's width: a smaller adapter.",
+        minimum=1,
+    )
+    knowledge: str | None = setting(
+        None,
+        "Folder of `promptwise pretrain knowledge`, where the strategies pretrained and encoder start from.",
+        metavar="DIR",
+    )
+    length: int = setting(32, "K, prompt vectors per input.", minimum=1, maximum=4096)
+    read_tokens: float | None = setting(
+        None,
+        "How many tokens of a text the strategy reads; below 1, a share of --max-length. By default all it can use.",
+        minimum=1e-4,
+        maximum=10**6,
+    )
+    tune_backbone: bool = setting(
+        False, "Train every weight of the backbone too: fine-tuning, with --strategy none. The adapter holds it all."
+    )
+    hard_prompt: bool = setting(False, "Put the task's type-related words before every text; see `promptwise tasks`.")
+    head: str = setting("classifier", "How scores are read off the model.", choices="HEADS")
+    pooling: str = setting(
+        "auto", "What the classifier reads; auto asks the model's folder and kind.", choices=POOLINGS
+    )
+    max_length: int = setting(256, "Most tokens of an input; longer texts are cut.", minimum=1)
+
+    def __post_init__(self) -> None:
+        check_values(self)
+
+    @property
+    def reading(self) -> int | None:
+        """How many tokens of a text the strategy reads, at least one; ``None`` for all that it can use.
+
+        A share is the paper's sequence utilization rate (section 4): tokens read over the maximum length.
+        """
+        if self.read_tokens is None:
+            return None
+        tokens = self.read_tokens * self.max_length if self.read_tokens < 1 else self.read_tokens
+        return max(1, round(tokens))
+
+    @property
+    def method(self) -> str:
+        """The strategy, with its network where it has one."""
+        name = f"{self.strategy} ({self.encoder})" if self.strategy == "encoder" else self.strategy
+        if not self.tune_backbone:
+            return name
+        return "fine-tuning" if self.strategy == "none" else f"{name} and fine-tuning"
+
+    @property
+    def further_flags(self) -> str:
+        """What is off its default, as flags, but for base, strategy, encoder, head and K, which are always named."""
+        named = ("base", "strategy", "encoder", "head", "length")
+        return " ".join(
+            flag_name(name) if value is True else f"{flag_name(name)} {value}"
+            for name, value in off_default(self).items()
+            if name not in named
+        )
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How a prompted model is trained."""
+
+    epochs: float = setting(5.0, "Passes over the training split.", minimum=0.001, maximum=10**6)
+    lr: float | None = setting(
+        None,
+        "Peak learning rate; a strategy may take a fixed share of it. By default what was found for the strategy and "
+        "base: 0.01 or 0.03, and 5e-5 with --tune-backbone.",
+        minimum=0,
+    )
+    batch_size: int = setting(32, "Inputs per step and process.", minimum=1)
+    batch_tokens: int | None = setting(
+        None,
+        "Train on as many inputs of like length at a time as hold this many tokens with their padding, instead of "
+        "--batch-size of them; prompts are not counted, and each batch counts alike.",
+        minimum=1,
+    )
+    seed: int = setting(
+        0,
+        "Seed of the first values, of the order of the inputs and of nothing else.",
+        minimum=0,
+        maximum=2**32 - 1,
+    )
+    weight_decay: float = setting(0.0, "AdamW's weight decay.", minimum=0)
+    warmup: float = setting(0.06, "Steps over which the learning rate rises; below 1, a share of all steps.", minimum=0)
+    gradient_accumulation: int = setting(1, "Batches per step.", minimum=1)
+    gradient_checkpointing: bool = setting(
+        False, "Make the activations of each layer again in the backward pass: less memory, more time."
+    )
+    half: bool = setting(
+        False, "Round what was trained to float16 before it is tested and saved: an adapter of half the size."
+    )
+    compile: bool = setting(False, "Run torch.compile, which needs a C++ compiler.")
+    report_to: str = setting(
+        "none", "Loggers besides the files, as transformers names them: none, tensorboard, wandb, ...", metavar="LOGGER"
+    )
+
+    def __post_init__(self) -> None:
+        check_values(self)
+
+
+@dataclass(frozen=True)
+class ModelConfig(PromptConfig, FitConfig):
+    """A run that trains a prompted model and saves it as an adapter, whatever its data is."""
+
+    places: ClassVar[tuple[str, ...]] = ("out", "knowledge", "start_from")
+    """Folders that may have been moved when a run is resumed; what they hold is checked apart."""
+
+    start_from: str | None = setting(
+        None, "A saved adapter of the same kind, such as `pretrain prompt` makes, to start from.", metavar="DIR"
+    )
+    model: str = setting(DEFAULT_MODEL, "Backbone: a local folder, a name on the Hub, or minilm-cloze.", metavar="NAME")
+    dtype: str = setting("auto", "Dtype of the frozen model's products; auto is bf16 where it is fast.", choices=DTYPES)
+    threads: int | None = setting(None, "CPU threads; by default what torch takes.", minimum=1)
+    out: str | None = setting(None, "Folder that receives the adapter.", metavar="DIR")
+
+    def prompt_config(self) -> PromptConfig:
+        """The part that says what the model is."""
+        return PromptConfig(**{one.name: getattr(self, one.name) for one in fields(PromptConfig)})
+
+    def fit_config(self) -> FitConfig:
+        """The part that says how it is trained."""
+        return FitConfig(**{one.name: getattr(self, one.name) for one in fields(FitConfig)})
+
+
+# Settings that say something about a person's own file, and about a known task.
+_WITH_DATA = ("text_column", "text_pair_column", "label_column", "template")
+_WITH_TASK = ("data_dir", "validation_fraction", "train_file", "validation_file")
+
+
+@dataclass(frozen=True)
+class TrainConfig(ModelConfig):
+    """One training run from data to a saved adapter."""
+
+    data_places: ClassVar[tuple[str, ...]] = ("data", "data_dir", "train_file", "validation_file")
+    """Where the data lies; what it is is known by its fingerprint."""
+
+    task: str | None = setting(None, "A task by name; see `promptwise tasks`.", metavar="NAME")
+    data: str | None = setting(
+        None, "Your own file instead of a task: .jsonl, .jsonl.gz, .csv, .parquet.", metavar="FILE"
+    )
+    text_column: str = setting("text", "Column of the text in --data.", metavar="COLUMN")
+    text_pair_column: str | None = setting(None, "Column of a second text in --data.", metavar="COLUMN")
+    label_column: str = setting("label", "Column of the label in --data.", metavar="COLUMN")
+    template: str | None = setting(None, "Cloze template with {text} and {mask} for --data.", metavar="TEMPLATE")
+    data_dir: str | None = setting(None, "Folder with the task's files, read instead of the Hub.", metavar="DIR")
+    validation_fraction: float = setting(
+        0.1,
+        "Part of train on which the checkpoint is chosen, where the task has no split for that.",
+        minimum=0,
+    )
+    train_rows: int | None = setting(
+        None, "Train on about this many rows only, the same ones for every seed, spread over the classes.", minimum=2
+    )
+    validation_rows: int | None = setting(
+        None, "Choose the checkpoint on about this many validation rows only, as --train-rows.", minimum=2
+    )
+    test_rows: int | None = setting(
+        None, "Score about this many test rows only, the same ones for every run, spread over the classes.", minimum=2
+    )
+    shots: int | None = setting(
+        None, "Few-shot: train on this many rows of each class, and choose on as many; the seed draws them.", minimum=1
+    )
+    train_file: str | None = setting(None, "Training rows of --task from this file.", metavar="FILE")
+    validation_file: str | None = setting(None, "Validation rows of --task from this file.", metavar="FILE")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.task is None) == (self.data is None):
+            given = "both were" if self.task is not None else "neither was"
+            raise ConfigError(f"Give either --task NAME or --data FILE; {given} given.")
+        partner, other = ("--task", _WITH_DATA) if self.data is None else ("--data", _WITH_TASK)
+        chosen = off_default(self)
+        idle = [flag_name(name) for name in other if name in chosen]
+        if idle:
+            raise ConfigError(f"{', '.join(idle)} would change nothing beside {partner}; leave it out.")

@@ -1,0 +1,1 @@
+"""What is passed between strategy, injector and backbone: instances, prompts, injections."""

@@ -1,0 +1,91 @@
+"""What a strategy sees and what it makes. Letters as in ``docs/notation.md``.
+
+``B`` batch, ``T`` tokens of the instance, ``K`` prompt vectors, ``E`` width of the input embeddings
+(``H`` for most backbones), ``W`` width that the injector asks for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A batch of tokenised inputs. Masks are boolean, ``True`` = real.
+
+    Attributes:
+        ids: ``[B, T]`` token ids.
+        mask: ``[B, T]`` real tokens, ``False`` = padding.
+        text: ``[B, T]`` tokens of the input's own text: no padding, no special token, no template word.
+        embeddings: ``[B, T, E]`` frozen word embeddings of ``ids``.
+        cloze: Whether the inputs ask for a word at a mask.
+        presence: ``[B, T]`` from 0 to 1, how far each token has been faded in, for attribution; ``None`` for all there.
+            ``embeddings`` are faded already; a strategy that looks vectors up by token fades those.
+        absent: ``[E]`` the embedding that stands for an absent token; with ``presence`` alone.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    text: Tensor
+    embeddings: Tensor
+    cloze: bool = False
+    presence: Tensor | None = None
+    absent: Tensor | None = None
+
+    def first_text(self, count: int) -> Instance:
+        """The first ``count`` tokens of the text of each row, moved to the left.
+
+        Args:
+            count: How many tokens to keep, at least 1.
+
+        Returns:
+            An instance of ``[B, count]``; rows with a shorter text end in positions whose mask is ``False``.
+        """
+        order = left_order(self.text)[:, :count]
+        mask = self.text.gather(1, order)
+        missing = count - order.shape[1]
+        if missing > 0:
+            order = torch.nn.functional.pad(order, (0, missing))
+            mask = torch.nn.functional.pad(mask, (0, missing))
+        return Instance(
+            ids=self.ids.gather(1, order),
+            mask=mask,
+            text=mask,
+            embeddings=gather_rows(self.embeddings, order),
+            presence=None if self.presence is None else self.presence.gather(1, order),
+            absent=self.absent,
+        )
+
+    def faded(self, vectors: Tensor, absent: Tensor | None) -> Tensor:
+        """Vectors ``[B, T, W]`` of the tokens, from that of their absence ``[W]`` as far as the tokens are there."""
+        if self.presence is None or absent is None:
+            return vectors
+        return absent + self.presence.unsqueeze(-1) * (vectors - absent)
+
+    def reading(self, count: int) -> Instance:
+        """The same rows, of whose texts a strategy may read the first ``count`` tokens alone."""
+        return replace(self, text=self.text & (self.text.long().cumsum(1) <= count))
+
+    def cut(self, length: int) -> Instance:
+        """The first ``length`` columns."""
+        parts = {name: getattr(self, name)[:, :length] for name in ("ids", "mask", "text", "embeddings")}
+        return replace(self, **parts)
+
+
+def left_order(mask: Tensor) -> Tensor:
+    """The ``[B, T]`` column order that puts the ``True`` columns of each row first and keeps their order."""
+    return torch.argsort((~mask).to(torch.uint8), dim=1, stable=True)
+
+
+def gather_rows(values: Tensor, order: Tensor) -> Tensor:
+    """``values[b, order[b, j]]`` for ``values`` ``[B, T, E]`` and ``order`` ``[B, J]``, as ``[B, J, E]``."""
+    return values.gather(1, order.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of ``values`` ``[B, T, E]`` over the ``True`` columns of ``mask`` ``[B, T]``; zeros where there is none."""
+    weight = mask.unsqueeze(-1).to(values.dtype)
+    return (values * weight).sum(1) / weight.sum(1).clamp(min=1)

@@ -1,0 +1,291 @@
+"""Saved adapters: ``adapter_config.json`` and ``adapter_model.safetensors`` in a folder or on the Hub.
+
+The configuration carries the task, what the model is made of, the fingerprint of the backbone and the sha256 of the
+weights, so that a wrong backbone or an altered file is noticed before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from dataclasses import asdict
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from promptwise import __version__
+from promptwise.backbones.hub import sha256_of
+from promptwise.config import PromptConfig
+from promptwise.config.settings import flag_name
+from promptwise.errors import AdapterError, ConfigError
+from promptwise.files import CARD_FILE, METRICS_FILE, write_atomic, write_json
+from promptwise.tasks.spec import TaskSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from promptwise.backbones.backbone import Backbone
+    from promptwise.models.prompted import PromptedModel
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+FORMAT = 1
+
+_CONFIG_PARTS: dict[str, type | tuple[type, ...]] = {
+    "format": int,
+    "promptwise_version": str,
+    "backbone": dict,
+    "prompt": dict,
+    "task": dict,
+    "tuned_parameters": int,
+    "tuned_share": (int, float),
+    "weights_sha256": str,
+}
+_METRICS_PARTS: dict[str, type | tuple[type, ...]] = {
+    "test": dict,
+    "validation": dict,
+    "majority": (int, float),
+    "seed": int,
+    "parameters": dict,
+    "data": dict,
+    "time": dict,
+}
+
+
+def save_adapter(model: PromptedModel, folder: Path) -> dict[str, Any]:
+    """Write the two files, each whole or not at all, and return the configuration.
+
+    A tensor whose numbers float16 holds to the bit is stored in it; so are all after ``--half``.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    from safetensors.torch import save
+
+    weights = save({key: _stored(value) for key, value in model.state_dict().items()})
+    backbone = model.backbone
+    config = {
+        "format": FORMAT,
+        "promptwise_version": __version__,
+        "backbone": {
+            "name": backbone.name,
+            "model_type": backbone.model_type,
+            "fingerprint": backbone.fingerprint,
+            "lm_fingerprint": backbone.lm_fingerprint if model.head.cloze else None,
+        },
+        "prompt": asdict(model.prompt_config),
+        "task": model.spec.to_dict(),
+        "tuned_parameters": model.tuned_parameters,
+        "tuned_share": model.tuned_share,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    write_atomic(folder / WEIGHTS_FILE, weights)
+    write_json(folder / CONFIG_FILE, config)
+    return config
+
+
+def _stored(value: Tensor) -> Tensor:
+    """The tensor on the CPU, in float16 where that loses nothing."""
+    value = value.detach().cpu().contiguous()
+    if not value.is_floating_point():
+        return value
+    half = value.half()
+    return half if half.to(value.dtype).equal(value) else value
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a saved adapter, checked whole; needs no torch.
+
+    Raises:
+        AdapterError: It is missing, no JSON, incomplete, of another format, or has values that cannot work.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        holds = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) if folder.is_dir() else ""
+        found = f"it holds {holds}" if holds else "it is empty" if folder.is_dir() else "there is no such folder"
+        near = get_close_matches(folder.name, [path.parent.name for path in folder.parent.glob(f"*/{CONFIG_FILE}")])
+        if near and not folder.exists():
+            found += f"; {folder.parent} has {', '.join(near)}"
+        raise AdapterError(f"{folder} is no saved adapter: {CONFIG_FILE} is missing ({found}).")
+    config = _read_json(file, _CONFIG_PARTS)
+    if config["format"] != FORMAT:
+        raise AdapterError(
+            f"{file} has format {config['format']}; promptwise {__version__} reads format {FORMAT}. Upgrade promptwise."
+        )
+    wrong = [key for key in ("name", "model_type", "fingerprint") if not isinstance(config["backbone"].get(key), str)]
+    if wrong:
+        raise AdapterError(f"{file} cannot be used: backbone lacks {', '.join(wrong)}.")
+    try:
+        PromptConfig(**config["prompt"])
+        TaskSpec.from_dict(config["task"])
+    except (TypeError, ConfigError) as error:
+        raise AdapterError(f"{file} cannot be used: {error}") from error
+    return config
+
+
+def read_metrics(folder: Path) -> dict[str, Any] | None:
+    """What the run that made an adapter measured, or ``None`` if it was not made by a run.
+
+    Raises:
+        AdapterError: The file is not what a run writes.
+    """
+    file = folder / METRICS_FILE
+    return _read_json(file, _METRICS_PARTS) if file.is_file() else None
+
+
+def _read_json(file: Path, parts: dict[str, type | tuple[type, ...]]) -> dict[str, Any]:
+    """A JSON object with at least ``parts``, a type for each key."""
+    try:
+        value: Any = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise AdapterError(f"{file} is not valid JSON ({error}); save or download the adapter again.") from error
+    if not isinstance(value, dict):
+        raise AdapterError(f"{file} must hold a JSON object, found {type(value).__name__}.")
+    wrong = [key for key, kind in parts.items() if not isinstance(value.get(key), kind)]
+    if wrong:
+        raise AdapterError(f"{file} was not written by promptwise: {', '.join(wrong)} missing or of another type.")
+    return value
+
+
+def check_weights(folder: Path, config: dict[str, Any]) -> Path:
+    """The weights file, once its sha256 is that of the configuration.
+
+    Raises:
+        AdapterError: It is missing, cut short or altered.
+    """
+    file = folder / WEIGHTS_FILE
+    if not file.is_file():
+        pickled = [path.name for path in folder.glob("*.bin")]
+        why = f" Pickled weights ({', '.join(pickled)}) are never read." if pickled else ""
+        raise AdapterError(f"{folder} has {CONFIG_FILE} but no {WEIGHTS_FILE}.{why}")
+    found = sha256_of(file)
+    if found != config["weights_sha256"]:
+        raise AdapterError(
+            f"{file} was altered or cut short: its sha256 is {found}, {CONFIG_FILE} says {config['weights_sha256']}. "
+            "Nothing was loaded; copy or train the adapter again."
+        )
+    return file
+
+
+def load_adapter(
+    kind: type[PromptedModel],
+    name: str | Path,
+    backbone: Backbone | str | None,
+    dtype: str,
+    device: str | torch.device | None,
+) -> PromptedModel:
+    """See :meth:`promptwise.PromptedModel.from_pretrained`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from promptwise.backbones.placement import place
+    from promptwise.registry import HEADS
+
+    folder = adapter_folder(name)
+    config = read_config(folder)
+    weights = check_weights(folder, config)
+    prompt_config, spec = PromptConfig(**config["prompt"]), TaskSpec.from_dict(config["task"])
+    made_for = config["backbone"]
+    cloze = HEADS.get(prompt_config.head).cloze
+    backbone = place(backbone or made_for["name"], cloze, dtype, device, trainable=prompt_config.tune_backbone)
+    _check_backbone(folder, made_for, backbone)
+    if cloze and backbone.has_lm_head and backbone.lm_fingerprint != made_for.get("lm_fingerprint"):
+        raise AdapterError(
+            f"The adapter in {folder} was made for the language-model head of {made_for['name']} (fingerprint "
+            f"{str(made_for.get('lm_fingerprint'))[:16]}), but that of {backbone.name} has fingerprint "
+            f"{str(backbone.lm_fingerprint)[:16]}. Nothing was loaded."
+        )
+    model = kind(backbone, spec, prompt_config)
+    try:
+        model.load_state_dict(load_file(weights, device=str(model.device)))
+    except (SafetensorError, RuntimeError, OSError, ValueError) as error:
+        raise AdapterError(f"{weights} does not fit its own {CONFIG_FILE}: {error}") from error
+    return model.eval()
+
+
+def _check_backbone(folder: Path, made_for: dict[str, Any], backbone: Backbone) -> None:
+    if backbone.fingerprint != made_for["fingerprint"]:
+        raise AdapterError(
+            f"The adapter in {folder} was made for {made_for['name']} (fingerprint {made_for['fingerprint'][:16]}), "
+            f"but {backbone.name} has fingerprint {backbone.fingerprint[:16]}. Nothing was loaded; give the backbone "
+            "that it was trained on."
+        )
+
+
+def start_from(model: PromptedModel, name: str | Path) -> str:
+    """Give a new model the prompt of a saved adapter; its head starts anew, for another task has other classes.
+
+    Args:
+        model: A new model of the same kind on the same backbone.
+        name: Folder of the adapter, or its name on the Hub.
+
+    Returns:
+        The sha256 of the adapter's weights.
+
+    Raises:
+        AdapterError: It is of another kind, or was made for another backbone. Nothing is changed.
+    """
+    from safetensors.torch import load_file
+
+    folder = adapter_folder(name)
+    config = read_config(folder)
+    weights = check_weights(folder, config)
+    own, other = model.prompt_config, PromptConfig(**config["prompt"])
+    parts = ("base", "strategy", "length", "tune_backbone", *type(model.strategy).options)
+    wrong = [part for part in parts if part != "knowledge" and getattr(own, part) != getattr(other, part)]
+    if own.tune_backbone:
+        raise AdapterError("--start-from takes a prompt alone, no tuned backbone: leave it or --tune-backbone out.")
+    if (own.knowledge is None) != (other.knowledge is None):
+        how = "without" if other.knowledge is None else "with"
+        raise AdapterError(f"The adapter in {folder} was made {how} --knowledge; start from it {how} it.")
+    if wrong:
+        differences = ", ".join(f"{flag_name(part)} {getattr(other, part)}" for part in wrong)
+        raise AdapterError(f"The adapter in {folder} was made with {differences}; start from it with the same.")
+    _check_backbone(folder, config["backbone"], model.backbone)
+    tensors = load_file(weights, device=str(model.device))
+    parts_of = ("strategy.", "injector.")
+    prompt = {key: value for key, value in tensors.items() if key.startswith(parts_of)}
+    if prompt.keys() != {key for key in model.state_dict() if key.startswith(parts_of)}:
+        raise AdapterError(
+            f"The adapter in {folder} has other tensors than this model; was it made by another version?"
+        )
+    model.load_state_dict(prompt, strict=False)
+    return str(config["weights_sha256"])
+
+
+def adapter_folder(name: str | Path) -> Path:
+    """The local folder of an adapter: itself, or a repository of the Hub that is downloaded.
+
+    Raises:
+        AdapterError: There is no such folder and no such repository.
+    """
+    folder = Path(name).expanduser()
+    looks_local = folder.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1
+    if looks_local:
+        if folder.is_file():
+            raise AdapterError(f"{folder} is a file; give the folder that holds {CONFIG_FILE}.")
+        return folder
+    from promptwise.backbones.hub import download
+
+    downloaded, why = download(str(name), [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE], [CONFIG_FILE, WEIGHTS_FILE])
+    if downloaded is None:
+        raise AdapterError(f"The adapter {str(name)!r} was not found: no such local folder; {why}.")
+    return downloaded
+
+
+def push_adapter(model: PromptedModel, repo_id: str, **options: Any) -> str:
+    """See :meth:`promptwise.PromptedModel.push_to_hub`."""
+    from huggingface_hub import HfApi
+
+    from promptwise.models.model_card import model_card
+
+    api = HfApi()
+    api.create_repo(repo_id, exist_ok=True, private=options.pop("private", None))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        config = save_adapter(model, folder)
+        write_atomic(folder / CARD_FILE, model_card(config, None, repo_id))
+        commit = api.upload_folder(repo_id=repo_id, folder_path=folder, **options)
+    return str(commit.commit_url)

@@ -1,0 +1,119 @@
+"""Small parts of putting a prompted model together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from promptwise.backbones.backbone import Backbone
+from promptwise.config import PromptConfig
+from promptwise.config.settings import flag_name
+from promptwise.errors import BackboneError, ConfigError
+from promptwise.registry import STRATEGIES
+from promptwise.strategies.knowledge import Knowledge, read_knowledge
+
+
+def strategy_options(config: PromptConfig) -> dict[str, Any]:
+    """The settings that a strategy takes, by name.
+
+    Raises:
+        ConfigError: It asks for a setting that does not exist.
+    """
+    names = STRATEGIES.get(config.strategy).options
+    unknown = [name for name in names if not hasattr(config, name)]
+    if unknown:
+        raise ConfigError(
+            f"The strategy {config.strategy!r} asks for settings that do not exist: {', '.join(unknown)}."
+        )
+    for name in ("knowledge", "table_rank"):
+        if getattr(config, name) is not None and name not in names:
+            raise ConfigError(
+                f"{flag_name(name)} would change nothing beside --strategy {config.strategy}; leave it out."
+            )
+    if config.read_tokens is not None and not STRATEGIES.get(config.strategy).instance_wise:
+        raise ConfigError(
+            f"--read-tokens would change nothing beside --strategy {config.strategy}, which reads no text; leave it "
+            "out."
+        )
+    return {name: getattr(config, name) for name in names}
+
+
+def knowledge_of(config: PromptConfig, backbone: Backbone) -> Knowledge | None:
+    """The knowledge that a model starts from, which fits its backbone; ``None`` where it starts from none.
+
+    Raises:
+        KnowledgeError: It cannot be read, was made for other tokens, or lacks the encoder.
+    """
+    if config.knowledge is None:
+        return None
+    knowledge = read_knowledge(config.knowledge)
+    knowledge.check(backbone)
+    if "encoder" in STRATEGIES.get(config.strategy).options:
+        knowledge.network(config.encoder)
+    return knowledge
+
+
+def leave_out_backbone(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Hook of ``state_dict``: what is frozen is not saved."""
+    for key in [key for key in state if key.startswith(prefix + "backbone.")]:
+        del state[key]
+
+
+def expect_no_backbone(module: nn.Module, incompatible: Any) -> None:
+    """Hook of ``load_state_dict``: what is not saved is not missed."""
+    incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if ".backbone." not in f".{key}"]
+
+
+def leave_out_tied(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Hook of ``state_dict`` of a tuned backbone: a weight with two names is saved once, as safetensors wants it."""
+    for key in tied_names(module):
+        state.pop(prefix + key, None)
+
+
+def expect_no_tied(module: nn.Module, incompatible: Any) -> None:
+    """Hook of ``load_state_dict`` of a tuned backbone: a second name of a loaded weight is not missed."""
+    tied = tied_names(module)
+    incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if key not in tied]
+
+
+def tied_names(module: nn.Module) -> set[str]:
+    """Second names of parameters."""
+    every = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    return every - {name for name, _ in module.named_parameters()}
+
+
+def enable_checkpointing(backbone: Backbone, options: dict[str, Any] | None, **more: Any) -> None:
+    """Let a backbone's layers make their activations again in the backward pass while they are in training mode.
+
+    Args:
+        backbone: The frozen model.
+        options: Arguments of ``torch.utils.checkpoint.checkpoint``.
+        more: Further arguments of transformers' method.
+
+    Raises:
+        BackboneError: Its class in transformers cannot do that.
+    """
+    model = backbone.model
+    newer = hasattr(model, "activation_checkpointing_enable")
+    enable = model.activation_checkpointing_enable if newer else model.gradient_checkpointing_enable
+    try:
+        enable(options, **more)
+    except ValueError as error:
+        raise BackboneError(f"{backbone.name}: {error} Leave --gradient-checkpointing out.") from error
+    # transformers lets the word embeddings want gradients, for checkpoints of another kind; nothing here needs them.
+    model.disable_input_require_grads()
+    backbone.checkpointed = tuple(
+        module for module in model.modules() if getattr(module, "gradient_checkpointing", False) is True
+    )
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """First values from ``seed``, and the global generator left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

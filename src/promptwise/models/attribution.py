@@ -1,0 +1,125 @@
+"""How much each word of an input moves a prediction: integrated gradients (Sundararajan et al. 2017) with captum.
+
+A text token is faded in from the absence of itself: its embedding from that of the mask token (or the unknown token),
+and in strategies that look vectors up by token, those vectors from the one of an unknown token. So a word counts on
+both of its ways into the model, as input and through the prompt. Special tokens and template words are always there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from promptwise.errors import ConfigError
+from promptwise.models.prompted import PromptedModel
+from promptwise.tasks.template import Texts
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What the words of an input do to a prediction.
+
+    Attributes:
+        label: The predicted label.
+        probability: Its probability.
+        words: The words of the text, in order, as the tokenizer has them.
+        scores: For each word how far it moves the log-odds of that label; positive is towards it.
+        error: The log-odds that the scores do not account for: what is left of the integral.
+    """
+
+    label: str
+    probability: float
+    words: tuple[str, ...]
+    scores: tuple[float, ...]
+    error: float
+
+
+def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attribution:
+    """Attribute a prediction to the words of its text.
+
+    Args:
+        model: A trained model.
+        text: The text, or a pair of texts.
+        steps: Points of the integral.
+
+    Raises:
+        ConfigError: captum is not installed.
+    """
+    try:
+        from captum.attr import IntegratedGradients
+    except ImportError as missing:
+        raise ConfigError("Attribution needs captum: pip install 'promptwise[figures]'.") from missing
+    model.eval()
+    pair: Texts = (text, None) if isinstance(text, str) else text
+    batch = {key: value.to(model.device) for key, value in model.collate(model.input_format.encode([pair])).items()}
+    tokenizer = model.backbone.tokenizer
+    absent = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else tokenizer.unk_token_id or 0
+    instance, types, position = model.aligned(
+        batch["input_ids"],
+        batch["attention_mask"],
+        batch["text_mask"],
+        batch.get("token_type_ids"),
+        batch.get("mask_position"),
+    )
+    nothing = model.backbone.embed(torch.full_like(instance.ids, absent))
+
+    def logits(presence: Tensor) -> Tensor:
+        """Logits ``[N, C]`` of the input with its text tokens there by ``presence`` ``[N, T]``."""
+        count = len(presence)
+        many = replace(
+            instance,
+            **{
+                name: getattr(instance, name).expand(count, *getattr(instance, name).shape[1:])
+                for name in ("ids", "mask", "text")
+            },
+            embeddings=nothing + presence.unsqueeze(-1) * (instance.embeddings - nothing),
+            presence=presence,
+            absent=nothing[0, 0],
+        )
+        hidden = model.hidden(many, None if types is None else types.expand(count, -1))
+        return model.scores(many, hidden, None if position is None else position.expand(count))
+
+    with torch.no_grad():
+        scores = logits(torch.ones_like(instance.ids, dtype=torch.float32))[0]
+        predicted = int(scores.argmax())
+
+    def log_odds(presence: Tensor) -> Tensor:
+        said = logits(presence).log_softmax(-1)
+        return said[:, predicted] - torch.log1p(-said[:, predicted].exp().clamp(max=1 - 1e-6))
+
+    ones = torch.ones_like(instance.ids, dtype=torch.float32)
+    baseline = torch.where(instance.text, 0.0, 1.0)
+    values, error = IntegratedGradients(log_odds).attribute(
+        ones, baseline, n_steps=steps, internal_batch_size=min(steps, 16), return_convergence_delta=True
+    )
+    places = torch.nonzero(instance.text[0]).squeeze(1).tolist()
+    tokens = tokenizer.convert_ids_to_tokens(instance.ids[0, places].tolist())
+    words, of_words = _merged(tokens, values[0, places].tolist(), places)
+    return Attribution(
+        model.spec.labels[predicted],
+        float(scores.softmax(-1)[predicted]),
+        tuple(words),
+        tuple(of_words),
+        -float(error[0]),
+    )
+
+
+def _merged(tokens: list[str], scores: list[float], places: list[int]) -> tuple[list[str], list[float]]:
+    """Tokens put together to words, as ``##`` or a mark of the space (``Ġ``, ``▁``) tells, and their sums."""
+    marks = ("Ġ", "▁")
+    marked = any(token.startswith(marks) for token in tokens)
+    words: list[str] = []
+    sums: list[float] = []
+    for token, score, place, before in zip(tokens, scores, places, [-2, *places[:-1]], strict=True):
+        # A second text begins a word, whatever its first token looks like.
+        goes_on = place == before + 1 and (token.startswith("##") or (marked and not token.startswith(marks)))
+        bare = token.removeprefix("##").lstrip("".join(marks))
+        if goes_on and words:
+            words[-1] += bare
+            sums[-1] += score
+        else:
+            words.append(bare)
+            sums.append(score)
+    return words, sums

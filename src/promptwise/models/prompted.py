@@ -1,0 +1,251 @@
+"""The assembler: backbone x injector x strategy x head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from promptwise.backbones.backbone import Backbone
+from promptwise.backbones.hub import DEFAULT_MODEL
+from promptwise.backbones.placement import place
+from promptwise.config import PromptConfig
+from promptwise.core.instance import Instance
+from promptwise.core.prompt import Prompt
+from promptwise.errors import ConfigError
+from promptwise.models.assembly import (
+    enable_checkpointing,
+    expect_no_backbone,
+    expect_no_tied,
+    knowledge_of,
+    leave_out_backbone,
+    leave_out_tied,
+    seeded,
+    strategy_options,
+)
+from promptwise.models.input_format import input_format_for
+from promptwise.models.text_model import TextModel
+from promptwise.registry import BASES, HEADS, STRATEGIES
+from promptwise.tasks.spec import TaskSpec, load_spec
+from promptwise.tasks.template import Features, require_mask_last
+
+if TYPE_CHECKING:
+    from promptwise.tasks.data import TaskData
+
+
+class PromptedModel(TextModel):
+    """A frozen backbone that is adapted to a task by a prompt made from each input.
+
+    Only the strategy, the injector and the head have weights of their own; :meth:`state_dict` holds nothing else.
+    Make one with :meth:`from_backbone` or :meth:`from_pretrained`. It is an ordinary module for ``Trainer``.
+
+    Args:
+        backbone: The frozen model.
+        spec: The task.
+        config: What the model is made of.
+        seed: Seed of the first values of the trained weights.
+
+    Raises:
+        ConfigError: A value cannot work with this backbone and task.
+        BackboneError: The backbone cannot serve the base or the head.
+    """
+
+    # Otherwise Trainer multiplies the loss by the accumulation steps and the number of processes.
+    accepts_loss_kwargs = False
+    checkpointing = False
+    """Whether the layers' activations are made again in the backward pass."""
+
+    def __init__(self, backbone: Backbone, spec: TaskSpec, config: PromptConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.spec, self.prompt_config, self.seed = spec, config, seed
+        strategy, injector, head = (
+            STRATEGIES.get(config.strategy),
+            BASES.get(config.base),
+            HEADS.get(config.head),
+        )
+        if head.cloze and not backbone.has_lm_head:
+            raise ConfigError("The cloze head needs a backbone that was loaded with lm_head=True.")
+        if head.cloze and backbone.kind == "decoder":
+            require_mask_last(spec, backbone.name)
+        if config.tune_backbone != backbone.trainable:
+            raise ConfigError(
+                f"{backbone.name} was loaded to be {'tuned' if backbone.trainable else 'frozen'}, and --tune-backbone "
+                f"is {'on' if config.tune_backbone else 'off'}. Name the model instead of a loaded backbone."
+            )
+        with seeded(seed):
+            length = config.length if strategy.makes_vectors else 0
+            self.injector = injector(backbone, length, strategy.instance_wise)
+            self.strategy = strategy(self.injector.shape, **strategy_options(config))
+            self.head = head(backbone, spec, **({} if head.cloze else {"pooling": config.pooling}))
+        self.input_format = input_format_for(
+            backbone, spec, config.max_length, head.cloze, self.injector.reserved_positions, config.hard_prompt
+        )
+        self.input_format.check(self.injector.reserved_positions, backbone.max_positions, backbone.name)
+        self.backbone = backbone
+        self.register_state_dict_post_hook(leave_out_tied if config.tune_backbone else leave_out_backbone)
+        self.register_load_state_dict_post_hook(expect_no_tied if config.tune_backbone else expect_no_backbone)
+        self.to(backbone.device)
+        self.eval()
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: str | Backbone = DEFAULT_MODEL,
+        *,
+        task: str | TaskSpec,
+        dtype: str = "auto",
+        device: str | torch.device | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> PromptedModel:
+        """Put a new, untrained prompt on a backbone.
+
+        Args:
+            backbone: A folder, a name on the Hub, or a loaded backbone.
+            task: A task's name or spec.
+            dtype: ``auto``, ``bf16`` or ``fp32``: what the frozen model computes in.
+            device: Where to run; by default an accelerator if there is one.
+            seed: Seed of the first values.
+            options: Fields of :class:`~promptwise.config.PromptConfig`, such as ``base``, ``strategy``, ``length``
+                and ``head``; they are flags of ``promptwise train`` too, whose help says what each does.
+
+        Raises:
+            ConfigError: An option is unknown, or cannot work with this backbone.
+            BackboneError: The backbone cannot be found, read, or serve the base or the head.
+        """
+        spec = load_spec(task) if isinstance(task, str) else task
+        try:
+            config = PromptConfig(**options)
+        except TypeError as error:
+            raise ConfigError(f"{error}; the options are {', '.join(asdict(PromptConfig()))}.") from error
+        backbone = place(backbone, HEADS.get(config.head).cloze, dtype, device, trainable=config.tune_backbone)
+        return cls(backbone, spec, config, seed)
+
+    @property
+    def tuned_share(self) -> float:
+        """Tuned parameters divided by those of the frozen backbone."""
+        return self.tuned_parameters / self.backbone.parameter_count
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Groups for an optimizer: what is trained at ``lr``, and the strategy at its own share of it."""
+        strategy = [parameter for parameter in self.strategy.parameters() if parameter.requires_grad]
+        own = {id(parameter) for parameter in strategy}
+        rest = [one for one in self.parameters() if one.requires_grad and id(one) not in own]
+        groups = [{"params": rest, "lr": lr}, {"params": strategy, "lr": lr * self.strategy.lr_scale}]
+        return [group for group in groups if group["params"]]
+
+    def train(self, mode: bool = True) -> PromptedModel:
+        """Switch the mode of everything but a frozen backbone; see :meth:`Backbone.train`."""
+        super().train(mode)
+        # transformers checkpoints layers in training mode alone. A frozen model has no dropout that this would start.
+        # Another model on the same backbone may have switched them.
+        for layer in self.backbone.checkpointed:
+            layer.training = mode and (self.checkpointing or self.backbone.trainable)
+        return self
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """Keep no activations inside the backbone's layers, and make them again in the backward pass.
+
+        ``Trainer`` calls it; arguments are those of ``PreTrainedModel``'s method.
+
+        Raises:
+            BackboneError: The backbone cannot do that.
+        """
+        enable_checkpointing(self.backbone, activation_checkpointing_kwargs, **options)
+        self.checkpointing = True
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """The name that :meth:`activation_checkpointing_enable` had before."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
+
+    def hidden(self, instance: Instance, token_types: Tensor | None) -> Tensor:
+        """The last hidden state ``[B, T, H]`` with the prompt of each instance."""
+        hidden: Tensor = self.injector(self.backbone, instance, self.prompt(instance), token_types)
+        return hidden
+
+    def prompt(self, instance: Instance) -> Prompt:
+        """The prompt of each instance."""
+        prompt: Prompt = self.strategy(self._read(instance))
+        return prompt
+
+    def _read(self, instance: Instance) -> Instance:
+        """What the strategy sees of an instance."""
+        count = self.prompt_config.reading
+        return instance if count is None else instance.reading(count)
+
+    def prepare(self, inputs: Iterable[Features], batch_size: int = 256) -> None:
+        """Show the strategy every training input once, which vocabulary tables need before training.
+
+        Args:
+            inputs: Features as :meth:`features` makes them.
+            batch_size: How many at a time.
+        """
+        # For its errors: a strategy does not know which backbone it is for.
+        knowledge_of(self.prompt_config, self.backbone)
+        with seeded(self.seed):
+            instances = map(self._read, self.instances(inputs, batch_size))
+            self.strategy.prepare(instances, self.backbone.base.get_input_embeddings())
+
+    def fit(self, data: TaskData, output_dir: str | Path | None = None, **options: Any) -> dict[str, Any]:
+        """Train on a task's data, choose the checkpoint on its validation part, and score the test split once.
+
+        Args:
+            data: The task's splits, from ``load_task`` or ``task_from_file``.
+            output_dir: Where checkpoints go; a temporary folder without it.
+            options: Fields of :class:`~promptwise.config.FitConfig`, such as ``epochs``, ``lr`` and ``batch_size``;
+                they are flags of ``promptwise train`` too, whose help says what each does.
+
+        Returns:
+            What ``metrics.json`` holds: ``test`` and ``validation`` scores, parameters, time and memory.
+
+        Raises:
+            TrainingError: The loss is not finite.
+        """
+        from promptwise.training.fit import fit
+
+        return fit(self, data, {"seed": self.seed, **options}, output_dir)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``adapter_config.json`` and ``adapter_model.safetensors``; see :mod:`promptwise.models.adapter`."""
+        from promptwise.models.adapter import save_adapter
+
+        save_adapter(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        backbone: Backbone | str | None = None,
+        *,
+        dtype: str = "auto",
+        device: str | torch.device | None = None,
+    ) -> PromptedModel:
+        """Load an adapter and put it on its backbone.
+
+        Args:
+            name: A folder, or a repository on the Hub.
+            backbone: A loaded backbone to share, or another place to load it from; by default the one named in
+                the adapter.
+            dtype: ``auto``, ``bf16`` or ``fp32``.
+            device: Where to run; by default an accelerator if there is one.
+
+        Raises:
+            AdapterError: Files are missing or altered, or the backbone has another fingerprint. Nothing is loaded.
+        """
+        from promptwise.models.adapter import load_adapter
+
+        return load_adapter(cls, name, backbone, dtype, device)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the adapter to the Hub and return the commit's address; options go to ``HfApi.upload_folder``."""
+        from promptwise.models.adapter import push_adapter
+
+        return push_adapter(self, repo_id, **options)

@@ -1,0 +1,192 @@
+"""What every model here does with texts: tokens in, logits and predictions out, whatever its prompts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from promptwise.backbones.backbone import Backbone
+from promptwise.core.instance import Instance, left_order
+from promptwise.errors import ConfigError
+from promptwise.heads.base import Head
+from promptwise.tasks.batching import SharedFeatures, by_length, chunks, collate, encode_examples
+from promptwise.tasks.spec import TaskSpec
+from promptwise.tasks.template import Features, InputFormat, Texts
+
+if TYPE_CHECKING:
+    from promptwise.tasks.examples import Example
+
+# How many batches are sorted by length together when predicting.
+_SORTED_BATCHES = 16
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The prediction for one input: the best label, and the probability of each label in the task's order."""
+
+    label: str
+    probabilities: dict[str, float]
+
+
+class TextModel(nn.Module, ABC):
+    """A backbone with a head for one task; a subclass says what hidden state the head reads."""
+
+    spec: TaskSpec
+    backbone: Backbone
+    head: Head
+    input_format: InputFormat
+    shared_features: SharedFeatures | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.backbone.device
+
+    @property
+    def tuned_parameters(self) -> int:
+        """How many numbers training changes."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Groups for an optimizer whose peak learning rate is ``lr``."""
+        return [{"params": [one for one in self.parameters() if one.requires_grad], "lr": lr}]
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        text_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        mask_position: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> SequenceClassifierOutput:
+        """Logits and, with labels, the mean cross-entropy (paper, section 1).
+
+        Args:
+            input_ids: ``[B, T]``, padded on either side.
+            attention_mask: ``[B, T]``, 1 or ``True`` for real tokens.
+            text_mask: ``[B, T]``, the tokens of the input's own text, which the strategy reads; all real tokens
+                without it.
+            token_type_ids: ``[B, T]``.
+            mask_position: ``[B]``, the column of the mask token.
+            labels: ``[B]`` class indices.
+
+        Returns:
+            ``logits`` ``[B, C]`` in float32, and ``loss``.
+
+        Raises:
+            ConfigError: An input has more real tokens than the model has room for.
+        """
+        instance, types, position = self.aligned(input_ids, attention_mask, text_mask, token_type_ids, mask_position)
+        logits = self.scores(instance, self.hidden(instance, types), position)
+        return SequenceClassifierOutput(loss=None if labels is None else self.loss(logits, labels), logits=logits)
+
+    def aligned(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        text_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        mask_position: Tensor | None = None,
+    ) -> tuple[Instance, Tensor | None, Tensor | None]:
+        """The left-aligned instance of a batch, with its token types and mask positions; see :meth:`forward`."""
+        mask = attention_mask.bool()
+        text = mask if text_mask is None else text_mask.bool() & mask
+        # Every backbone numbers positions from the left: with real tokens first the side of the padding cannot matter.
+        order = left_order(mask)
+        ids = input_ids.gather(1, order)
+        instance = Instance(
+            ids, mask.gather(1, order), text.gather(1, order), self.backbone.embed(ids), self.input_format.cloze
+        )
+        room = self.input_format.max_tokens
+        if input_ids.shape[1] > room:
+            # Padding to a fixed length may be wider than the model; only padding is cut.
+            if bool(instance.mask[:, room:].any()):
+                raise ConfigError(f"An input has more than {room} tokens, the most that this model was made for.")
+            instance, order = instance.cut(room), order[:, :room]
+        if mask_position is not None:
+            mask_position = mask.long().cumsum(1).gather(1, mask_position.unsqueeze(1)).squeeze(1) - 1
+        if token_type_ids is not None:
+            token_type_ids = token_type_ids.gather(1, order)
+        return instance, token_type_ids, mask_position
+
+    @abstractmethod
+    def hidden(self, instance: Instance, token_types: Tensor | None) -> Tensor:
+        """The last hidden state ``[B, T, H]`` of left-aligned inputs with token types ``[B, T]``."""
+
+    def scores(self, instance: Instance, hidden: Tensor, mask_position: Tensor | None) -> Tensor:
+        """Logits ``[B, C]`` of a hidden state; ``mask_position`` ``[B]`` is that of the left-aligned inputs."""
+        logits: Tensor = self.head(self.backbone, hidden, instance.mask, mask_position)
+        return logits
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean cross-entropy of logits ``[B, C]`` and labels ``[B]``."""
+        return nn.functional.cross_entropy(logits, labels)
+
+    def features(self, examples: Sequence[Example]) -> list[Features]:
+        """Tokenised inputs with their labels, as :meth:`collate` takes them."""
+        if self.shared_features is not None:
+            return self.shared_features.of(self.input_format, examples)
+        return encode_examples(self.input_format, examples)
+
+    def instances(self, inputs: Iterable[Features], batch_size: int = 256) -> Iterator[Instance]:
+        """Features in batches as a strategy sees them, without embeddings."""
+        for batch in chunks(inputs, batch_size):
+            tensors = {key: value.to(self.device) for key, value in self.collate(batch).items()}
+            ids, mask = tensors["input_ids"], tensors["attention_mask"].bool()
+            yield Instance(ids, mask, tensors["text_mask"], ids.new_zeros(*ids.shape, 0, dtype=torch.float32))
+
+    def collate(self, rows: Sequence[Features]) -> dict[str, Tensor]:
+        """Pad features to the longest of a batch: the arguments of :meth:`forward`."""
+        return collate(rows, self.backbone.tokenizer.pad_token_id or 0)
+
+    def predict(self, texts: Iterable[str | Texts], batch_size: int = 64) -> list[Prediction]:
+        """Predictions in the order of the texts; a pair of texts is a tuple.
+
+        Raises:
+            ConfigError: One string instead of several, or one text where the task has two, or two where it has one.
+        """
+        return list(self.predict_stream(texts, batch_size))
+
+    def predict_stream(self, texts: Iterable[str | Texts], batch_size: int = 64) -> Iterator[Prediction]:
+        """As :meth:`predict`, without holding more than a few batches at a time."""
+        if isinstance(texts, str):
+            raise ConfigError(f"predict takes several texts: write [{texts[:40]!r}].")
+        for chunk in chunks(texts, batch_size * _SORTED_BATCHES):
+            pairs = [self._checked(text) for text in chunk]
+            for row in torch.softmax(self.logits(self.input_format.encode(pairs), batch_size), dim=-1).tolist():
+                probabilities = dict(zip(self.spec.labels, row, strict=True))
+                yield Prediction(max(probabilities, key=probabilities.__getitem__), probabilities)
+
+    def _checked(self, text: str | Texts) -> Texts:
+        pair: Texts = (text, None) if isinstance(text, str) else text
+        if (pair[1] is None) != (self.spec.text_pair is None):
+            needed = "single texts" if self.spec.text_pair is None else "pairs of texts, each a tuple"
+            raise ConfigError(f"{self.spec.name} is a task on {needed}; found {str(text)[:60]!r}.")
+        return pair
+
+    @torch.inference_mode()
+    def logits(self, rows: Sequence[Features], batch_size: int = 64, progress: str | None = None) -> Tensor:
+        """Logits ``[N, C]`` of features, on the CPU; inputs of like length share a batch.
+
+        Args:
+            rows: Features as :meth:`features` makes them.
+            batch_size: How many at a time.
+            progress: Title of a progress bar, which shows once it takes more than two seconds.
+        """
+        self.eval()
+        logits = torch.empty(len(rows), len(self.spec.labels))
+        with tqdm(total=len(rows), desc=progress, unit="row", delay=2, disable=progress is None) as bar:
+            for indices in chunks(by_length(rows), batch_size):
+                batch = self.collate([rows[index] for index in indices])
+                batch.pop("labels", None)
+                logits[indices] = self(**{key: value.to(self.device) for key, value in batch.items()}).logits.cpu()
+                bar.update(len(indices))
+        return logits

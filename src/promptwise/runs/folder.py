@@ -1,0 +1,204 @@
+"""The folder of a run: its settings from the start, its results at the end, and whose it is to write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from promptwise.config.settings import flag_name
+from promptwise.errors import ConfigError, OutputError, ResumeError
+from promptwise.files import CARD_FILE, METRICS_FILE, write_json
+
+_FOUND = "stands_on"
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder that one run writes; a folder with settings and without ``metrics.json`` is a run to resume.
+
+    Attributes:
+        path: The folder.
+        settings_file: Holds the run's configuration.
+        product_file: What a finished run's folder is known by, also where the settings are gone.
+        other_files: What else a run writes beside the settings and the product.
+    """
+
+    path: Path
+    settings_file: str
+    product_file: str
+    other_files: tuple[str, ...] = (CARD_FILE, METRICS_FILE)
+
+    @property
+    def trainer(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "trainer"
+
+    def enter(
+        self, config: Any, overwrite: bool, resume: bool, main: bool, read: Callable[[], dict[str, Any] | None]
+    ) -> dict[str, Any] | None:
+        """Make sure that the folder is this run's to write; the metrics of a run to resume that is finished.
+
+        Args:
+            config: The run's configuration.
+            overwrite: Replace a run that the folder holds.
+            resume: Go on with the run that the folder holds.
+            main: Whether this process writes the files; the others only look.
+            read: Gives the metrics of a finished run, or ``None``.
+
+        Raises:
+            ConfigError: As :meth:`check`.
+            OutputError: As :meth:`check`.
+        """
+        if main:
+            self.check(config, overwrite, resume)
+        finished = read() if resume else None
+        if finished is not None and main:
+            self.remove_checkpoints()
+        return finished
+
+    def check(self, config: Any, overwrite: bool, resume: bool) -> None:
+        """Make sure that the folder is this run's to write.
+
+        Raises:
+            ConfigError: ``overwrite`` and ``resume`` exclude each other.
+            ResumeError: The run to resume has other settings.
+            OutputError: The folder holds a run that is neither, or no run to resume.
+        """
+        if overwrite and resume:
+            raise ConfigError("--overwrite and --resume exclude each other.")
+        for place in (self.path, *self.path.parents):
+            if place.exists() and not place.is_dir():
+                raise OutputError(f"{place} is a file; --out names a folder.")
+        held = [name for name in (self.settings_file, self.product_file) if (self.path / name).is_file()]
+        foreign = [name for name in self.other_files if (self.path / name).exists()]
+        foreign += [f"{self.trainer.name}/{one.name}" for one in sorted(self.trainer.glob("checkpoint-*"))]
+        if foreign and not held:
+            raise OutputError(
+                f"{self.path} holds {', '.join(foreign)}, but no run that wrote it: it would be lost. "
+                "Use another --out."
+            )
+        if not held:
+            if resume:
+                raise OutputError(
+                    f"{self.path} holds no run to resume ({self.settings_file} is missing). Leave --resume out."
+                )
+        elif resume:
+            self._check_same(config)
+        elif not overwrite:
+            raise OutputError(
+                f"{self.path} holds a run ({', '.join(held)}). Use --overwrite to replace it, --resume to go on with "
+                "it, or another --out."
+            )
+
+    def begin(self, config: Any, found: Mapping[str, Any], resume: bool, main: bool) -> None:
+        """Write the settings, and remove what would be mistaken for results of this run.
+
+        Args:
+            config: The run's configuration, a dataclass.
+            found: What the run stands on, such as the fingerprint of its data, by the names that messages give it.
+            resume: Keep the checkpoints, of a run that stood on the same.
+            main: Whether this process writes the files; the others only look.
+
+        Raises:
+            ResumeError: The run to resume began with something else.
+        """
+        if resume:
+            self._check_unchanged(found)
+        if not main:
+            return
+        if not resume:
+            # The products are replaced when their successors are whole.
+            (self.path / METRICS_FILE).unlink(missing_ok=True)
+            self.remove_checkpoints()
+        write_json(self.path / self.settings_file, {**asdict(config), _FOUND: found})
+
+    def _check_unchanged(self, found: Mapping[str, Any]) -> None:
+        """Make sure that what the run stands on is what it began with."""
+        before = json.loads((self.path / self.settings_file).read_text(encoding="utf-8")).get(_FOUND, {})
+        for name in dict.fromkeys((*found, *before)):
+            value = found.get(name)
+            if before.get(name) != value:
+                raise ResumeError(
+                    f"The {name} has changed since the run in {self.path} began: it was {str(before.get(name))[:16]} "
+                    f"and is {str(value)[:16]}. Use --overwrite to start again."
+                )
+
+    def go_on(self, config: Any, go: Callable[[bool], _T]) -> _T:
+        """Go on with the folder's run, or begin it.
+
+        For callers that know the folder's run by what its data and its model hold; they may have moved since. A run
+        that was begun on another device, or with other weights, is begun anew: half of it is of no use.
+
+        Args:
+            config: The run's configuration.
+            go: Does the run; resumes it when it gets ``True``.
+        """
+        try:
+            return go(self._take_up(config))
+        except ResumeError:
+            shutil.rmtree(self.path)
+            return go(False)
+
+    def _take_up(self, config: Any) -> bool:
+        """Whether there is a run to resume, which then has its data where a configuration says that it lies."""
+        file = self.path / self.settings_file
+        if not file.is_file():
+            return False
+        values = json.loads(file.read_text(encoding="utf-8"))
+        write_json(file, {**values, **{name: getattr(config, name) for name in config.data_places}})
+        return True
+
+    def finished(self) -> dict[str, Any] | None:
+        """The metrics of a finished run, or ``None``.
+
+        Raises:
+            OutputError: The file was not written by a run.
+        """
+        file = self.path / METRICS_FILE
+        if not file.is_file():
+            return None
+        try:
+            metrics: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise OutputError(f"{file} cannot be read ({error}). Use --overwrite to start again.") from error
+        return metrics
+
+    def remove_checkpoints(self) -> None:
+        """Remove the checkpoints, and the trainer's folder if it holds no logs."""
+        for checkpoint in self.trainer.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+        if self.trainer.is_dir() and not any(self.trainer.iterdir()):
+            self.trainer.rmdir()
+
+    def _check_same(self, config: Any) -> None:
+        file = self.path / self.settings_file
+        if not file.is_file():
+            raise OutputError(
+                f"{self.path} holds {self.product_file} but no {self.settings_file}, so it cannot be resumed. "
+                "Use --overwrite."
+            )
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+            before = type(config)(**{key: value for key, value in values.items() if key != _FOUND})
+        except (TypeError, ValueError) as error:
+            raise OutputError(
+                f"{file} cannot be read ({error}), so the run cannot be resumed. Use --overwrite."
+            ) from error
+        now, then = _settings(config), _settings(before)
+        changed = [f"{flag_name(key)} was {then[key]!r} and is {now[key]!r}" for key in now if now[key] != then[key]]
+        if changed:
+            raise ResumeError(
+                f"{self.path} holds a run with other settings: {'; '.join(changed)}. Resume with the same settings, or "
+                "use another --out."
+            )
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """The settings as JSON has them, without the folders, which may have been moved."""
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(replace(config, **dict.fromkeys(config.places)))))
+    return settings

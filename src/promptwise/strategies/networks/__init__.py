@@ -1,0 +1,1 @@
+"""Small networks that read a text's tokens for a strategy."""

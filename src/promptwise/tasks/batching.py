@@ -1,0 +1,80 @@
+"""From examples to padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from promptwise.tasks.examples import Example
+from promptwise.tasks.template import Features, InputFormat
+
+_T = TypeVar("_T")
+
+
+def encode_examples(input_format: InputFormat, examples: Sequence[Example]) -> list[Features]:
+    """Features of examples, with their labels."""
+    rows: list[Features] = []
+    for batch in chunks(examples, 1024):
+        encoded = input_format.encode([(example.text, example.text_pair) for example in batch])
+        rows.extend({**row, "labels": example.label} for row, example in zip(encoded, batch, strict=True))
+    return rows
+
+
+class SharedFeatures:
+    """Features that several models use, so that the same texts are not tokenised for each.
+
+    Tokenizers are told apart by the folder that they were loaded from: each loaded model has an object of its own.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], tuple[object, list[Features]]] = {}
+
+    def of(self, input_format: InputFormat, examples: Sequence[Example]) -> list[Features]:
+        """Features of a list of examples; the list itself is what tells it from others."""
+        key = (input_format.tokenizer.name_or_path, id(examples), *input_format.settings)
+        if key not in self._known:
+            # The list is kept too, so that no other one can take its place in memory.
+            self._known[key] = (examples, encode_examples(input_format, examples))
+        return self._known[key][1]
+
+
+def collate(rows: Sequence[Features], pad_token_id: int) -> dict[str, Tensor]:
+    """Pad features to the longest of them.
+
+    Args:
+        rows: Features as :meth:`InputFormat.encode` makes them, with or without labels.
+        pad_token_id: What stands in for missing tokens; it is masked.
+
+    Returns:
+        ``input_ids``, ``attention_mask``, ``text_mask`` and, where the rows have them, ``token_type_ids``, all
+        ``[B, T]``; ``mask_position`` and ``labels`` ``[B]``.
+    """
+    longest = max(len(row["input_ids"]) for row in rows)
+    padding = {"input_ids": pad_token_id, "text_mask": False, "token_type_ids": 0}
+    batch = {
+        key: torch.tensor([list(row[key]) + [value] * (longest - len(row[key])) for row in rows])
+        for key, value in padding.items()
+        if key in rows[0]
+    }
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    batch["attention_mask"] = (torch.arange(longest) < lengths.unsqueeze(1)).long()
+    for key in ("mask_position", "labels"):
+        if key in rows[0]:
+            batch[key] = torch.tensor([row[key] for row in rows])
+    return batch
+
+
+def by_length(rows: Sequence[Features]) -> list[int]:
+    """The places of rows in the order of their lengths, in which little of a batch is padding."""
+    return sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+
+
+def chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    """Lists of at most ``size`` items, in order."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

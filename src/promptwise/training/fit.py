@@ -1,0 +1,232 @@
+"""Training on transformers' ``Trainer``: choose a checkpoint on held-out training data, score the test split once."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import EvalPrediction
+from transformers.trainer_callback import PrinterCallback
+
+from promptwise.config import FitConfig, KnowledgeConfig
+from promptwise.config.learning_rates import learning_rate
+from promptwise.errors import ConfigError, DataError
+from promptwise.tasks.batching import by_length
+from promptwise.tasks.examples import group_numbers
+from promptwise.tasks.metrics import compute, get_metric, majority_accuracy
+from promptwise.training.environment import versions
+from promptwise.training.memory import peak_memory, reset_peak_memory
+from promptwise.training.progress import ProgressBar
+from promptwise.training.scoring import choose, packed_choices, score_choices
+from promptwise.training.trainer import PromptTrainer, check_compiler, check_logger, last_checkpoint, training_arguments
+
+if TYPE_CHECKING:
+    from promptwise.models.prompted import PromptedModel
+    from promptwise.models.text_model import TextModel
+    from promptwise.tasks.data import TaskData
+
+
+def fit(
+    model: PromptedModel,
+    data: TaskData,
+    options: dict[str, Any] | FitConfig,
+    output_dir: str | Path | None = None,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    score_test: bool = True,
+) -> dict[str, Any]:
+    """Train a model, load its best checkpoint, and score the test split once.
+
+    Args:
+        model: The model; it holds the best checkpoint's weights afterwards.
+        data: The task's splits.
+        options: Fields of :class:`~promptwise.config.FitConfig`.
+        output_dir: Folder of the checkpoints; a temporary one without it.
+        resume: Go on from the last whole checkpoint in that folder.
+        progress: Show a progress bar on standard error.
+        score_test: Whether to look at the test split at all; a search of settings does not.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        DataError: A split is empty.
+        TrainingError: The loss is not finite.
+    """
+    try:
+        config = options if isinstance(options, FitConfig) else FitConfig(**options)
+    except TypeError as error:
+        raise ConfigError(f"{error}; the options are {', '.join(asdict(FitConfig()))}.") from error
+    check_fit(config)
+    for split in ("train", "validation", "test"):
+        if not getattr(data, split):
+            raise DataError(f"The {split} split of {data.spec.name} ({data.origin}) has no rows.")
+    if output_dir is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return fit(model, data, config, folder, resume=resume, progress=progress, score_test=score_test)
+    started = time.perf_counter()
+    train_rows = model.features(data.train)
+    model.prepare(train_rows)
+    trainer = make_trainer(
+        model,
+        data,
+        train_rows,
+        config,
+        Path(output_dir),
+        progress,
+        learning_rate=learning_rate(model.prompt_config, config),
+        gradient_accumulation_steps=config.gradient_accumulation,
+        torch_compile=config.compile,
+    )
+    trainer.batch_tokens = config.batch_tokens
+    checkpoint = last_checkpoint(Path(output_dir)) if resume else None
+    reset_peak_memory()
+    train_started = time.perf_counter()
+    before = model.checkpointing
+    if config.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    try:
+        trainer.run(checkpoint)
+    finally:
+        model.checkpointing = before
+    train_seconds = time.perf_counter() - train_started
+    if config.half:
+        round_to_half(model)
+    shown = progress and trainer.is_world_process_zero()
+    choices = choose(model, data.test, progress="scoring test" if shown else None) if score_test else []
+    metrics = {
+        "task": data.spec.name,
+        "test": score_choices(data.spec, data.test, choices) if score_test else {},
+        "test_choices": packed_choices(choices),
+        "test_labels": packed_choices([example.label for example in data.test]) if score_test else "",
+        "test_groups": group_numbers(data.test) if score_test else [],
+        "validation": best_validation(trainer, data.spec.metrics),
+        "majority": majority_accuracy([example.label for example in data.test]),
+        "seed": config.seed,
+        "steps": trainer.state.global_step,
+        "best_step": trainer.state.best_global_step,
+        "parameters": {
+            "tuned": model.tuned_parameters,
+            "backbone": model.backbone.parameter_count,
+            "share": model.tuned_share,
+        },
+        "data": {
+            "origin": data.origin,
+            "fingerprint": data.fingerprint,
+            "rows": {split: len(getattr(data, split)) for split in ("train", "validation", "test")},
+        },
+        "backbone": {"name": model.backbone.name, "fingerprint": model.backbone.fingerprint},
+        "config": {**asdict(model.prompt_config), **asdict(config), "lr": trainer.args.learning_rate},
+        "optimizer": {
+            "name": str(trainer.args.optim),
+            "schedule": str(trainer.args.lr_scheduler_type),
+            "max_grad_norm": trainer.args.max_grad_norm,
+            "strategy_lr": trainer.args.learning_rate * model.strategy.lr_scale,
+        },
+        "time": {
+            "train_s": train_seconds,
+            "total_s": time.perf_counter() - started,
+            "resumed": bool(checkpoint),
+        },
+        "memory": peak_memory(),
+        "versions": versions(model.backbone),
+        "history": trainer.state.log_history,
+    }
+    return metrics
+
+
+def round_to_half(model: PromptedModel) -> None:
+    """Round the trained weights to numbers that float16 holds; the adapter is then stored in it without a loss."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            limit = torch.finfo(torch.float16).max
+            parameter.data = parameter.data.clamp(-limit, limit).half().to(parameter.dtype)
+
+
+def check_fit(config: FitConfig) -> None:
+    """Refuse what cannot work here before anything is trained.
+
+    Raises:
+        UnknownNameError: There is no such logger.
+        ConfigError: A package or a compiler is missing, or batches of tokens are asked of several processes, which
+            would have unlike numbers of them.
+    """
+    check_logger(config.report_to)
+    if config.compile:
+        check_compiler()
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if config.batch_tokens is not None and processes > 1:
+        raise ConfigError(f"--batch-tokens works in one process, and there are {processes}. Use --batch-size.")
+
+
+def make_trainer(
+    model: TextModel,
+    data: TaskData,
+    train_rows: list[dict[str, Any]],
+    config: FitConfig | KnowledgeConfig,
+    output_dir: Path,
+    progress: bool = True,
+    **own: Any,
+) -> PromptTrainer:
+    """The trainer of a text model: a checkpoint an epoch, the best one on validation loaded at the end.
+
+    Args:
+        model: A prepared model.
+        data: The task's splits; only validation is read here.
+        train_rows: Features of the training split.
+        config: How to train.
+        output_dir: Folder of the checkpoints.
+        progress: Show a progress bar on standard error.
+        own: Arguments of ``TrainingArguments``.
+    """
+    metric = get_metric(data.spec.metrics[0])
+    arguments = training_arguments(
+        config,
+        output_dir,
+        model.device,
+        num_train_epochs=config.epochs,
+        per_device_eval_batch_size=2 * config.batch_size,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model=metric.name,
+        greater_is_better=metric.higher_is_better,
+        logging_steps=10,
+        train_sampling_strategy="group_by_length",
+        **own,
+    )
+    rows = model.features(data.validation)
+    order = by_length(rows)
+    groups = [data.validation[index].group for index in order]
+
+    def scores(prediction: EvalPrediction) -> dict[str, float]:
+        choices = prediction.predictions.argmax(-1).tolist()
+        return compute(data.spec.metrics, choices, prediction.label_ids.tolist(), groups, len(data.spec.labels))
+
+    trainer = PromptTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train_rows,
+        eval_dataset=[rows[index] for index in order],
+        data_collator=model.collate,
+        compute_metrics=scores,
+        callbacks=[ProgressBar({"loss": "loss", f"eval_{metric.name}": f"validation {metric.name}"})]
+        if progress
+        else None,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def best_validation(trainer: PromptTrainer, names: Sequence[str]) -> dict[str, float]:
+    """The validation metrics of the checkpoint that was loaded."""
+    best = [entry for entry in trainer.state.log_history if entry["step"] == trainer.state.best_global_step]
+    scores = next(entry for entry in best if f"eval_{names[0]}" in entry)
+    return {name: scores[f"eval_{name}"] for name in names}

@@ -1,0 +1,189 @@
+"""transformers' ``Trainer`` as every training here uses it: its arguments, its checkpoints and its errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.utils.data import DataLoader, SequentialSampler
+from transformers import Trainer, TrainingArguments
+
+from promptwise.backbones.placement import default_device
+from promptwise.config import ClozeConfig, FitConfig, KnowledgeConfig
+from promptwise.config.learning_rates import PROMPT_LR
+from promptwise.errors import ConfigError, OutputError, TrainingError, UnknownNameError
+from promptwise.files import write_json
+from promptwise.training.progress import ProgressBar
+from promptwise.training.sampling import TokenBatches
+
+
+class PromptTrainer(Trainer):
+    """``Trainer`` with the model's own parameter groups, which stops at a loss that is not finite."""
+
+    optimizer: torch.optim.Optimizer | None
+    safe_lr: ClassVar[float] = PROMPT_LR
+    batch_tokens: int | None = None
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """See ``Trainer.create_optimizer``; the groups are those of :meth:`PromptedModel.parameter_groups`."""
+        if self.optimizer is None:
+            make, arguments = self.get_optimizer_cls_and_kwargs(self.args)
+            groups = self.accelerator.unwrap_model(self.model).parameter_groups(arguments.pop("lr"))
+            self.optimizer = make(groups, weight_decay=self.args.weight_decay, **arguments)
+        return self.optimizer
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """See ``Trainer.get_train_dataloader``; with ``batch_tokens`` batches hold that many tokens."""
+        if self.batch_tokens is None:
+            usual: DataLoader[Any] = super().get_train_dataloader()
+            return usual
+        lengths = [len(row["input_ids"]) for row in self.train_dataset]
+        loader: DataLoader[Any] = self.accelerator.prepare(
+            DataLoader(
+                self.train_dataset,
+                batch_sampler=TokenBatches(lengths, self.batch_tokens, self.args.seed),
+                collate_fn=self.data_collator,
+                pin_memory=self.args.dataloader_pin_memory,
+            )
+        )
+        return loader
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler:
+        """The order of the rows, which grouped metrics count on; ``Trainer`` would group them by length."""
+        return SequentialSampler(eval_dataset)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Keep weights that are not finite from following a good checkpoint: the loss shows them a step later."""
+        broken = [name for name, value in self.model.state_dict().items() if not torch.isfinite(value).all()]
+        if broken:
+            raise TrainingError(self._not_finite(f"{broken[0]} is not finite after step {self.state.global_step}"))
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            # A full disk is an error of three types: json, torch and safetensors write a part of a checkpoint each.
+            kept = last_checkpoint(Path(self.args.output_dir))
+            safe = f"{kept} is whole: make room and go on from it with --resume" if kept else "None was written before"
+            raise OutputError(
+                f"The checkpoint of step {self.state.global_step} cannot be written to {self.args.output_dir} "
+                f"({error}). {safe}."
+            ) from error
+
+    def run(self, checkpoint: Path | None) -> None:
+        """Train to the end, from a checkpoint if there is one."""
+        if checkpoint is not None:
+            _find_best_again(checkpoint)
+        try:
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            # Trainer tells its callbacks nothing of an error; an open bar would be drawn again below the message.
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, ProgressBar):
+                    callback.close()
+
+    def _not_finite(self, what: str) -> str:
+        kept, rate = last_checkpoint(Path(self.args.output_dir)), self.args.learning_rate
+        lower = min(rate / 10, self.safe_lr)
+        narrow = self.model.backbone.compute_dtype != torch.float32
+        return (
+            f"{what}. The likely cause is a learning rate that is too high ({rate:g}): try --lr {lower:g}"
+            + (", or --dtype fp32. " if narrow else ". ")
+            + (f"The last good checkpoint is {kept}." if kept else "No checkpoint was written yet.")
+        )
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """See ``Trainer.compute_loss``.
+
+        Raises:
+            TrainingError: The loss is NaN or infinite; says the step, the likely cause and what is safe.
+        """
+        result = super().compute_loss(model, inputs, *args, **kwargs)
+        loss: Tensor = result[0] if isinstance(result, tuple) else result
+        if model.training and not torch.isfinite(loss).all():
+            step = self.state.global_step + 1
+            raise TrainingError(self._not_finite(f"The loss is {loss.item()} at step {step}"))
+        return result
+
+
+def training_arguments(
+    config: FitConfig | ClozeConfig | KnowledgeConfig, output_dir: Path, device: torch.device, **own: Any
+) -> TrainingArguments:
+    """The arguments that every training here shares, with those of its own."""
+    arguments = TrainingArguments(
+        output_dir=str(output_dir),
+        per_device_train_batch_size=config.batch_size,
+        weight_decay=config.weight_decay,
+        warmup_steps=config.warmup,
+        seed=config.seed,
+        save_total_limit=2,
+        logging_nan_inf_filter=False,
+        report_to=config.report_to,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=device.type == "cpu",
+        label_names=["labels"],
+        ddp_find_unused_parameters=False,
+        **own,
+    )
+    # Without a launcher Trainer would spread the model over every GPU of the machine with DataParallel.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _find_best_again(checkpoint: Path) -> None:
+    """Name the best checkpoint by where it is now: its folder may have been moved since it was written."""
+    file = checkpoint / "trainer_state.json"
+    state = json.loads(file.read_text(encoding="utf-8"))
+    best = checkpoint.parent / f"checkpoint-{state.get('best_global_step')}"
+    if best.is_dir():
+        write_json(file, {**state, "best_model_checkpoint": str(best)})
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The latest checkpoint that is whole: ``Trainer`` writes its state last, and a killed write has none or a part."""
+    whole = {}
+    for state in folder.glob("checkpoint-*/trainer_state.json"):
+        step = state.parent.name.partition("-")[2]
+        try:
+            json.loads(state.read_text(encoding="utf-8"))
+        except ValueError:
+            continue
+        if step.isdecimal():
+            whole[int(step)] = state.parent
+    return whole[max(whole)] if whole else None
+
+
+def check_compiler() -> None:
+    """Refuse to compile for a CPU without a compiler, before anything is trained.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")
+    if default_device().type == "cpu" and not any(map(shutil.which, compilers)):
+        raise ConfigError("--compile needs a C++ compiler, g++ or clang++: install one, or leave --compile out.")
+
+
+def check_logger(name: str) -> None:
+    """Refuse a logger that transformers does not have, or that is not installed, before anything is trained.
+
+    Raises:
+        UnknownNameError: There is no such logger.
+        ConfigError: Its package is missing.
+    """
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
+
+    known = {*INTEGRATION_TO_CALLBACK, "none", "all"}
+    if name not in known:
+        raise UnknownNameError("--report-to", name, known)
+    if name in INTEGRATION_TO_CALLBACK and name not in get_available_reporting_integrations():
+        raise ConfigError(f"--report-to {name} needs its package: pip install {name}.")
