@@ -175,7 +175,8 @@ class Setup:
 
     def _floor(self, name: str) -> Case:
         """The backbone alone."""
-        from promptwise.backbones.attention import use_prefix_attention
+        from promptwise.backbones.attention_setup import use_prefix_attention
+        from promptwise.core.injection import Injection
         from promptwise.core.instance import Instance
         from promptwise.tasks.batching import collate
 
@@ -183,34 +184,30 @@ class Setup:
         layers = use_prefix_attention(backbone)
         base = name.split(", ")[1]
 
-        def inputs(rows: list[dict[str, Any]]) -> tuple[Instance, Tensor, Tensor, dict[str, Any], list[Tensor]]:
+        def inputs(rows: list[dict[str, Any]]) -> tuple[Instance, Injection, list[Tensor]]:
             batch = collate(rows, backbone.tokenizer.pad_token_id or 0)
             ids, mask = batch["input_ids"], batch["attention_mask"].bool()
-            embeddings = backbone.embed(ids)
-            instance = Instance(ids, mask, mask, embeddings)
-            more: dict[str, Any] = {}
-            leaves = [embeddings.detach().requires_grad_()]
-            entering = leaves[0]
+            embeddings = backbone.embed(ids).detach().requires_grad_()
+            instance, injection, leaves = Instance(ids, mask, mask, embeddings), Injection(len(ids)), [embeddings]
             if base == "prompt":
                 leaves.append(torch.zeros(len(ids), K, embeddings.shape[2], requires_grad=True))
-                entering = torch.cat([leaves[1], leaves[0]], dim=1)
-                mask = nn.functional.pad(mask, (K, 0), value=True)
+                injection = Injection(len(ids), prompt=leaves[1])
             elif base == "prefix":
+                instance = Instance(ids, mask, mask, embeddings.detach())
                 shape = (2, 1, layers[0].heads, K, layers[0].head_size)
                 leaves = [torch.zeros(shape, requires_grad=True) for _ in layers]
-                more["prompt_keys_values"] = tuple(leaves)
-                entering = embeddings
-            return instance, entering, mask, more, leaves
+                injection = Injection(len(ids), prefix=tuple(leaves))
+            return instance, injection, leaves
 
         def train(rows: list[dict[str, Any]]) -> None:
-            instance, entering, mask, more, leaves = inputs(rows)
-            hidden = backbone.run(instance, entering, mask, **more)
+            instance, injection, leaves = inputs(rows)
+            hidden = backbone.run(instance, injection)
             torch.autograd.grad(hidden[:, -1].float().sum(), leaves)
 
         @torch.inference_mode()
         def infer(rows: list[dict[str, Any]]) -> None:
-            instance, entering, mask, more, _ = inputs(rows)
-            backbone.run(instance, entering, mask, **more)
+            instance, injection, _ = inputs(rows)
+            backbone.run(instance, injection)
 
         return Case(name, train, infer)
 

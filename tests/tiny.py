@@ -301,6 +301,44 @@ def _bert_arguments() -> dict[str, Any]:
     }
 
 
+def _mpnet_tokenizer() -> PreTrainedTokenizerFast:
+    """Give MPNet's tokenizer: RoBERTa's special tokens around a WordPiece vocabulary."""
+    vocab = _wordpiece_vocab()
+    special = {"<s>": "[CLS]", "<pad>": "[PAD]", "</s>": "[SEP]"}
+    names = {old: new for new, old in special.items()}
+    # MPNet's padding has the number 1, from which its positions are counted.
+    order = ["[CLS]", "[PAD]", "[SEP]", "[UNK]"]
+    rest = [token for token in vocab if token not in (*order, "[MASK]")]
+    tokens = [*(names.get(token, token) for token in order), *rest, "<mask>"]
+    return transformers.MPNetTokenizer(
+        vocab={token: number for number, token in enumerate(tokens)},
+        mask_token=_mask("<mask>"),
+        model_max_length=MAX_POSITIONS,
+    )
+
+
+def _albert_tokenizer() -> PreTrainedTokenizerFast:
+    """Give ALBERT's tokenizer: Unigram over metaspace words with [CLS] A [SEP] B [SEP] and token type ids."""
+    vocab = _unigram_vocab(["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"])
+    return transformers.AlbertTokenizer(vocab=vocab, model_max_length=MAX_POSITIONS)
+
+
+def _xlm_roberta_tokenizer() -> PreTrainedTokenizerFast:
+    """Give XLM-RoBERTa's tokenizer: Unigram over metaspace words with RoBERTa's special tokens."""
+    vocab = [*_unigram_vocab(["<s>", "<pad>", "</s>", "<unk>"]), ("<mask>", 0.0)]
+    return transformers.XLMRobertaTokenizer(vocab=vocab, model_max_length=MAX_POSITIONS)
+
+
+def _gemma_tokenizer() -> PreTrainedTokenizerFast:
+    """Give Gemma's tokenizer: BPE over spaces written as marks, <bos> before the text."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="never", split=True)
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *_BYTES]
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=special, show_progress=False)
+    vocab, merges = _trained(tokenizer, trainer)
+    return transformers.GemmaTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_POSITIONS)
+
+
 def _roberta_arguments() -> dict[str, Any]:
     """Give RoBERTa's sizes: two positions more, one token type, a smaller epsilon."""
     return _bert_arguments() | {
@@ -308,6 +346,11 @@ def _roberta_arguments() -> dict[str, Any]:
         "type_vocab_size": 1,
         "layer_norm_eps": 1e-5,
     }
+
+
+def _mpnet_arguments() -> dict[str, Any]:
+    """Give MPNet's sizes: two positions more, as RoBERTa."""
+    return _bert_arguments() | {"max_position_embeddings": MAX_POSITIONS + 2}
 
 
 def _electra_arguments() -> dict[str, Any]:
@@ -362,6 +405,25 @@ def _llama_arguments() -> dict[str, Any]:
     return _bert_arguments() | {"num_key_value_heads": KV_HEADS}
 
 
+def _wide_head_arguments() -> dict[str, Any]:
+    """Give Qwen3's sizes: heads whose size is named."""
+    return _llama_arguments() | {"head_dim": HIDDEN // HEADS}
+
+
+def _gemma_arguments() -> dict[str, Any]:
+    """Give Gemma 3's sizes: the first layer attends within a window of 8, the second to everything."""
+    return _wide_head_arguments() | {
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "query_pre_attn_scalar": HIDDEN // HEADS,
+    }
+
+
+def _albert_arguments() -> dict[str, Any]:
+    """Give ALBERT's sizes: one layer that runs twice, embeddings half as wide as the hidden states."""
+    return _bert_arguments() | {"embedding_size": HIDDEN // 2, "num_hidden_groups": 1, "inner_group_num": 1}
+
+
 def _t5_arguments() -> dict[str, Any]:
     """Give the sizes under T5's names."""
     return {
@@ -414,6 +476,21 @@ _SPECS: dict[str, _Spec] = {
     "gpt2": _Spec(_gpt2_tokenizer, "GPT2Config", _gpt2_arguments, "GPT2Model", "GPT2LMHeadModel"),
     "llama": _Spec(_llama_tokenizer, "LlamaConfig", _llama_arguments, "LlamaModel", "LlamaForCausalLM"),
     "qwen2": _Spec(_qwen2_tokenizer, "Qwen2Config", _llama_arguments, "Qwen2Model", "Qwen2ForCausalLM"),
+    "mpnet": _Spec(
+        _mpnet_tokenizer,
+        "MPNetConfig",
+        _mpnet_arguments,
+        "MPNetModel",
+        "MPNetForMaskedLM",
+    ),
+    "albert": _Spec(_albert_tokenizer, "AlbertConfig", _albert_arguments, "AlbertModel", "AlbertForMaskedLM"),
+    "xlm-roberta": _Spec(
+        _xlm_roberta_tokenizer, "XLMRobertaConfig", _roberta_arguments, "XLMRobertaModel", "XLMRobertaForMaskedLM"
+    ),
+    "qwen3": _Spec(_qwen2_tokenizer, "Qwen3Config", _wide_head_arguments, "Qwen3Model", "Qwen3ForCausalLM"),
+    "gemma3_text": _Spec(
+        _gemma_tokenizer, "Gemma3TextConfig", _gemma_arguments, "Gemma3TextModel", "Gemma3ForCausalLM"
+    ),
     "t5": _Spec(_t5_tokenizer, "T5Config", _t5_arguments, "T5Model", "T5ForConditionalGeneration"),
     "bart": _Spec(_roberta_tokenizer, "BartConfig", _bart_arguments, "BartModel", "BartForConditionalGeneration"),
 }
@@ -428,7 +505,10 @@ def _token_ids(name: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
         ids["eos_token_id"] = tokenizer.eos_token_id
     if name in ("roberta", "gpt2", "llama", "bart"):
         ids["bos_token_id"] = tokenizer.bos_token_id
-    if name == "qwen2":
+    if name in ("mpnet", "xlm-roberta", "albert", "gemma3_text"):
+        ids["bos_token_id"] = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
+        ids["eos_token_id"] = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    if name in ("qwen2", "qwen3"):
         ids["bos_token_id"] = ids["eos_token_id"] = tokenizer.eos_token_id
     if name == "modernbert":
         ids["bos_token_id"] = ids["cls_token_id"] = tokenizer.cls_token_id

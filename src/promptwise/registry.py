@@ -118,6 +118,10 @@ BASES = Registry(
             "promptwise.injectors.prefix:PrefixInjector",
             "prefix tuning: K keys and values are put before those of every attention layer",
         ),
+        "hidden": (
+            "promptwise.injectors.hidden:HiddenInjector",
+            "vectors are added to the hidden states of the input's tokens in every layer",
+        ),
     },
 )
 

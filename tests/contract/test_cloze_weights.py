@@ -17,7 +17,6 @@ from torch import Tensor
 from promptwise import PromptedModel, ZeroShotModel, load_backbone
 from promptwise.backbones.backbone import Backbone
 from promptwise.backbones.cloze_weights import WEIGHTS_FILE, find_cloze_weights, write_cloze_weights
-from promptwise.backbones.language_model_heads import lm_head_parts
 from promptwise.errors import AdapterError, BackboneError
 from promptwise.pretraining.blocks import Masking, pack
 from promptwise.pretraining.cloze_pretraining import load_encoder
@@ -79,7 +78,7 @@ def made(headless: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Mask
 
 def mask_logits(backbone: Backbone, batch: dict[str, Tensor]) -> Tensor:
     """Logits ``[P, V]`` at the masked positions."""
-    transform, matrix, bias = lm_head_parts(backbone)
+    transform, matrix, bias = backbone.lm_head_parts()
     hidden = backbone.base(input_ids=batch["input_ids"]).last_hidden_state.flatten(0, 1)[batch["positions"]]
     logits = torch.nn.functional.linear(transform(hidden), matrix)
     return logits if bias is None else logits + bias
@@ -103,9 +102,9 @@ def test_the_output_matrix_is_the_word_embeddings(made: tuple[MaskedLM, Path]) -
     vocabulary = model.backbone.config.vocab_size
     wide = [name for name, value in weights.tensors.items() if vocabulary in value.shape]
     assert all(weights.tensors[name].ndim == 1 for name in wide)
-    assert len(wide) == (lm_head_parts(model.backbone)[2] is not None)
+    assert len(wide) == (model.backbone.lm_head_parts()[2] is not None)
     backbone = load_backbone(str(folder))
-    assert lm_head_parts(backbone)[1] is backbone.base.get_input_embeddings().weight
+    assert backbone.lm_head_parts()[1] is backbone.base.get_input_embeddings().weight
 
 
 @torch.no_grad()
@@ -202,7 +201,7 @@ def test_heads_of_other_families(family: str) -> None:
     tokenizer = build_tokenizer("bert")
     model = getattr(transformers, f"{family}ForMaskedLM")(config).eval()
     torch.nn.init.normal_(model.get_output_embeddings().bias)
-    transform, matrix, bias = lm_head_parts(Backbone(model, tokenizer, family))
+    transform, matrix, bias = Backbone(model, tokenizer, family).lm_head_parts()
     ids = torch.randint(5, 300, (2, 12))
     with torch.no_grad():
         hidden = model.base_model(input_ids=ids).last_hidden_state

@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch.nn.functional import scaled_dot_product_attention
 
-from promptwise.backbones import attention, cpu_attention
+from promptwise.backbones import attention_setup, cpu_attention
 from promptwise.backbones.backbone import Backbone
 from tests.contract.common import EXAMPLES, TinyFolder, load, make_prepared
 from tests.tiny import LAYERS, build_tokenizer
@@ -123,5 +123,5 @@ def test_a_model_that_looks_at_the_name_of_its_attention_is_left_alone() -> None
     model = transformers.FalconForCausalLM(config)
     backbone = Backbone(model, build_tokenizer("gpt2"))
     before = config._attn_implementation
-    assert attention.use_own_attention(backbone) == []
+    assert attention_setup.use_own_attention(backbone) == []
     assert backbone.base.config._attn_implementation == before == "sdpa"

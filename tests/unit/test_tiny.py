@@ -36,9 +36,14 @@ SPECIAL_PAIR = {
     "qwen2": ("", "", ""),
     "t5": ("", "</s>", "</s>"),
     "bart": ("<s>", "</s></s>", "</s>"),
+    "mpnet": ("<s>", "</s></s>", "</s>"),
+    "albert": ("[CLS]", "[SEP]", "[SEP]"),
+    "xlm-roberta": ("<s>", "</s></s>", "</s>"),
+    "qwen3": ("", "", ""),
+    "gemma3_text": ("", "", ""),
 }
 TOKEN_TYPES = ("bert", "electra", "deberta-v2")
-BYTE_LEVEL = ("roberta", "modernbert", "gpt2", "llama", "qwen2", "bart")
+BYTE_LEVEL = ("roberta", "modernbert", "gpt2", "llama", "qwen2", "qwen3", "gemma3_text", "bart")
 MASKS = {
     "bert": "[MASK]",
     "roberta": "<mask>",
@@ -47,8 +52,12 @@ MASKS = {
     "modernbert": "[MASK]",
     "deberta-v2": "[MASK]",
     "bart": "<mask>",
+    "mpnet": "<mask>",
+    "albert": "[MASK]",
+    "xlm-roberta": "<mask>",
+    "gemma3_text": "<mask>",
 }
-LEFT_STRIPPED_MASKS = ("roberta", "modernbert", "bart")
+LEFT_STRIPPED_MASKS = ("roberta", "modernbert", "bart", "mpnet", "xlm-roberta")
 HEAD_CLASSES = {
     "bert": "BertForMaskedLM",
     "roberta": "RobertaForMaskedLM",
@@ -61,6 +70,11 @@ HEAD_CLASSES = {
     "qwen2": "Qwen2ForCausalLM",
     "t5": "T5ForConditionalGeneration",
     "bart": "BartForConditionalGeneration",
+    "mpnet": "MPNetForMaskedLM",
+    "albert": "AlbertForMaskedLM",
+    "xlm-roberta": "XLMRobertaForMaskedLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
 }
 
 each_backbone = pytest.mark.parametrize("name", BACKBONES)
@@ -96,10 +110,10 @@ def _hidden(folder: Path, *texts: str) -> torch.Tensor:
         return model(**inputs).last_hidden_state
 
 
-def test_there_are_eleven_backbones() -> None:
-    """The list holds 11 names, each once."""
-    assert len(BACKBONES) == 11
-    assert len(set(BACKBONES)) == 11
+def test_there_are_sixteen_backbones() -> None:
+    """The list holds 16 names, each once."""
+    assert len(BACKBONES) == 16
+    assert len(set(BACKBONES)) == 16
     assert set(BACKBONES) == set(HEAD_CLASSES)
 
 
@@ -129,6 +143,9 @@ def test_families_keep_what_sets_them_apart(folders: dict[str, Path]) -> None:
     assert configs["roberta"].max_position_embeddings == MAX_POSITIONS + 2
     assert configs["t5"].num_decoder_layers == LAYERS
     assert configs["bart"].decoder_layers == LAYERS
+    assert configs["mpnet"].max_position_embeddings == MAX_POSITIONS + 2
+    assert configs["albert"].num_hidden_groups == 1
+    assert configs["gemma3_text"].layer_types == ["sliding_attention", "full_attention"]
 
 
 @each_backbone

@@ -11,9 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from promptwise.backbones.families import Kind, kind_of
+from promptwise.backbones.current_run import CurrentRun, Positions, Run
+from promptwise.backbones.families import FAMILIES, Family, Kind, family_of
 from promptwise.backbones.fingerprint import fingerprint, head_weights
-from promptwise.core.instance import Instance, gather_rows
+from promptwise.backbones.hidden_edits import edit_feed_forward, edit_layer_input
+from promptwise.backbones.language_model_heads import Parts
+from promptwise.backbones.partial_stacks import PartialStacks
+from promptwise.core.injection import Injection
+from promptwise.core.instance import Instance, gather_rows, left_order
 from promptwise.errors import BackboneError
 
 # A base model may have a pooler or not; T5's language-model class, its own base model, has the output layer too.
@@ -43,6 +48,9 @@ class Backbone(nn.Module):
         self.compute_dtype = torch.float32
         self.trainable = False
         self.checkpointed: tuple[nn.Module, ...] = ()
+        self.current = CurrentRun()
+        self._parts = PartialStacks(self)
+        self._serves_edits = False
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         super().train(False)
@@ -59,9 +67,14 @@ class Backbone(nn.Module):
         return str(self.config.model_type)
 
     @cached_property
+    def family(self) -> Family:
+        """What is known of the model's family."""
+        return family_of(self.config)
+
+    @property
     def kind(self) -> Kind:
         """Whether tokens see both sides, only what is before them, or an encoder's output."""
-        return kind_of(self.config)
+        return self.family.kind
 
     @cached_property
     def parameter_count(self) -> int:
@@ -79,16 +92,20 @@ class Backbone(nn.Module):
         # OPT projects its last hidden state back to the width of its embeddings.
         return int(getattr(self.config, "word_embed_proj_dim", None) or self.config.hidden_size)
 
+    @property
+    def layer_size(self) -> int:
+        """``H`` inside the layers, which a few models bring back to another width after the last one."""
+        return int(self.config.hidden_size)
+
     @cached_property
     def max_positions(self) -> int | None:
         """How many positions the model has, or ``None`` where they are relative without a limit."""
-        if self.model_type in {"t5", "mt5", "umt5"}:
+        limit: int | None = getattr(self.config, "max_position_embeddings", None)
+        if self.family.positions == "unlimited" or limit is None:
             return None
-        limit = getattr(self.config, "max_position_embeddings", None)
-        table = getattr(getattr(self.base, "embeddings", None), "position_embeddings", None)
-        offset = getattr(table, "padding_idx", None)
-        # RoBERTa counts its positions from padding_idx + 1.
-        return limit if limit is None or offset is None else limit - offset - 1
+        if self.family.positions == "limited after padding":
+            return limit - int(self.base.embeddings.position_embeddings.padding_idx) - 1
+        return limit
 
     @cached_property
     def mask_token_id(self) -> int | None:
@@ -158,60 +175,178 @@ class Backbone(nn.Module):
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
 
-    def run(
-        self,
-        instance: Instance,
-        embeddings: Tensor,
-        mask: Tensor,
-        *,
-        positions: Tensor | slice | None = None,
-        token_types: Tensor | None = None,
-        **attention: Any,
-    ) -> Tensor:
-        """The last hidden state at the instance's own tokens.
+    @property
+    def stack(self) -> nn.Module:
+        """The layers that are prompted, with what stands before and after them: an encoder-decoder's encoder."""
+        stack: nn.Module = self.base.get_encoder() if self.kind == "encoder-decoder" else self.base
+        return stack
+
+    @cached_property
+    def layers(self) -> tuple[nn.Module, ...]:
+        """The ``L`` layers of the prompted stack, the lowest first.
+
+        Raises:
+            BackboneError: They are not known for this family, or are one layer that runs several times.
+        """
+        if self.family.layers is None:
+            raise BackboneError(
+                f"The layers of {self.model_type} ({self.name}) cannot be told apart here: edits of hidden states and "
+                f"--from-layer need one of {', '.join(name for name, known in FAMILIES.items() if known.layers)}. Use "
+                "--base prompt."
+            )
+        return tuple(self.stack.get_submodule(self.family.layers).children())
+
+    def serve_edits(self) -> None:
+        """Make the layers look for edits of their hidden states; once is enough.
+
+        Raises:
+            BackboneError: The layers of this family are not known.
+        """
+        if self._serves_edits:
+            return
+        assert self.layers
+        for index, layer in enumerate(self.layers):
+            edit_layer_input(layer, index, self.current)
+            if self.family.feed_forward is not None:
+                reads, writes = (layer.get_submodule(path) for path in self.family.feed_forward)
+                edit_feed_forward(reads, writes, index, self.current)
+        self._serves_edits = True
+
+    def lm_head_parts(self) -> Parts:
+        """What the language-model head does to a hidden state.
+
+        Returns:
+            A transform, the output matrix ``[V, .]`` and a bias ``[V]``.
+
+        Raises:
+            BackboneError: The head of this family is not known here.
+        """
+        return self.family.head(self.model)
+
+    @torch.no_grad()
+    def states(self, instance: Instance, layer: int) -> Tensor:
+        """The hidden states ``[B, T, H]`` that enter a layer when nothing is injected below it.
 
         Args:
             instance: Left-aligned instance.
-            embeddings: ``[B, S, E]`` what enters the model.
-            mask: ``[B, S]`` which of it is real.
-            positions: Where the instance's tokens stand in ``S``: ``[B, T]``, or a slice where it is the same for all;
-                ``None`` when ``S`` is ``T``.
-            token_types: ``[B, S]``.
-            attention: Passed on to the attention functions of the prompted stack.
+            layer: Which, from 0; its states are those of the layers below.
+
+        Raises:
+            BackboneError: There is no such layer, or the family's layers are not known.
+        """
+        lower = self._parts.lower(self.check_layer(layer))
+        with self.autocast():
+            hidden: Tensor = self._last_state(lower, instance.embeddings, instance.mask, instance.token_types, {})
+        return hidden
+
+    def check_layer(self, layer: int) -> int:
+        """The number of a layer that there is.
+
+        Raises:
+            BackboneError: There is no such layer.
+        """
+        if not 0 <= layer < len(self.layers):
+            raise BackboneError(f"{self.name} has the layers 0 to {len(self.layers) - 1}; there is no layer {layer}.")
+        return layer
+
+    def run(
+        self,
+        instance: Instance,
+        injection: Injection | None = None,
+        *,
+        from_layer: int = 0,
+        states: Tensor | None = None,
+    ) -> Tensor:
+        """The last hidden state at the instance's own tokens, with what is injected.
+
+        Args:
+            instance: Left-aligned instance.
+            injection: What enters the model for its rows; nothing without it.
+            from_layer: The layer at which it enters. The layers below see the input alone and keep no gradient.
+            states: ``[B, T, H]`` what :meth:`states` gives for ``from_layer``, where it is at hand.
 
         Returns:
             ``[B, T, H]``. An encoder-decoder reads its decoder: BART's at the same token of the input shifted by
             one, T5's at its one answer position, which is repeated.
+
+        Raises:
+            BackboneError: There is no such layer.
         """
-        with self.autocast():
-            if self.kind == "encoder-decoder":
-                return self._run_encoder_decoder(instance, embeddings, mask, attention)
-            if token_types is not None:
-                attention["token_type_ids"] = token_types
-            if self.kind == "decoder":
-                attention["use_cache"] = False
-            output = self.base(inputs_embeds=embeddings, attention_mask=mask.long(), **attention)
-            hidden: Tensor = output.last_hidden_state
+        injection = injection or Injection(len(instance.ids))
+        if from_layer == 0:
+            stack, entering = self.stack, instance.embeddings
+        else:
+            stack = self._parts.upper(self.check_layer(from_layer))
+            entering = self.states(instance, from_layer) if states is None else states
+        embeddings, mask, types, positions = _with_prompt(instance, injection, entering)
+        arguments: dict[str, Any] = {}
+        if injection.prefix is not None and self.family.prefix == "interface":
+            arguments = {"prompt_keys_values": injection.prefix, "prompt_keys_mask": injection.prefix_mask}
+
+        def go() -> Tensor:
+            with self.autocast():
+                hidden = self._last_state(stack, embeddings, mask, types, arguments)
+                if self.kind == "encoder-decoder":
+                    return self._decoded(instance, hidden, mask)
             if isinstance(positions, Tensor):
                 return gather_rows(hidden, positions)
             return hidden if positions is None else hidden[:, positions]
 
-    def _run_encoder_decoder(
-        self, instance: Instance, embeddings: Tensor, mask: Tensor, attention: dict[str, Any]
+        hooked = injection.edits or (injection.prefix is not None and self.family.prefix != "interface")
+        result: Tensor = self.current.during(Run(injection, positions), go) if hooked else go()
+        return result
+
+    def _last_state(
+        self, stack: nn.Module, embeddings: Tensor, mask: Tensor, types: Tensor | None, arguments: dict[str, Any]
     ) -> Tensor:
+        """What a stack makes of ``[B, S, E]`` or, above layer 0, of ``[B, S, H]``."""
+        if types is not None:
+            arguments = {**arguments, "token_type_ids": types}
+        if self.kind == "decoder":
+            arguments = {**arguments, "use_cache": False}
+        output = stack(inputs_embeds=embeddings, attention_mask=mask.long(), **arguments)
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def _decoded(self, instance: Instance, memory: Tensor, mask: Tensor) -> Tensor:
+        """The decoder's last hidden state ``[B, T, H]`` over the encoder's ``[B, S, H]``."""
         if self.config.decoder_start_token_id is None:
             raise BackboneError(f"{self.name} names no decoder_start_token_id, so its decoder cannot be asked.")
-        encoder, decoder = self.base.get_encoder(), self.base.get_decoder()
-        attended = mask.long()
-        memory = encoder(inputs_embeds=embeddings, attention_mask=attended, **attention).last_hidden_state
         start = instance.ids.new_full((instance.ids.shape[0], 1), self.config.decoder_start_token_id)
-        one_answer = self.max_positions is None
-        if one_answer:
+        if self.family.reads_answer:
             sentinel = [torch.full_like(start, self.mask_token_id or 0)] if instance.cloze else []
             ids = torch.cat([start, *sentinel], dim=1)
         else:
             ids = torch.cat([start, instance.ids[:, :-1]], dim=1)
-        hidden: Tensor = decoder(
-            input_ids=ids, encoder_hidden_states=memory, encoder_attention_mask=attended, use_cache=False
+        hidden: Tensor = self.base.get_decoder()(
+            input_ids=ids, encoder_hidden_states=memory, encoder_attention_mask=mask.long(), use_cache=False
         ).last_hidden_state
-        return hidden[:, -1:].expand(-1, instance.ids.shape[1], -1) if one_answer else hidden
+        return hidden[:, -1:].expand(-1, instance.ids.shape[1], -1) if self.family.reads_answer else hidden
+
+
+def _with_prompt(
+    instance: Instance, injection: Injection, entering: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None, Positions]:
+    """What enters the stack with the prompt before it: ``[B, S, .]``, its mask and token types ``[B, S]``, and where
+    the instance's own tokens stand in it.
+
+    Slots without a vector are left out of the sequence, so a row is the same alone and beside longer prompts.
+    """
+    if injection.prompt is None:
+        return entering, instance.mask, instance.token_types, None
+    length = injection.prompt.shape[1]
+    vectors = injection.prompt.to(entering.dtype).expand(len(instance.ids), -1, -1)
+    embeddings = torch.cat([vectors, entering], dim=1)
+    types = instance.token_types
+    types = None if types is None else nn.functional.pad(types, (length, 0))
+    if injection.prompt_mask is None:
+        return embeddings, nn.functional.pad(instance.mask, (length, 0), value=True), types, slice(length, None)
+    mask = torch.cat([injection.prompt_mask, instance.mask], dim=1)
+    order = left_order(mask)
+    start = injection.prompt_mask.sum(1, keepdim=True)
+    return (
+        gather_rows(embeddings, order),
+        mask.gather(1, order),
+        None if types is None else types.gather(1, order),
+        start + torch.arange(instance.ids.shape[1], device=start.device),
+    )

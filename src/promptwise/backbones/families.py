@@ -1,28 +1,150 @@
-"""What a model's configuration says about its kind."""
+"""What promptwise knows of each family of models: one entry each, and nothing about a family anywhere else.
+
+A family that has no entry is served as far as transformers describes it: prompts, and prefixes where its attention
+takes keys and values from outside.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from promptwise.backbones import language_model_heads as heads
 from promptwise.errors import BackboneError
 
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
+"""Whether tokens see both sides, only what is before them, or an encoder's output."""
+
+PrefixRoute = Literal["interface", "mpnet", "deberta", "none"]
+"""How keys and values enter the attention: through the attention function that transformers lets a model's
+configuration name, through a call of our own, or not at all."""
 
 
-def kind_of(config: Any) -> Kind:
-    """The kind of a model, from its configuration.
+@dataclass(frozen=True)
+class Family:
+    """A family of models, by what the injectors and heads need of it.
+
+    Paths are attribute names with dots. Those of ``layers``, ``entry`` and ``final`` start at the prompted stack (the
+    base model, or the encoder of an encoder-decoder), those of ``feed_forward`` at a layer.
+
+    Attributes:
+        kind: What a token sees.
+        layers: The list of layers; ``None`` where it is not known.
+        entry: Modules that make the first layer's input of embeddings; above layer 0 they are passed by.
+        added: Modules whose output is added to the embeddings; above layer 0 they add nothing.
+        final: Modules that come after the last layer.
+        feed_forward: The module whose input the feed-forward network of a layer reads, and the one whose output it
+            gives.
+        positions: Whether there is a limit to the positions, and where they start.
+        prefix: How keys and values enter.
+        first_layer_makes_bias: Whether the first layer makes a position bias that all layers use.
+        reads_answer: Whether the decoder is read at its answer position; else it reads the input shifted by one, and is
+            read at the same token.
+        head: The parts of the language-model head, see :mod:`promptwise.backbones.language_model_heads`.
+        why_no_prefix: The reason for ``prefix="none"``, as an error says it.
+    """
+
+    kind: Kind
+    layers: str | None = None
+    entry: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+    final: tuple[str, ...] = ()
+    feed_forward: tuple[str, str] | None = None
+    positions: Literal["limited", "limited after padding", "unlimited"] = "limited"
+    prefix: PrefixRoute = "interface"
+    first_layer_makes_bias: bool = False
+    reads_answer: bool = False
+    head: heads.HeadParts = heads.known_by_decoder
+    why_no_prefix: str = "attention takes no keys and values from outside"
+
+
+_POST_NORM_FEED_FORWARD = ("intermediate", "output.dense")
+
+
+def _bert_like(head: heads.HeadParts, **differences: Any) -> Family:
+    known: dict[str, Any] = {
+        "layers": "encoder.layer",
+        "entry": ("embeddings",),
+        "feed_forward": _POST_NORM_FEED_FORWARD,
+    }
+    return Family("encoder", head=head, **{**known, **differences})
+
+
+def _llama_like(**differences: Any) -> Family:
+    return Family(
+        "decoder", "layers", final=("norm",), feed_forward=("mlp", "mlp"), head=heads.output_layer, **differences
+    )
+
+
+FAMILIES: dict[str, Family] = {
+    "bert": _bert_like(heads.bert),
+    "roberta": _bert_like(heads.roberta, positions="limited after padding"),
+    "xlm-roberta": _bert_like(heads.roberta, positions="limited after padding"),
+    "camembert": _bert_like(heads.roberta, positions="limited after padding"),
+    "electra": _bert_like(heads.electra, entry=("embeddings", "embeddings_project")),
+    "mpnet": _bert_like(heads.known_by_decoder, positions="limited after padding", prefix="mpnet"),
+    "deberta-v2": _bert_like(heads.deberta_v2, prefix="deberta"),
+    "distilbert": Family(
+        "encoder", "transformer.layer", ("embeddings",), feed_forward=("ffn", "ffn"), head=heads.distilbert
+    ),
+    "albert": Family(
+        "encoder", prefix="none", why_no_prefix="layers are one layer that runs several times, so none has its own"
+    ),
+    "modernbert": Family(
+        "encoder", "layers", ("embeddings",), final=("final_norm",), feed_forward=("mlp", "mlp"), head=heads.modernbert
+    ),
+    "gpt2": Family(
+        "decoder", "h", added=("wpe",), final=("ln_f",), feed_forward=("mlp", "mlp"), head=heads.output_layer
+    ),
+    "gpt_neox": Family(
+        "decoder", "layers", final=("final_layer_norm",), feed_forward=("mlp", "mlp"), head=heads.output_layer
+    ),
+    "llama": _llama_like(),
+    "mistral": _llama_like(),
+    "qwen2": _llama_like(),
+    "qwen3": _llama_like(),
+    "gemma3_text": _llama_like(),
+    "t5": Family(
+        "encoder-decoder",
+        "block",
+        final=("final_layer_norm",),
+        feed_forward=("layer.1.DenseReluDense", "layer.1.DenseReluDense"),
+        positions="unlimited",
+        first_layer_makes_bias=True,
+        reads_answer=True,
+        head=heads.t5,
+    ),
+    "mt5": Family("encoder-decoder", positions="unlimited", reads_answer=True),
+    "umt5": Family("encoder-decoder", positions="unlimited", reads_answer=True),
+    "bart": Family(
+        "encoder-decoder",
+        "layers",
+        ("layernorm_embedding",),
+        ("embed_positions",),
+        feed_forward=("fc1", "fc2"),
+        head=heads.bart,
+    ),
+}
+"""By the ``model_type`` of a configuration."""
+
+
+def family_of(config: Any) -> Family:
+    """The family of a model, from its configuration.
 
     Raises:
         BackboneError: The model is no language model over tokens.
     """
     from transformers.models.auto import modeling_auto as auto
 
+    known = FAMILIES.get(config.model_type)
+    if known is not None:
+        return known
     if getattr(config, "is_encoder_decoder", False):
-        return "encoder-decoder"
+        return Family("encoder-decoder")
     if config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        return "encoder"
+        return Family("encoder")
     if config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return "decoder"
+        return Family("decoder", head=heads.output_layer)
     raise BackboneError(f"Models of type {config.model_type!r} are no language models over tokens.")
 
 
@@ -34,4 +156,4 @@ def lm_class(config: Any) -> Any:
         "encoder": transformers.AutoModelForMaskedLM,
         "decoder": transformers.AutoModelForCausalLM,
         "encoder-decoder": transformers.AutoModelForSeq2SeqLM,
-    }[kind_of(config)]
+    }[family_of(config).kind]

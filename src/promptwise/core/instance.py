@@ -22,6 +22,9 @@ class Instance:
         text: ``[B, T]`` tokens of the input's own text: no padding, no special token, no template word.
         embeddings: ``[B, T, E]`` frozen word embeddings of ``ids``.
         cloze: Whether the inputs ask for a word at a mask.
+        token_types: ``[B, T]`` which text of a pair a token belongs to, for models that tell them apart.
+        states: ``[B, T, H]`` the hidden states that enter the layer which the strategy reads; with ``reads_layer``
+            alone.
         presence: ``[B, T]`` from 0 to 1, how far each token has been faded in, for attribution; ``None`` for all there.
             ``embeddings`` are faded already; a strategy that looks vectors up by token fades those.
         absent: ``[E]`` the embedding that stands for an absent token; with ``presence`` alone.
@@ -32,6 +35,8 @@ class Instance:
     text: Tensor
     embeddings: Tensor
     cloze: bool = False
+    token_types: Tensor | None = None
+    states: Tensor | None = None
     presence: Tensor | None = None
     absent: Tensor | None = None
 
@@ -50,13 +55,15 @@ class Instance:
         if missing > 0:
             order = torch.nn.functional.pad(order, (0, missing))
             mask = torch.nn.functional.pad(mask, (0, missing))
-        return Instance(
+        return replace(
+            self,
             ids=self.ids.gather(1, order),
             mask=mask,
             text=mask,
             embeddings=gather_rows(self.embeddings, order),
+            token_types=None if self.token_types is None else self.token_types.gather(1, order),
+            states=None if self.states is None else gather_rows(self.states, order),
             presence=None if self.presence is None else self.presence.gather(1, order),
-            absent=self.absent,
         )
 
     def faded(self, vectors: Tensor, absent: Tensor | None) -> Tensor:
@@ -71,8 +78,9 @@ class Instance:
 
     def cut(self, length: int) -> Instance:
         """The first ``length`` columns."""
-        parts = {name: getattr(self, name)[:, :length] for name in ("ids", "mask", "text", "embeddings")}
-        return replace(self, **parts)
+        names = ("ids", "mask", "text", "embeddings", "token_types", "states", "presence")
+        parts = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: part[:, :length] for name, part in parts.items() if part is not None})
 
 
 def left_order(mask: Tensor) -> Tensor:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
+
+from promptwise.core.injection import Edit, Site
 
 
 @dataclass(frozen=True)
@@ -16,12 +19,16 @@ class PromptShape:
         width: ``W``, the width of each.
         embedding_size: ``E``, the width of the frozen word embeddings that a strategy may read.
         init_scale: New vectors are drawn from U(-init_scale, init_scale).
+        hidden_size: ``H``, the width of the hidden states that edits are added to; 0 where no edits are taken.
+        layers: ``L``, the layers whose hidden states can be edited; 0 where no edits are taken.
     """
 
     length: int
     width: int
     embedding_size: int
     init_scale: float
+    hidden_size: int = 0
+    layers: int = 0
 
 
 @dataclass(frozen=True)
@@ -29,10 +36,13 @@ class Prompt:
     """The prompt of each instance.
 
     Attributes:
-        vectors: ``[B, K, W]``, or ``[1, K, W]`` where all instances have the same.
+        vectors: ``[B, K, W]``, or ``[1, K, W]`` where all instances have the same; none from a strategy that makes
+            edits.
         mask: ``[B, K]``, ``False`` where the instance has no vector for that slot (its text is too short); ``None``
             where every instance has all ``K``, so that there are no gaps to close.
+        edits: What is added to the hidden states of the instances' own tokens, from a strategy that makes edits.
     """
 
     vectors: Tensor
     mask: Tensor | None = None
+    edits: Mapping[Site, Edit] = field(default_factory=dict)

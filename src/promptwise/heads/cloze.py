@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from promptwise.backbones.backbone import Backbone
-from promptwise.backbones.language_model_heads import lm_head_parts
 from promptwise.errors import ConfigError
 from promptwise.heads.base import Head, take
 from promptwise.tasks.spec import TaskSpec
@@ -41,7 +40,7 @@ class ClozeHead(Head):
 
     def __init__(self, backbone: Backbone, spec: TaskSpec) -> None:
         super().__init__(backbone, spec)
-        lm_head_parts(backbone)
+        backbone.lm_head_parts()
         words = label_word_tokens(backbone.tokenizer, spec)
         ids = sorted({token for label in words for word in label for token in word})
         column = {token: index for index, token in enumerate(ids)}
@@ -56,7 +55,7 @@ class ClozeHead(Head):
     def forward(self, backbone: Backbone, hidden: Tensor, mask: Tensor, mask_position: Tensor | None) -> Tensor:
         """See :meth:`Head.forward`."""
         position = mask.sum(1) - 1 if mask_position is None else mask_position
-        transform, matrix, bias = lm_head_parts(backbone)
+        transform, matrix, bias = backbone.lm_head_parts()
         with backbone.autocast():
             logits = nn.functional.linear(transform(take(hidden, position)), matrix[self.token_ids])
         if bias is not None:

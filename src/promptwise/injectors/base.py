@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from promptwise.backbones.backbone import Backbone
+from promptwise.core.injection import Injection
 from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt, PromptShape
 
 
 class Injector(nn.Module, ABC):
-    """Puts ``K`` vectors per instance into a backbone. It knows nothing of how they were made.
+    """Says how the vectors of a prompt enter a backbone. It knows nothing of how they were made, and runs no model.
 
     Attributes:
         shape: What it asks of the strategy.
         reserved_positions: How many of the model's positions its prompts take from the text.
+        takes_edits: Whether a strategy may make edits of hidden states for it instead of vectors.
+        has_slots: Whether the ``K`` vectors of a prompt stay apart; else their mean counts.
     """
 
     shape: PromptShape
     reserved_positions: int = 0
+    takes_edits: ClassVar[bool] = False
+    has_slots: ClassVar[bool] = True
 
     @abstractmethod
     def __init__(self, backbone: Backbone, length: int, instance_wise: bool) -> None:
@@ -37,5 +43,5 @@ class Injector(nn.Module, ABC):
         super().__init__()
 
     @abstractmethod
-    def forward(self, backbone: Backbone, instance: Instance, prompt: Prompt, token_types: Tensor | None) -> Tensor:
-        """The last hidden state ``[B, T, H]`` of the instance's tokens, prompts counted out."""
+    def inject(self, instance: Instance, prompt: Prompt) -> Injection:
+        """What enters the backbone for each row of an instance, whose prompt this is."""

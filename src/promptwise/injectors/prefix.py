@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from promptwise.backbones.attention import use_prefix_attention
+from promptwise.backbones.attention_setup import use_prefix_attention
 from promptwise.backbones.backbone import Backbone
+from promptwise.core.injection import Injection
 from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt, PromptShape
 from promptwise.injectors.base import Injector
@@ -30,6 +31,7 @@ class PrefixInjector(Injector):
         super().__init__(backbone, length, instance_wise)
         layers = use_prefix_attention(backbone)
         self.layers, self.heads, self.head_size = len(layers), layers[0].heads, layers[0].head_size
+        self.dtype = backbone.compute_dtype
         layer_width = 2 * self.heads * self.head_size
         scale = 0.5
         width = layer_width if instance_wise else self.layers * layer_width
@@ -38,18 +40,13 @@ class PrefixInjector(Injector):
         if instance_wise:
             self.prefix = nn.Parameter(torch.empty(length, self.layers * layer_width).uniform_(-scale, scale))
 
-    def forward(self, backbone: Backbone, instance: Instance, prompt: Prompt, token_types: Tensor | None) -> Tensor:
-        """See :meth:`Injector.forward`; ``prompt.vectors`` is ``[B or 1, K, W]``."""
-        return backbone.run(
-            instance,
-            instance.embeddings,
-            instance.mask,
-            token_types=token_types,
-            prompt_keys_values=self._keys_values(prompt, backbone.compute_dtype),
-        )
+    def inject(self, instance: Instance, prompt: Prompt) -> Injection:
+        """See :meth:`Injector.inject`; ``prompt.vectors`` is ``[B or 1, K, W]``."""
+        return Injection(len(instance.ids), prefix=self._keys_values(prompt))
 
-    def _keys_values(self, prompt: Prompt, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    def _keys_values(self, prompt: Prompt) -> tuple[Tensor, ...]:
         """Per layer the keys and values ``[2, B or 1, A, K, D]`` in the dtype of the model's own."""
+        dtype = self.dtype
         if self.prefix is None:
             return self._per_layer(prompt.vectors.to(dtype)).unbind(0)
         scale = INSTANCE_SCALE if prompt.mask is None else (prompt.mask * INSTANCE_SCALE).unsqueeze(-1)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-from promptwise.backbones.attention import use_own_attention
+from promptwise.backbones.attention_setup import use_own_attention
 from promptwise.backbones.backbone import Backbone
-from promptwise.core.instance import Instance, gather_rows, left_order
+from promptwise.core.injection import Injection
+from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt, PromptShape
 from promptwise.injectors.base import Injector
 
@@ -29,22 +27,6 @@ class PromptInjector(Injector):
         self.shape = PromptShape(length, width=size, embedding_size=size, init_scale=0.5)
         self.reserved_positions = length
 
-    def forward(self, backbone: Backbone, instance: Instance, prompt: Prompt, token_types: Tensor | None) -> Tensor:
-        """See :meth:`Injector.forward`; ``prompt.vectors`` is ``[B or 1, K, E]``."""
-        length = prompt.vectors.shape[1]
-        vectors = prompt.vectors.to(instance.embeddings.dtype).expand(len(instance.ids), -1, -1)
-        embeddings = torch.cat([vectors, instance.embeddings], dim=1)
-        types = None if token_types is None else torch.nn.functional.pad(token_types, (length, 0))
-        if prompt.mask is None:
-            mask = torch.nn.functional.pad(instance.mask, (length, 0), value=True)
-            return backbone.run(instance, embeddings, mask, positions=slice(length, None), token_types=types)
-        mask = torch.cat([prompt.mask, instance.mask], dim=1)
-        order = left_order(mask)
-        start = prompt.mask.sum(1, keepdim=True)
-        return backbone.run(
-            instance,
-            gather_rows(embeddings, order),
-            mask.gather(1, order),
-            positions=start + torch.arange(instance.ids.shape[1], device=start.device),
-            token_types=None if types is None else types.gather(1, order),
-        )
+    def inject(self, instance: Instance, prompt: Prompt) -> Injection:
+        """See :meth:`Injector.inject`; ``prompt.vectors`` is ``[B or 1, K, E]``."""
+        return Injection(len(instance.ids), prompt=prompt.vectors, prompt_mask=prompt.mask)

@@ -13,7 +13,7 @@ from promptwise.backbones.backbone import Backbone
 from promptwise.config import PromptConfig
 from promptwise.config.settings import flag_name
 from promptwise.errors import BackboneError, ConfigError
-from promptwise.registry import STRATEGIES
+from promptwise.registry import BASES, HEADS, STRATEGIES
 from promptwise.strategies.knowledge import Knowledge, read_knowledge
 
 
@@ -40,6 +40,34 @@ def strategy_options(config: PromptConfig) -> dict[str, Any]:
             "out."
         )
     return {name: getattr(config, name) for name in names}
+
+
+def check_parts(config: PromptConfig) -> None:
+    """Refuse parts that cannot work together, before any model is loaded.
+
+    Raises:
+        ConfigError: The base cannot take what the strategy makes, or there would be nothing to train.
+    """
+    strategy, injector, head = STRATEGIES.get(config.strategy), BASES.get(config.base), HEADS.get(config.head)
+    if not strategy.makes_vectors:
+        if head.cloze and not config.tune_backbone:
+            raise ConfigError(
+                f"--strategy {config.strategy} with --head {config.head} has nothing to train: that head is frozen. "
+                "Use `promptwise zero-shot`, --head classifier for a linear probe, or --tune-backbone for fine-tuning."
+            )
+        return
+    if strategy.makes_edits and not injector.takes_edits:
+        serving = [name for name in BASES.names() if BASES.get(name).takes_edits]
+        raise ConfigError(
+            f"--strategy {config.strategy} changes hidden states, which --base {config.base} does not take. Use --base "
+            f"{' or '.join(serving)}."
+        )
+    if strategy.needs_slots and not injector.has_slots:
+        serving = [name for name in BASES.names() if BASES.get(name).has_slots]
+        raise ConfigError(
+            f"--strategy {config.strategy} makes a vector for each of the first K tokens, and --base {config.base} has "
+            f"no places to keep them apart. Use --base {' or '.join(serving)}."
+        )
 
 
 def knowledge_of(config: PromptConfig, backbone: Backbone) -> Knowledge | None:
@@ -109,6 +137,11 @@ def enable_checkpointing(backbone: Backbone, options: dict[str, Any] | None, **m
     backbone.checkpointed = tuple(
         module for module in model.modules() if getattr(module, "gradient_checkpointing", False) is True
     )
+    for module in backbone.checkpointed:
+        checkpointed: Any = module
+        if hasattr(checkpointed, "_gradient_checkpointing_func"):
+            function = checkpointed._gradient_checkpointing_func
+            checkpointed._gradient_checkpointing_func = backbone.current.in_checkpoint(function)
 
 
 @contextlib.contextmanager

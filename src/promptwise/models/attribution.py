@@ -56,7 +56,7 @@ def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attri
     batch = {key: value.to(model.device) for key, value in model.collate(model.input_format.encode([pair])).items()}
     tokenizer = model.backbone.tokenizer
     absent = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else tokenizer.unk_token_id or 0
-    instance, types, position = model.aligned(
+    instance, position = model.aligned(
         batch["input_ids"],
         batch["attention_mask"],
         batch["text_mask"],
@@ -72,14 +72,14 @@ def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attri
             instance,
             **{
                 name: getattr(instance, name).expand(count, *getattr(instance, name).shape[1:])
-                for name in ("ids", "mask", "text")
+                for name in ("ids", "mask", "text", "token_types")
+                if getattr(instance, name) is not None
             },
             embeddings=nothing + presence.unsqueeze(-1) * (instance.embeddings - nothing),
             presence=presence,
             absent=nothing[0, 0],
         )
-        hidden = model.hidden(many, None if types is None else types.expand(count, -1))
-        return model.scores(many, hidden, None if position is None else position.expand(count))
+        return model.scores(many, model.hidden(many), None if position is None else position.expand(count))
 
     with torch.no_grad():
         scores = logits(torch.ones_like(instance.ids, dtype=torch.float32))[0]

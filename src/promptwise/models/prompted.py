@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,13 @@ from promptwise.backbones.backbone import Backbone
 from promptwise.backbones.hub import DEFAULT_MODEL
 from promptwise.backbones.placement import place
 from promptwise.config import PromptConfig
+from promptwise.core.injection import Injection
 from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt
 from promptwise.errors import ConfigError
+from promptwise.injectors.none import NoInjector
 from promptwise.models.assembly import (
+    check_parts,
     enable_checkpointing,
     expect_no_backbone,
     expect_no_tied,
@@ -76,9 +79,11 @@ class PromptedModel(TextModel):
                 f"{backbone.name} was loaded to be {'tuned' if backbone.trainable else 'frozen'}, and --tune-backbone "
                 f"is {'on' if config.tune_backbone else 'off'}. Name the model instead of a loaded backbone."
             )
+        check_parts(config)
         with seeded(seed):
-            length = config.length if strategy.makes_vectors else 0
-            self.injector = injector(backbone, length, strategy.instance_wise)
+            if not strategy.makes_vectors:
+                injector = NoInjector
+            self.injector = injector(backbone, config.length if strategy.makes_vectors else 0, strategy.instance_wise)
             self.strategy = strategy(self.injector.shape, **strategy_options(config))
             self.head = head(backbone, spec, **({} if head.cloze else {"pooling": config.pooling}))
         self.input_format = input_format_for(
@@ -122,6 +127,7 @@ class PromptedModel(TextModel):
             config = PromptConfig(**options)
         except TypeError as error:
             raise ConfigError(f"{error}; the options are {', '.join(asdict(PromptConfig()))}.") from error
+        check_parts(config)
         backbone = place(backbone, HEADS.get(config.head).cloze, dtype, device, trainable=config.tune_backbone)
         return cls(backbone, spec, config, seed)
 
@@ -133,9 +139,20 @@ class PromptedModel(TextModel):
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Groups for an optimizer: what is trained at ``lr``, and the strategy at its own share of it."""
         strategy = [parameter for parameter in self.strategy.parameters() if parameter.requires_grad]
-        own = {id(parameter) for parameter in strategy}
-        rest = [one for one in self.parameters() if one.requires_grad and id(one) not in own]
-        groups = [{"params": rest, "lr": lr}, {"params": strategy, "lr": lr * self.strategy.lr_scale}]
+        others = {id(parameter) for parameter in strategy}
+        # As in Trainer, weight decay is for matrices: a bias or a norm that is pulled to zero is another model.
+        plain = [
+            parameter
+            for parameter in self.backbone.parameters()
+            if parameter.requires_grad and parameter.dim() == 1 and id(parameter) not in others
+        ]
+        others |= {id(parameter) for parameter in plain}
+        rest = [parameter for parameter in self.parameters() if parameter.requires_grad and id(parameter) not in others]
+        groups: list[dict[str, Any]] = [
+            {"params": rest, "lr": lr},
+            {"params": strategy, "lr": lr * self.strategy.lr_scale},
+            {"params": plain, "lr": lr, "weight_decay": 0.0},
+        ]
         return [group for group in groups if group["params"]]
 
     def train(self, mode: bool = True) -> PromptedModel:
@@ -166,10 +183,16 @@ class PromptedModel(TextModel):
         """The name that :meth:`activation_checkpointing_enable` had before."""
         self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
 
-    def hidden(self, instance: Instance, token_types: Tensor | None) -> Tensor:
+    def hidden(self, instance: Instance) -> Tensor:
         """The last hidden state ``[B, T, H]`` with the prompt of each instance."""
-        hidden: Tensor = self.injector(self.backbone, instance, self.prompt(instance), token_types)
-        return hidden
+        return self.backbone.run(instance, self.injection(instance))
+
+    def injection(self, instance: Instance) -> Injection:
+        """What enters the backbone for each instance: its prompt, as the injector has it."""
+        if self.strategy.reads_layer is not None and instance.states is None:
+            instance = replace(instance, states=self.backbone.states(instance, self.strategy.reads_layer))
+        injection: Injection = self.injector.inject(instance, self.prompt(instance))
+        return injection
 
     def prompt(self, instance: Instance) -> Prompt:
         """The prompt of each instance."""

@@ -84,8 +84,8 @@ class TextModel(nn.Module, ABC):
         Raises:
             ConfigError: An input has more real tokens than the model has room for.
         """
-        instance, types, position = self.aligned(input_ids, attention_mask, text_mask, token_type_ids, mask_position)
-        logits = self.scores(instance, self.hidden(instance, types), position)
+        instance, position = self.aligned(input_ids, attention_mask, text_mask, token_type_ids, mask_position)
+        logits = self.scores(instance, self.hidden(instance), position)
         return SequenceClassifierOutput(loss=None if labels is None else self.loss(logits, labels), logits=logits)
 
     def aligned(
@@ -95,31 +95,34 @@ class TextModel(nn.Module, ABC):
         text_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         mask_position: Tensor | None = None,
-    ) -> tuple[Instance, Tensor | None, Tensor | None]:
-        """The left-aligned instance of a batch, with its token types and mask positions; see :meth:`forward`."""
+    ) -> tuple[Instance, Tensor | None]:
+        """The left-aligned instance of a batch, with its mask positions; see :meth:`forward`."""
         mask = attention_mask.bool()
         text = mask if text_mask is None else text_mask.bool() & mask
         # Every backbone numbers positions from the left: with real tokens first the side of the padding cannot matter.
         order = left_order(mask)
         ids = input_ids.gather(1, order)
         instance = Instance(
-            ids, mask.gather(1, order), text.gather(1, order), self.backbone.embed(ids), self.input_format.cloze
+            ids,
+            mask.gather(1, order),
+            text.gather(1, order),
+            self.backbone.embed(ids),
+            self.input_format.cloze,
+            token_types=None if token_type_ids is None else token_type_ids.gather(1, order),
         )
         room = self.input_format.max_tokens
         if input_ids.shape[1] > room:
             # Padding to a fixed length may be wider than the model; only padding is cut.
             if bool(instance.mask[:, room:].any()):
                 raise ConfigError(f"An input has more than {room} tokens, the most that this model was made for.")
-            instance, order = instance.cut(room), order[:, :room]
+            instance = instance.cut(room)
         if mask_position is not None:
             mask_position = mask.long().cumsum(1).gather(1, mask_position.unsqueeze(1)).squeeze(1) - 1
-        if token_type_ids is not None:
-            token_type_ids = token_type_ids.gather(1, order)
-        return instance, token_type_ids, mask_position
+        return instance, mask_position
 
     @abstractmethod
-    def hidden(self, instance: Instance, token_types: Tensor | None) -> Tensor:
-        """The last hidden state ``[B, T, H]`` of left-aligned inputs with token types ``[B, T]``."""
+    def hidden(self, instance: Instance) -> Tensor:
+        """The last hidden state ``[B, T, H]`` of left-aligned inputs."""
 
     def scores(self, instance: Instance, hidden: Tensor, mask_position: Tensor | None) -> Tensor:
         """Logits ``[B, C]`` of a hidden state; ``mask_position`` ``[B]`` is that of the left-aligned inputs."""
@@ -137,11 +140,11 @@ class TextModel(nn.Module, ABC):
         return encode_examples(self.input_format, examples)
 
     def instances(self, inputs: Iterable[Features], batch_size: int = 256) -> Iterator[Instance]:
-        """Features in batches as a strategy sees them, without embeddings."""
+        """Features in batches as a strategy sees them."""
         for batch in chunks(inputs, batch_size):
             tensors = {key: value.to(self.device) for key, value in self.collate(batch).items()}
             ids, mask = tensors["input_ids"], tensors["attention_mask"].bool()
-            yield Instance(ids, mask, tensors["text_mask"], ids.new_zeros(*ids.shape, 0, dtype=torch.float32))
+            yield Instance(ids, mask, tensors["text_mask"], self.backbone.embed(ids), self.input_format.cloze)
 
     def collate(self, rows: Sequence[Features]) -> dict[str, Tensor]:
         """Pad features to the longest of a batch: the arguments of :meth:`forward`."""

@@ -95,9 +95,9 @@ class ZeroShotModel(TextModel):
         spec = load_spec(task) if isinstance(task, str) else task
         return cls(place(backbone, True, dtype, device), spec, calibration, max_length)
 
-    def hidden(self, instance: Instance, token_types: Tensor | None) -> Tensor:
+    def hidden(self, instance: Instance) -> Tensor:
         """See :meth:`TextModel.hidden`; nothing is put before or into the model."""
-        return self.backbone.run(instance, instance.embeddings, instance.mask, token_types=token_types)
+        return self.backbone.run(instance)
 
     def scores(self, instance: Instance, hidden: Tensor, mask_position: Tensor | None) -> Tensor:
         """See :meth:`TextModel.scores`; calibrated."""

@@ -11,7 +11,6 @@ from typing import Any
 
 from promptwise.backbones.backbone import Backbone
 from promptwise.backbones.cloze_weights import WEIGHTS_FILE, find_cloze_weights, write_cloze_weights
-from promptwise.backbones.language_model_heads import lm_head_parts
 from promptwise.backbones.loading import load_backbone
 from promptwise.backbones.placement import default_device, prepare_backbone, resolve_dtype
 from promptwise.config import ClozeConfig
@@ -151,7 +150,7 @@ def load_encoder(name: str) -> Backbone:
             f"{name!r} {why}, and `pretrain cloze` trains an encoder to fill its mask token. Name an encoder such as "
             "roberta-base; a decoder needs no pretraining: the cloze head reads its next token."
         )
-    if lm_head_parts(backbone)[1] is not backbone.base.get_input_embeddings().weight:
+    if backbone.lm_head_parts()[1] is not backbone.base.get_input_embeddings().weight:
         raise BackboneError(
             f"{name!r} has an output matrix of its own (tie_word_embeddings is off), and `pretrain cloze` uses the "
             "word embeddings. Name an encoder whose output matrix is tied."

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from promptwise.backbones.backbone import Backbone
-from promptwise.backbones.language_model_heads import lm_head_parts
 from promptwise.pretraining.blocks import IGNORED, Blocks, Masking, ordinary_tokens
 from promptwise.tasks.batching import chunks
 
@@ -59,7 +58,7 @@ def mask_logits(
         positions: ``[P]`` in the flattened batch.
         output_matrix: ``[V, .]`` in the compute dtype, to spare its cast; by default the head's own.
     """
-    transform, matrix, bias = lm_head_parts(backbone)
+    transform, matrix, bias = backbone.lm_head_parts()
     with backbone.autocast():
         hidden = backbone.base(input_ids=input_ids).last_hidden_state.flatten(0, 1)[positions]
         logits = torch.nn.functional.linear(transform(hidden), matrix if output_matrix is None else output_matrix)

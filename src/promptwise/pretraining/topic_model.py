@@ -76,7 +76,7 @@ class TopicModel(TextModel):
         """Give a row of the table to each token that the training texts show."""
         self.table.allocate(text_ids(self.instances(inputs)), start=self.backbone.base.get_input_embeddings())
 
-    def hidden(self, instance: Instance, token_types: Tensor | None) -> Tensor:
+    def hidden(self, instance: Instance) -> Tensor:
         """Token vectors ``[B, T, E]``."""
         return self.normalise_tokens(self.table.vectors(instance))  # type: ignore[no-any-return]
 

@@ -21,12 +21,18 @@ class Strategy(nn.Module, ABC):
         instance_wise: Whether the prompt depends on the instance.
         makes_vectors: Whether there is a prompt; without one ``K`` is 0, whatever the settings say.
         options: The fields of :class:`~promptwise.config.PromptConfig` that it takes as keyword arguments.
+        makes_edits: Whether it makes edits of hidden states instead of vectors, which not every base takes.
+        needs_slots: Whether its vectors must stay apart where they enter.
+        reads_layer: The layer whose incoming hidden states it reads (:attr:`Instance.states`); ``None`` for none.
         lr_scale: The learning rate of the strategy's weights, as a share of that of the other trained weights.
     """
 
     instance_wise: ClassVar[bool] = True
     makes_vectors: ClassVar[bool] = True
     options: ClassVar[tuple[str, ...]] = ()
+    makes_edits: ClassVar[bool] = False
+    needs_slots: ClassVar[bool] = False
+    reads_layer: int | None = None
     lr_scale: ClassVar[float] = 1.0
 
     @abstractmethod

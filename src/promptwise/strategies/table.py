@@ -33,6 +33,7 @@ class RandomTable(Strategy):
     """
 
     options: ClassVar[tuple[str, ...]] = ("table_rank",)
+    needs_slots: ClassVar[bool] = True
     lr_scale: ClassVar[float] = 0.3
 
     def __init__(self, shape: PromptShape, table_rank: int | None = None) -> None:
@@ -59,10 +60,11 @@ class RandomTable(Strategy):
         rows, known = self.table(first.ids)
         # In training every token has a row, and the mean of a large table takes its time.
         other = rows.new_zeros(()) if self.training else self.unknown(first)
-        vectors = torch.where(known.unsqueeze(-1), self.output(rows), other)
+        own = self.output(rows)
         if first.presence is not None:
-            vectors = first.faded(vectors, self._mean())
-        return Prompt(vectors, first.mask)
+            # What stands in for unknown tokens is made of embeddings, which are faded already, or is the mean itself.
+            own = first.faded(own, self._mean())
+        return Prompt(torch.where(known.unsqueeze(-1), own, other), first.mask)
 
     def unknown(self, first: Instance) -> Tensor:
         """Vectors ``[B, K, W]`` (or ``[W]`` for all) in place of the rows that tokens do not have."""

@@ -45,7 +45,7 @@ class VocabularyTable(nn.Module):
         self.rows = nn.Parameter(values.to(dtype), requires_grad=self.trained)
 
     def allocate(self, ids: Tensor, start: Callable[[Tensor], Tensor] | None = None) -> None:
-        """Make a row for each distinct id; one that has a row already keeps its values.
+        """Make a row for each distinct id; rows that are there already stay, with their values.
 
         Args:
             ids: Any shape.
@@ -57,7 +57,7 @@ class VocabularyTable(nn.Module):
         if not ids.numel():
             raise DataError("No training text has a token, so a vocabulary table has nothing to learn from.")
         device = self.rows.device
-        ids = torch.unique(ids).to(device=device, dtype=torch.int32)
+        ids = torch.unique(torch.cat([self.ids, ids.to(device=device, dtype=torch.int32).flatten()]))
         if start is None:
             values = torch.empty(len(ids), self.width).uniform_(-self.init_scale, self.init_scale)
         else:

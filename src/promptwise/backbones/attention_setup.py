@@ -1,0 +1,71 @@
+"""Making a backbone call attention that takes keys and values from outside, and counting the layers that do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from promptwise.backbones import own_attention
+from promptwise.backbones.attention import AttentionLayer, prefix_attention, prefix_mask
+from promptwise.backbones.backbone import Backbone
+from promptwise.errors import BackboneError
+
+NAME = "promptwise_prefix"
+
+
+def use_own_attention(backbone: Backbone) -> list[AttentionLayer]:
+    """Make the backbone call :func:`prefix_attention`, plain attention without a prefix, and number its layers.
+
+    Returns:
+        The self-attention layers of the prompted stack that call it, in order. Where there are none the backbone is as
+        it was before: some models look at the name of their attention instead of calling it.
+    """
+    if backbone.family.prefix in own_attention.INSTALL:
+        return own_attention.INSTALL[backbone.family.prefix](backbone)
+    if not getattr(backbone.model, "_supports_sdpa", False):
+        return []
+    AttentionInterface.register(NAME, prefix_attention)
+    AttentionMaskInterface.register(NAME, prefix_mask)
+    # T5's two stacks have copies of the configuration.
+    configs = [module.config for module in backbone.model.modules() if hasattr(module, "config")]
+    before = [config._attn_implementation for config in configs]
+    layers: list[AttentionLayer] = []
+    try:
+        for config in configs:
+            config._attn_implementation = NAME
+        layers = _probe(backbone)
+    finally:
+        if not layers:
+            for config, implementation in zip(configs, before, strict=True):
+                config._attn_implementation = implementation
+    return layers
+
+
+def use_prefix_attention(backbone: Backbone) -> list[AttentionLayer]:
+    """As :func:`use_own_attention`, for layers that will be given prefixes.
+
+    Raises:
+        BackboneError: The model's attention cannot take keys and values from outside, or its layers differ in size.
+    """
+
+    def refusal(why: str) -> BackboneError:
+        name = f"{backbone.model_type} ({backbone.name})"
+        return BackboneError(f"Prefix tuning cannot serve {name}: its {why}. Use --base prompt.")
+
+    layers = use_own_attention(backbone)
+    if backbone.family.prefix == "none" or not layers:
+        raise refusal(backbone.family.why_no_prefix)
+    if len(set(layers)) > 1 or layers[0].head_size != layers[0].value_size:
+        raise refusal("layers differ in the size of their keys and values")
+    return layers
+
+
+def _probe(backbone: Backbone) -> list[AttentionLayer]:
+    """The layers that call the attention function when one token runs through the prompted stack."""
+    probe: dict[Any, AttentionLayer] = {}
+    embeddings = backbone.embed(torch.zeros(1, 1, dtype=torch.long, device=backbone.device))
+    with torch.no_grad(), backbone.autocast():
+        backbone.stack(inputs_embeds=embeddings, attention_probe=probe)
+    return list(probe.values())

@@ -1,0 +1,64 @@
+"""Vectors are added to the hidden states of the input's own tokens, in every layer."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor
+
+from promptwise.backbones.attention_setup import use_own_attention
+from promptwise.backbones.backbone import Backbone
+from promptwise.core.injection import Edit, Injection, Site
+from promptwise.core.instance import Instance
+from promptwise.core.prompt import Prompt, PromptShape
+from promptwise.injectors.base import Injector
+
+
+class HiddenInjector(Injector):
+    """Adds to the states that enter each of ``L`` layers; nothing is put before the text, and no position is taken.
+
+    A strategy that makes edits decides for each token and layer what is added. Any other strategy is asked for
+    vectors of width ``W = L x H``: their mean over the instance's slots is the same addition to all tokens of a
+    layer, for the task-level strategy a trained bias of each layer (as BitFit, Ben Zaken et al., 2022, trains them).
+    """
+
+    takes_edits = True
+    has_slots = False
+
+    def __init__(self, backbone: Backbone, length: int, instance_wise: bool) -> None:
+        super().__init__(backbone, length, instance_wise)
+        if backbone.device.type == "cpu":
+            # For its backward pass; elsewhere torch's own attention is the faster one.
+            use_own_attention(backbone)
+        backbone.serve_edits()
+        layers, size = len(backbone.layers), backbone.layer_size
+        # Vectors start at nothing, so that training starts from the model as it is.
+        self.shape = PromptShape(
+            length,
+            width=layers * size,
+            embedding_size=backbone.embedding_size,
+            init_scale=0.0,
+            hidden_size=size,
+            layers=layers,
+        )
+
+    def inject(self, instance: Instance, prompt: Prompt) -> Injection:
+        """See :meth:`Injector.inject`; ``prompt.vectors`` is ``[B or 1, K, L*H]`` where there are no edits."""
+        rows = len(instance.ids)
+        if prompt.edits:
+            return Injection(rows, edits=prompt.edits)
+        if prompt.mask is None:
+            mean = prompt.vectors.mean(1, keepdim=True)
+        else:
+            weight = prompt.mask.unsqueeze(-1).to(prompt.vectors.dtype)
+            mean = (prompt.vectors * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
+        by_layer = mean.unflatten(-1, (self.shape.layers, self.shape.hidden_size)).unbind(2)
+        edits: dict[Site, Edit] = {
+            (layer, "input"): partial(_same_for_all, vector) for layer, vector in enumerate(by_layer)
+        }
+        return Injection(rows, edits=edits)
+
+
+def _same_for_all(vector: Tensor, hidden: Tensor) -> Tensor:
+    """The addition ``[B or 1, 1, H]`` to every token of ``hidden`` ``[B, T, H]``."""
+    return vector
