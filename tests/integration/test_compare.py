@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,8 +36,27 @@ from tests.integration.command import checkpoints, contents, fails, ok, promptwi
 
 MakeSpec = Callable[..., Path]
 STEPS_PER_EPOCH = 4
+GRID = {"length": [2, 4]}
 SAME = ("id", "status", "experiment", "task", "method", "purpose", "seed", "lr", "settings", "choices", "error", "code")
 SAME_METRICS = ("test", "validation", "steps", "best_step", "parameters", "data", "backbone", "config")
+
+
+def spec_file(folder: Path, tickets: Path, tiny: Path, **more: Any) -> Path:
+    """Write the file of a small experiment; what is given wins."""
+    values = {
+        "name": "small",
+        "settings": {"model": str(tiny), "epochs": 1, "length": 4, "batch_size": 8, "dtype": "fp32"},
+        "tasks": {"tickets": {"data": str(tickets), "text_column": "body", "label_column": "team"}},
+        "methods": {
+            "prompt tuning": {"base": "prompt", "strategy": "shared"},
+            "probe": {"strategy": "none"},
+        },
+        "seeds": [0, 1],
+        **more,
+    }
+    file = folder / "spec.yaml"
+    file.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return file
 
 
 @pytest.fixture
@@ -44,22 +64,30 @@ def make_spec(tickets: Path, tiny: Path, tmp_path: Path) -> MakeSpec:
     """Write the file of a small experiment; what is given wins."""
 
     def make(**more: Any) -> Path:
-        values = {
-            "name": "small",
-            "settings": {"model": str(tiny), "epochs": 1, "length": 4, "batch_size": 8, "dtype": "fp32"},
-            "tasks": {"tickets": {"data": str(tickets), "text_column": "body", "label_column": "team"}},
-            "methods": {
-                "prompt tuning": {"base": "prompt", "strategy": "shared"},
-                "probe": {"strategy": "none"},
-            },
-            "seeds": [0, 1],
-            **more,
-        }
-        file = tmp_path / "spec.yaml"
-        file.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-        return file
+        return spec_file(tmp_path, tickets, tiny, **more)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def finished_grid(tickets: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a finished experiment with ``GRID``, and what its command printed; tests only read it."""
+    folder = tmp_path_factory.mktemp("grid")
+    file = spec_file(folder, tickets, tiny, grid=GRID)
+    return folder / "out", ok("compare", file, "--out", folder / "out", "--threads", 1).out
+
+
+@pytest.fixture
+def grid_copy(finished_grid: tuple[Path, str], tmp_path: Path) -> Path:
+    """A copy of that folder that a test may change."""
+    return Path(shutil.copytree(finished_grid[0], tmp_path / "grid"))
+
+
+def remove_records(out: Path, **of: Any) -> None:
+    """Remove the records with these values, as if those runs had never been."""
+    for key, record in records_of(out).items():
+        if all(record[name] == value for name, value in of.items()):
+            (out / "records" / f"{key}.json").unlink()
 
 
 @pytest.fixture
@@ -83,11 +111,12 @@ def without_time(record: dict[str, Any]) -> dict[str, Any]:
     return {**{key: record[key] for key in SAME}, **{key: record["metrics"].get(key) for key in SAME_METRICS}}
 
 
-def test_a_grid_leaves_a_record_for_each_run_and_is_done_once(make_spec: MakeSpec, tmp_path: Path) -> None:
+def test_a_grid_leaves_a_record_for_each_run_and_is_done_once(
+    finished_grid: tuple[Path, str], grid_copy: Path, make_spec: MakeSpec
+) -> None:
     """Methods x grid x seeds runs leave as many records; the same command again changes no file."""
-    file, out = make_spec(grid={"length": [2, 4]}), tmp_path / "out"
-    printed = ok("compare", file, "--out", out, "--threads", 1).out
-    records = records_of(out)
+    _, printed = finished_grid
+    records = records_of(grid_copy)
     assert len(records) == 2 * 2 * 2
     assert {record["status"] for record in records.values()} == {"finished"}
     assert {record["method"] for record in records.values()} == {
@@ -100,22 +129,25 @@ def test_a_grid_leaves_a_record_for_each_run_and_is_done_once(make_spec: MakeSpe
         assert record["metrics"]["config"]["lr"] == record["lr"] == usual
     assert printed.count("finished: tickets") == 8
     assert "8 of 8 runs finished" in printed
-    assert not list((out / "runs").iterdir())
-    before = contents(out)
-    assert "8 of 8 runs finished" in ok("compare", file, "--out", out).out
-    assert contents(out) == before
+    assert not list((grid_copy / "runs").iterdir())
+    before = contents(grid_copy)
+    assert "8 of 8 runs finished" in ok("compare", make_spec(grid=GRID), "--out", grid_copy).out
+    assert contents(grid_copy) == before
 
 
-def test_the_report_is_written_at_the_end(make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_is_written_at_the_end(
+    grid_copy: Path, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the command of the experiment itself; without matplotlib the tables are there, and the way to the figure."""
-    file = make_spec(seeds=[0], grid={"length": [2, 4]}, figure={"kind": "lines", "x": "length"})
-    printed = ok("compare", file, "--out", tmp_path / "out", "--threads", 1).out
+    file = make_spec(grid=GRID, figure={"kind": "lines", "x": "length"})
+    (grid_copy / "report.md").unlink()
+    printed = ok("compare", file, "--out", grid_copy, "--threads", 1).out
     assert "The report is" in printed
-    assert {"report.md", "report.tex", "report.html", "figure.svg", "figure.pdf"} <= set(os.listdir(tmp_path / "out"))
-    (tmp_path / "out" / "report.md").unlink()
+    assert {"report.md", "report.tex", "report.html", "figure.svg", "figure.pdf"} <= set(os.listdir(grid_copy))
+    (grid_copy / "report.md").unlink()
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert "pip install" in ok("compare", file, "--out", tmp_path / "out", "--threads", 1).err
-    assert (tmp_path / "out" / "report.md").is_file()
+    assert "pip install" in ok("compare", file, "--out", grid_copy, "--threads", 1).err
+    assert (grid_copy / "report.md").is_file()
 
 
 def test_the_learning_rate_is_chosen_on_validation_data(make_spec: MakeSpec, tmp_path: Path) -> None:
@@ -155,12 +187,10 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(make_spec: MakeSpec, tmp_
     assert "failed: tickets, broken" in ok("compare", file, "--out", out, "--threads", 1, "--retry-failed").out
 
 
-def test_two_jobs_give_the_same_records(make_spec: MakeSpec, tmp_path: Path) -> None:
+def test_two_jobs_give_the_same_records(finished_grid: tuple[Path, str], make_spec: MakeSpec, tmp_path: Path) -> None:
     """Side by side or one after the other, records are the same."""
-    file = make_spec()
-    ok("compare", file, "--out", tmp_path / "one", "--threads", 1)
-    ok("compare", file, "--out", tmp_path / "two", "--jobs", 2, "--threads", 1)
-    one, two = records_of(tmp_path / "one"), records_of(tmp_path / "two")
+    ok("compare", make_spec(grid=GRID), "--out", tmp_path / "two", "--jobs", 2, "--threads", 1)
+    one, two = records_of(finished_grid[0]), records_of(tmp_path / "two")
     assert {key: without_time(value) for key, value in one.items()} == {
         key: without_time(value) for key, value in two.items()
     }
@@ -201,15 +231,17 @@ def test_the_display_shows_the_end_and_what_failed(
     assert re.search(r"tickets +prompt tuning +0\.\d{4} +1", last)
 
 
-def test_a_dry_run_does_nothing(make_spec: MakeSpec, tmp_path: Path) -> None:
+def test_a_dry_run_does_nothing(grid_copy: Path, make_spec: MakeSpec, tmp_path: Path) -> None:
     """The plan names each cell, and an estimate once a run like it has finished."""
-    file, out = make_spec(), tmp_path / "out"
+    file, out = make_spec(grid=GRID), tmp_path / "out"
     printed = ok("compare", file, "--out", out, "--dry-run").out
-    assert "4 runs to do; time: unknown" in printed
+    assert "8 runs to do; time: unknown" in printed
     assert not out.exists()
-    ok("compare", make_spec(seeds=[0]), "--out", out, "--threads", 1)
-    printed = ok("compare", make_spec(), "--out", out, "--dry-run").out
-    assert "2 runs to do; time: about" in printed
+    remove_records(grid_copy, seed=1)
+    before = contents(grid_copy)
+    printed = ok("compare", file, "--out", grid_copy, "--dry-run").out
+    assert "4 runs to do; time: about" in printed
+    assert contents(grid_copy) == before
 
 
 def start(file: Path, out: Path) -> subprocess.Popen[bytes]:
@@ -300,19 +332,19 @@ def test_sigkill_at_twenty_moments_loses_nothing(make_spec: MakeSpec, tmp_path: 
     check_equal_after_kills(long_runs(make_spec, 100, **more), tmp_path, 20, epochs=150)
 
 
-def test_a_half_finished_run_that_cannot_go_on_begins_again(make_spec: MakeSpec, tmp_path: Path) -> None:
+def test_a_half_finished_run_that_cannot_go_on_begins_again(grid_copy: Path, make_spec: MakeSpec) -> None:
     """What is left of a run on other weights, or of another version, does not stand in the way."""
-    file, out = make_spec(seeds=[0]), tmp_path / "out"
-    ok("compare", file, "--out", out, "--threads", 1)
-    before = records_of(out)
-    for record in (out / "records").iterdir():
-        folder = out / "runs" / record.stem
-        folder.mkdir(parents=True)
-        settings = {**read_json(record)["settings"], "out": str(folder), "stands_on": {"backbone": "of old"}}
-        (folder / "train_config.json").write_text(json.dumps(settings), encoding="utf-8")
-        record.unlink()
-    ok("compare", file, "--out", out, "--threads", 1)
-    after = records_of(out)
+    before = records_of(grid_copy)
+    for key, record in before.items():
+        if record["seed"] == 0:
+            folder = grid_copy / "runs" / key
+            folder.mkdir(parents=True)
+            settings = {**record["settings"], "out": str(folder), "stands_on": {"backbone": "of old"}}
+            (folder / "train_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    remove_records(grid_copy, seed=0)
+    assert len(records_of(grid_copy)) == 4
+    ok("compare", make_spec(grid=GRID), "--out", grid_copy, "--threads", 1)
+    after = records_of(grid_copy)
     assert {key: without_time(one) for key, one in after.items()} == {
         key: without_time(one) for key, one in before.items()
     }
