@@ -363,23 +363,10 @@ def test_ctrl_c_cancels_and_the_same_command_goes_on(make_long: Callable[[], Pat
     assert len(plan.remaining()) == 2
 
 
-def test_an_engine_that_is_killed_leaves_no_worker(make_long: Callable[[], Path], tmp_path: Path) -> None:
-    """Workers end with the engine, so that nothing writes beside its successor."""
-    process = start(make_long(), tmp_path / "out")
-    wait_for_a_run(process, tmp_path / "out")
-    kill(process)
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)
-    raise AssertionError("a worker outlived its engine")
-
-
-def test_two_at_work_in_one_folder(make_long: Callable[[], Path], make_spec: MakeSpec, tmp_path: Path) -> None:
-    """The second one is told so, and the folder is free again once the first one is killed."""
+def test_one_at_work_in_a_folder_and_nothing_left_of_a_killed_one(
+    make_long: Callable[[], Path], make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """A second engine is told of the first; when that is killed the folder is free again and its worker is gone."""
     file, out = make_long(), tmp_path / "out"
     process = start(file, out)
     wait_for_a_run(process, out)
@@ -390,6 +377,15 @@ def test_two_at_work_in_one_folder(make_long: Callable[[], Path], make_spec: Mak
     kill(process)
     with FileLock(out / LOCK, timeout=600):
         pass
+    # Workers end with the engine, so that nothing writes beside its successor.
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    raise AssertionError("a worker outlived its engine")
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ def test_a_part_has_the_shares_of_the_whole_by_largest_remainder() -> None:
     assert labels_of(pick_across(plain(50, 33, 17), 10, salt="rows")) == {0: 5, 1: 3, 2: 2}
     _, held = hold_out(plain(17, 33, 50), 10, salt="validation", origin="f")
     assert labels_of(held) == {0: 2, 1: 3, 2: 5}
+    _, held = hold_out(plain(47, 33, 20), 10, salt="validation", origin="f")
+    assert labels_of(held) == {0: 5, 1: 3, 2: 2}
     _, held = hold_out(list(reversed(plain(5, 5))), 5, salt="validation", origin="f")
     assert labels_of(held) == {0: 3, 1: 2}
 
