@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import AutoModel
 
 from promptwise.backbones.backbone import Backbone
+from promptwise.errors import UnknownNameError
+from promptwise.heads.classifier import ClassifierHead
 from promptwise.strategies.networks.cnn import TextCNN
 from promptwise.strategies.networks.mlp import TokenMLP
-from tests.contract.common import EXAMPLES, K, TinyFolder, load, make_model, make_prepared
-from tests.tiny import BACKBONES, HEADS, HIDDEN, LAYERS
+from tests.contract.common import EXAMPLES, SPEC, K, TinyFolder, load, make_model, make_prepared
+from tests.tiny import BACKBONES, HEADS, HIDDEN, LAYERS, build_tokenizer
 
 LENGTHS = (5, 1, 0, 2, 9)
 SIZE = 6
@@ -176,3 +179,58 @@ def test_the_classifier_reads_the_position_of_its_kind(name: str, tiny_folder: T
         # BART and T5 are read at the row's own tokens: T5 has one answer for all.
         expected = mean.head.linear(hidden.mean(0))
     assert (mean.logits(rows)[0] - expected).abs().max().item() < 1e-4
+
+
+DECODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "granite divides": ("GraniteConfig", "GraniteForCausalLM", {"logits_scaling": 4.0}),
+    "cohere multiplies": ("CohereConfig", "CohereForCausalLM", {"logit_scale": 0.25}),
+    "gemma caps": ("Gemma2Config", "Gemma2ForCausalLM", {"final_logit_softcapping": 2.0, "head_dim": 8}),
+    "llama does nothing": ("LlamaConfig", "LlamaForCausalLM", {}),
+}
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_what_a_decoder_does_to_its_logits_last_is_done_to_label_words(kind: str) -> None:
+    """Scores of label words are the full model's logits, scaled or capped as its own forward does it."""
+    config_class, model_class, more = DECODERS[kind]
+    tokenizer = build_tokenizer("gpt2")
+    sizes = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "intermediate_size": 64}
+    config = getattr(transformers, config_class)(
+        **sizes, **more, vocab_size=len(tokenizer), num_key_value_heads=2, initializer_range=0.5, pad_token_id=0
+    )
+    torch.manual_seed(0)
+    backbone = Backbone(getattr(transformers, model_class)(config), tokenizer, kind)
+    model = make_prepared(backbone, strategy="none", base="prompt", head="cloze")
+    rows = model.features(EXAMPLES[:4])
+    for row, found in zip(rows, model.logits(rows), strict=True):
+        with torch.no_grad():
+            logits = backbone.model(input_ids=torch.tensor([row["input_ids"]])).logits[0, -1]
+        words = {
+            label: [tokenizer(f" {word}")["input_ids"] for word in SPEC.label_words[label]] for label in SPEC.labels
+        }
+        expected = [torch.stack([logits[ids].mean() for ids in words[label]]).mean() for label in SPEC.labels]
+        assert (found - torch.stack(expected)).abs().max().item() < 1e-4
+    assert model.logits(rows).std().item() > 0.1
+
+
+@pytest.mark.parametrize("pooling", ["first", "last", "mean"])
+def test_what_a_models_folder_declares_comes_before_its_kind(pooling: str, tiny_folder: TinyFolder) -> None:
+    """``auto`` is the declared pooling; one that is asked for wins over it; a new layer starts small, without bias."""
+    for name in ("bert", "gpt2"):
+        backbone = load(tiny_folder(name), lm_head=False)
+        backbone.pooling = pooling
+        head = ClassifierHead(backbone, SPEC)
+        assert head.pooling == pooling
+        assert ClassifierHead(backbone, SPEC, "first").pooling == "first"
+        assert head.linear.weight.shape == (len(SPEC.labels), HIDDEN)
+        assert head.linear.weight.std().item() == pytest.approx(0.02, rel=0.35)
+        assert not head.linear.bias.any()
+
+
+def test_an_unknown_pooling_is_named(tiny_folder: TinyFolder) -> None:
+    """With what there is instead."""
+    with pytest.raises(UnknownNameError) as caught:
+        ClassifierHead(load(tiny_folder("bert"), lm_head=False), SPEC, "men")
+    assert "'men'" in str(caught.value)
+    assert "pooling" in str(caught.value)
+    assert "mean" in str(caught.value)
