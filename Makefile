@@ -14,8 +14,9 @@ help: ## Show this help
 demo: $(DEMO) ## Train, score, save, reload and use an instance-wise prompt (one to two minutes)
 	$(BIN)/promptwise demo
 
+# A process for each core, each with whole files in the order of their names, and one thread each.
 test: $(DEV) ## Run the default tests; no network
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 slow: $(DEV) ## Run the tests that need minutes or the data beside the repository
 	$(BIN)/python -m pytest -m slow

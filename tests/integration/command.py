@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -127,3 +128,9 @@ def contents(folder: Path) -> dict[str, str]:
     """Every file below a folder with the sha256 of its bytes."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def checkpoints(folder: Path) -> list[int]:
+    """The steps of the whole checkpoints below a folder, of which some may go while they are counted."""
+    found = [Path(place) for place, _, files in os.walk(folder) if "trainer_state.json" in files]
+    return sorted(int(place.name.split("-")[1]) for place in found if place.name.startswith("checkpoint-"))

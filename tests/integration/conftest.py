@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from promptwise.experiments import engine
 from tests.integration.command import ok, ticket_rows, train_flags, write_csv, write_jsonl
+from tests.integration.forked import FORKED
 from tests.tiny import build_backbone
 
 
@@ -17,6 +19,12 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
     """No network, and a Hugging Face cache that holds nothing."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path_factory.getbasetemp() / "no-cache"))
+
+
+@pytest.fixture(autouse=True)
+def fast_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Experiments in this process fork their workers instead of spawning them; the real command spawns."""
+    monkeypatch.setattr(engine, "_SPAWN", FORKED)
 
 
 @pytest.fixture(scope="session")

@@ -1,25 +1,20 @@
-"""Runs that are killed with SIGKILL at a chosen training step.
-
-A server process imports everything once and forks a fresh child for each run, so that a killed run costs no import.
-"""
+"""Runs that are killed with SIGKILL at a chosen training step."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
 from typing import Any
 
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["promptwise.training.fit"])
+from tests.integration.forked import FORKED
 
 
 def run_until(arguments: Sequence[str], step: int) -> None:
     """Run ``promptwise`` in a new process that gets SIGKILL in the middle of its training step number ``step``."""
-    process = _SERVER.Process(target=_run_killed, args=(list(arguments), step))
+    process = FORKED.Process(target=_run_killed, args=(list(arguments), step))
     process.start()
-    process.join(120)
+    process.join()
     assert process.exitcode == -signal.SIGKILL, f"it ended with {process.exitcode}"
 
 

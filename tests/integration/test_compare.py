@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,11 +32,31 @@ from promptwise.experiments.read import read_experiment
 from promptwise.experiments.record import read_records
 from promptwise.experiments.worker import Shared
 from promptwise.models.prompted import PromptedModel
-from tests.integration.command import contents, fails, ok, promptwise, read_json
+from tests.integration.command import checkpoints, contents, fails, ok, promptwise, read_json
 
 MakeSpec = Callable[..., Path]
+STEPS_PER_EPOCH = 4
+GRID = {"length": [2, 4]}
 SAME = ("id", "status", "experiment", "task", "method", "purpose", "seed", "lr", "settings", "choices", "error", "code")
 SAME_METRICS = ("test", "validation", "steps", "best_step", "parameters", "data", "backbone", "config")
+
+
+def spec_file(folder: Path, tickets: Path, tiny: Path, **more: Any) -> Path:
+    """Write the file of a small experiment; what is given wins."""
+    values = {
+        "name": "small",
+        "settings": {"model": str(tiny), "epochs": 1, "length": 4, "batch_size": 8, "dtype": "fp32"},
+        "tasks": {"tickets": {"data": str(tickets), "text_column": "body", "label_column": "team"}},
+        "methods": {
+            "prompt tuning": {"base": "prompt", "strategy": "shared"},
+            "probe": {"strategy": "none"},
+        },
+        "seeds": [0, 1],
+        **more,
+    }
+    file = folder / "spec.yaml"
+    file.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return file
 
 
 @pytest.fixture
@@ -43,22 +64,30 @@ def make_spec(tickets: Path, tiny: Path, tmp_path: Path) -> MakeSpec:
     """Write the file of a small experiment; what is given wins."""
 
     def make(**more: Any) -> Path:
-        values = {
-            "name": "small",
-            "settings": {"model": str(tiny), "epochs": 1, "length": 4, "batch_size": 8, "dtype": "fp32"},
-            "tasks": {"tickets": {"data": str(tickets), "text_column": "body", "label_column": "team"}},
-            "methods": {
-                "prompt tuning": {"base": "prompt", "strategy": "shared"},
-                "probe": {"strategy": "none"},
-            },
-            "seeds": [0, 1],
-            **more,
-        }
-        file = tmp_path / "spec.yaml"
-        file.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-        return file
+        return spec_file(tmp_path, tickets, tiny, **more)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def finished_grid(tickets: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a finished experiment with ``GRID``, and what its command printed; tests only read it."""
+    folder = tmp_path_factory.mktemp("grid")
+    file = spec_file(folder, tickets, tiny, grid=GRID)
+    return folder / "out", ok("compare", file, "--out", folder / "out", "--threads", 1).out
+
+
+@pytest.fixture
+def grid_copy(finished_grid: tuple[Path, str], tmp_path: Path) -> Path:
+    """A copy of that folder that a test may change."""
+    return Path(shutil.copytree(finished_grid[0], tmp_path / "grid"))
+
+
+def remove_records(out: Path, **of: Any) -> None:
+    """Remove the records with these values, as if those runs had never been."""
+    for key, record in records_of(out).items():
+        if all(record[name] == value for name, value in of.items()):
+            (out / "records" / f"{key}.json").unlink()
 
 
 @pytest.fixture
@@ -67,7 +96,7 @@ def make_long(make_spec: MakeSpec) -> Callable[[], Path]:
 
     def make() -> Path:
         settings = yaml.safe_load(make_spec().read_text(encoding="utf-8"))["settings"]
-        return make_spec(settings={**settings, "epochs": 4000}, seeds=[0])
+        return make_spec(settings={**settings, "epochs": 10**6}, seeds=[0])
 
     return make
 
@@ -82,11 +111,12 @@ def without_time(record: dict[str, Any]) -> dict[str, Any]:
     return {**{key: record[key] for key in SAME}, **{key: record["metrics"].get(key) for key in SAME_METRICS}}
 
 
-def test_a_grid_leaves_a_record_for_each_run_and_is_done_once(make_spec: MakeSpec, tmp_path: Path) -> None:
+def test_a_grid_leaves_a_record_for_each_run_and_is_done_once(
+    finished_grid: tuple[Path, str], grid_copy: Path, make_spec: MakeSpec
+) -> None:
     """Methods x grid x seeds runs leave as many records; the same command again changes no file."""
-    file, out = make_spec(grid={"length": [2, 4]}), tmp_path / "out"
-    printed = ok("compare", file, "--out", out, "--threads", 1).out
-    records = records_of(out)
+    _, printed = finished_grid
+    records = records_of(grid_copy)
     assert len(records) == 2 * 2 * 2
     assert {record["status"] for record in records.values()} == {"finished"}
     assert {record["method"] for record in records.values()} == {
@@ -99,22 +129,25 @@ def test_a_grid_leaves_a_record_for_each_run_and_is_done_once(make_spec: MakeSpe
         assert record["metrics"]["config"]["lr"] == record["lr"] == usual
     assert printed.count("finished: tickets") == 8
     assert "8 of 8 runs finished" in printed
-    assert not list((out / "runs").iterdir())
-    before = contents(out)
-    assert "8 of 8 runs finished" in ok("compare", file, "--out", out).out
-    assert contents(out) == before
+    assert not list((grid_copy / "runs").iterdir())
+    before = contents(grid_copy)
+    assert "8 of 8 runs finished" in ok("compare", make_spec(grid=GRID), "--out", grid_copy).out
+    assert contents(grid_copy) == before
 
 
-def test_the_report_is_written_at_the_end(make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_is_written_at_the_end(
+    grid_copy: Path, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the command of the experiment itself; without matplotlib the tables are there, and the way to the figure."""
-    file = make_spec(seeds=[0], grid={"length": [2, 4]}, figure={"kind": "lines", "x": "length"})
-    printed = ok("compare", file, "--out", tmp_path / "out", "--threads", 1).out
+    file = make_spec(grid=GRID, figure={"kind": "lines", "x": "length"})
+    (grid_copy / "report.md").unlink()
+    printed = ok("compare", file, "--out", grid_copy, "--threads", 1).out
     assert "The report is" in printed
-    assert {"report.md", "report.tex", "report.html", "figure.svg", "figure.pdf"} <= set(os.listdir(tmp_path / "out"))
-    (tmp_path / "out" / "report.md").unlink()
+    assert {"report.md", "report.tex", "report.html", "figure.svg", "figure.pdf"} <= set(os.listdir(grid_copy))
+    (grid_copy / "report.md").unlink()
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert "pip install" in ok("compare", file, "--out", tmp_path / "out", "--threads", 1).err
-    assert (tmp_path / "out" / "report.md").is_file()
+    assert "pip install" in ok("compare", file, "--out", grid_copy, "--threads", 1).err
+    assert (grid_copy / "report.md").is_file()
 
 
 def test_the_learning_rate_is_chosen_on_validation_data(make_spec: MakeSpec, tmp_path: Path) -> None:
@@ -154,12 +187,10 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(make_spec: MakeSpec, tmp_
     assert "failed: tickets, broken" in ok("compare", file, "--out", out, "--threads", 1, "--retry-failed").out
 
 
-def test_two_jobs_give_the_same_records(make_spec: MakeSpec, tmp_path: Path) -> None:
+def test_two_jobs_give_the_same_records(finished_grid: tuple[Path, str], make_spec: MakeSpec, tmp_path: Path) -> None:
     """Side by side or one after the other, records are the same."""
-    file = make_spec()
-    ok("compare", file, "--out", tmp_path / "one", "--threads", 1)
-    ok("compare", file, "--out", tmp_path / "two", "--jobs", 2, "--threads", 1)
-    one, two = records_of(tmp_path / "one"), records_of(tmp_path / "two")
+    ok("compare", make_spec(grid=GRID), "--out", tmp_path / "two", "--jobs", 2, "--threads", 1)
+    one, two = records_of(finished_grid[0]), records_of(tmp_path / "two")
     assert {key: without_time(value) for key, value in one.items()} == {
         key: without_time(value) for key, value in two.items()
     }
@@ -200,15 +231,17 @@ def test_the_display_shows_the_end_and_what_failed(
     assert re.search(r"tickets +prompt tuning +0\.\d{4} +1", last)
 
 
-def test_a_dry_run_does_nothing(make_spec: MakeSpec, tmp_path: Path) -> None:
+def test_a_dry_run_does_nothing(grid_copy: Path, make_spec: MakeSpec, tmp_path: Path) -> None:
     """The plan names each cell, and an estimate once a run like it has finished."""
-    file, out = make_spec(), tmp_path / "out"
+    file, out = make_spec(grid=GRID), tmp_path / "out"
     printed = ok("compare", file, "--out", out, "--dry-run").out
-    assert "4 runs to do; time: unknown" in printed
+    assert "8 runs to do; time: unknown" in printed
     assert not out.exists()
-    ok("compare", make_spec(seeds=[0]), "--out", out, "--threads", 1)
-    printed = ok("compare", make_spec(), "--out", out, "--dry-run").out
-    assert "2 runs to do; time: about" in printed
+    remove_records(grid_copy, seed=1)
+    before = contents(grid_copy)
+    printed = ok("compare", file, "--out", grid_copy, "--dry-run").out
+    assert "4 runs to do; time: about" in printed
+    assert contents(grid_copy) == before
 
 
 def start(file: Path, out: Path) -> subprocess.Popen[bytes]:
@@ -222,43 +255,57 @@ def start(file: Path, out: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def wait_for_a_run(out: Path) -> None:
+def wait_until(happened: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
+    """Wait until something has happened; it is an error if the process ends before that."""
+    # An hour is for a process that hangs: nothing here depends on how fast the machine is.
+    deadline = time.monotonic() + 3600
+    while not happened():
+        assert process.poll() is None, f"the experiment had ended with {process.returncode}"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def wait_for_a_run(process: subprocess.Popen[bytes], out: Path) -> None:
     """Wait until a run of an experiment is under way."""
-    deadline = time.monotonic() + 120
-    while not list(out.glob("runs/*/train_config.json")) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: list(out.glob("runs/*/train_config.json")), process)
 
 
-def run_and_stop(file: Path, out: Path, after: float) -> int:
-    """Start the real command, stop it after some seconds if it has not ended, and give its exit code."""
-    process = start(file, out)
-    try:
-        process.wait(after)
-    except subprocess.TimeoutExpired:
-        process.kill()
-    return process.wait(60)
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill an experiment that is under way."""
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
 
 
-def check_equal_after_kills(file: Path, tmp_path: Path, kills: int, seconds: float) -> None:
+def epochs_done(out: Path) -> int:
+    """How many epochs the runs of an experiment have behind them, those that are finished included."""
+    records = records_of(out).values()
+    done = sum(record["metrics"]["config"]["epochs"] for record in records if record["status"] == "finished")
+    for run in out.glob("runs/*"):
+        if run.name not in records_of(out):
+            done += max((step // STEPS_PER_EPOCH for step in checkpoints(run)), default=0)
+    return int(done)
+
+
+def check_equal_after_kills(file: Path, tmp_path: Path, kills: int, epochs: int) -> None:
     """SIGKILL at random moments loses no finished run, and the end is that of an undisturbed experiment.
 
-    The first kill comes when the first run is under way. The others come between a start and so many seconds after the
-    time that this took.
+    The first kill comes when the first run is under way. The others come after a random number of epochs, up to
+    ``epochs``, in which something new was done, or before anything was.
     """
     out, moments = tmp_path / "killed", random.Random(0)
-    started = time.monotonic()
     process = start(file, out)
-    wait_for_a_run(out)
-    until_work = time.monotonic() - started
-    process.kill()
-    process.wait(60)
+    wait_for_a_run(process, out)
+    kill(process)
     finished: dict[str, Any] = {}
-    for number in range(1, kills):
-        code = run_and_stop(file, out, moments.uniform(0, until_work + seconds))
-        assert code == -signal.SIGKILL, f"kill {number + 1}: the experiment had ended with {code}"
+    for _ in range(1, kills):
+        goal = epochs_done(out) + moments.randint(0, epochs)
+        process = start(file, out)
+        wait_until(lambda goal=goal: epochs_done(out) >= goal, process)
+        kill(process)
         now = {key: record for key, record in records_of(out).items() if record["status"] == "finished"}
         assert {key: now.get(key) for key in finished} == finished
         finished = now
+    assert finished
     ok("compare", file, "--out", out, "--threads", 1)
     ok("compare", file, "--out", tmp_path / "undisturbed", "--threads", 1)
     one, two = records_of(tmp_path / "undisturbed"), records_of(out)
@@ -275,29 +322,29 @@ def long_runs(make_spec: MakeSpec, epochs: int, **more: Any) -> Path:
 
 def test_sigkill_loses_nothing(make_spec: MakeSpec, tmp_path: Path) -> None:
     """Three kills of a small experiment."""
-    check_equal_after_kills(long_runs(make_spec, 60, seeds=[0, 1, 2]), tmp_path, 3, seconds=1.5)
+    check_equal_after_kills(long_runs(make_spec, 20, seeds=[0, 1]), tmp_path, 3, epochs=30)
 
 
 @pytest.mark.slow
 def test_sigkill_at_twenty_moments_loses_nothing(make_spec: MakeSpec, tmp_path: Path) -> None:
     """Twenty kills of an experiment with a search."""
     more = {"lr_search": {"values": [0.001, 0.01, 0.05]}, "seeds": [0, 1, 2, 3, 4, 5], "grid": {"length": [2, 4]}}
-    check_equal_after_kills(long_runs(make_spec, 100, **more), tmp_path, 20, seconds=5)
+    check_equal_after_kills(long_runs(make_spec, 100, **more), tmp_path, 20, epochs=150)
 
 
-def test_a_half_finished_run_that_cannot_go_on_begins_again(make_spec: MakeSpec, tmp_path: Path) -> None:
+def test_a_half_finished_run_that_cannot_go_on_begins_again(grid_copy: Path, make_spec: MakeSpec) -> None:
     """What is left of a run on other weights, or of another version, does not stand in the way."""
-    file, out = make_spec(seeds=[0]), tmp_path / "out"
-    ok("compare", file, "--out", out, "--threads", 1)
-    before = records_of(out)
-    for record in (out / "records").iterdir():
-        folder = out / "runs" / record.stem
-        folder.mkdir(parents=True)
-        settings = {**read_json(record)["settings"], "out": str(folder), "stands_on": {"backbone": "of old"}}
-        (folder / "train_config.json").write_text(json.dumps(settings), encoding="utf-8")
-        record.unlink()
-    ok("compare", file, "--out", out, "--threads", 1)
-    after = records_of(out)
+    before = records_of(grid_copy)
+    for key, record in before.items():
+        if record["seed"] == 0:
+            folder = grid_copy / "runs" / key
+            folder.mkdir(parents=True)
+            settings = {**record["settings"], "out": str(folder), "stands_on": {"backbone": "of old"}}
+            (folder / "train_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    remove_records(grid_copy, seed=0)
+    assert len(records_of(grid_copy)) == 4
+    ok("compare", make_spec(grid=GRID), "--out", grid_copy, "--threads", 1)
+    after = records_of(grid_copy)
     assert {key: without_time(one) for key, one in after.items()} == {
         key: without_time(one) for key, one in before.items()
     }
@@ -307,44 +354,38 @@ def test_ctrl_c_cancels_and_the_same_command_goes_on(make_long: Callable[[], Pat
     """What was under way is recorded as cancelled, and counts as still to do."""
     file, out = make_long(), tmp_path / "out"
     process = start(file, out)
-    wait_for_a_run(out)
+    wait_for_a_run(process, out)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.wait() == 130
     assert [record["status"] for record in records_of(out).values()] == ["cancelled"]
     plan = Plan(read_experiment(file), read_records(out / "records"))
     assert plan.counts() == {"finished": 0, "failed": 0, "cancelled": 1, "missing": 1}
     assert len(plan.remaining()) == 2
 
 
-def test_an_engine_that_is_killed_leaves_no_worker(make_long: Callable[[], Path], tmp_path: Path) -> None:
-    """Workers end with the engine, so that nothing writes beside its successor."""
-    process = start(make_long(), tmp_path / "out")
-    wait_for_a_run(tmp_path / "out")
-    process.kill()
-    process.wait(60)
-    deadline = time.monotonic() + 20
+def test_one_at_work_in_a_folder_and_nothing_left_of_a_killed_one(
+    make_long: Callable[[], Path], make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """A second engine is told of the first; when that is killed the folder is free again and its worker is gone."""
+    file, out = make_long(), tmp_path / "out"
+    process = start(file, out)
+    wait_for_a_run(process, out)
+    before = contents(out / "records"), (out / "experiment.json").read_bytes()
+    other = make_spec(name="other")
+    fails(1, "compare", other, "--out", out, says=["Another", "at work", "--out"])
+    assert (contents(out / "records"), (out / "experiment.json").read_bytes()) == before
+    kill(process)
+    with FileLock(out / LOCK, timeout=600):
+        pass
+    # Workers end with the engine, so that nothing writes beside its successor.
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         try:
             os.killpg(process.pid, 0)
         except ProcessLookupError:
             return
-        time.sleep(0.2)
+        time.sleep(0.05)
     raise AssertionError("a worker outlived its engine")
-
-
-def test_two_at_work_in_one_folder(make_long: Callable[[], Path], make_spec: MakeSpec, tmp_path: Path) -> None:
-    """The second one is told so, and the folder is free again once the first one is killed."""
-    file, out = make_long(), tmp_path / "out"
-    process = start(file, out)
-    wait_for_a_run(out)
-    before = contents(out / "records"), (out / "experiment.json").read_bytes()
-    other = make_spec(name="other")
-    fails(1, "compare", other, "--out", out, says=["Another", "at work", "--out"])
-    assert (contents(out / "records"), (out / "experiment.json").read_bytes()) == before
-    process.kill()
-    process.wait(60)
-    with FileLock(out / LOCK, timeout=10):
-        pass
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from promptwise.errors import BackboneError
 from promptwise.runs.train import train
 from promptwise.training.scoring import score
 
-FOLDER = Path(str(files("promptwise").joinpath("weights", DEFAULT_CLOZE_MODEL)))
+FOLDER = Path(str(files("promptwise.backbones").joinpath("weights", DEFAULT_CLOZE_MODEL)))
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 CITIES = {"paris", "lyon", "marseille", "bordeaux", "toulouse", "lille", "nice", "nantes", "versailles", "orleans"}
 
