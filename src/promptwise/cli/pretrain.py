@@ -8,7 +8,7 @@ import click
 
 from promptwise.cli.flags import CommandGroup, folder_options, given, options_of
 from promptwise.config import ClozeConfig, KnowledgeConfig, PairsConfig
-from promptwise.config.settings import config_from_mapping
+from promptwise.config.composition import config_from_mapping
 from promptwise.terminal import quiet
 
 

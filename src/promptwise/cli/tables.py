@@ -36,7 +36,7 @@ def print_result(metrics: dict[str, Any], folder: str) -> None:
 
 def print_info(folder: Path, config: dict[str, Any]) -> None:
     """What a saved adapter is."""
-    prompt, backbone, task = PromptConfig(**config["prompt"]), config["backbone"], config["task"]
+    prompt, backbone, task = PromptConfig.from_saved(config["prompt"]), config["backbone"], config["task"]
     table = plain_table("", "")
     table.show_header = False
     rows = {

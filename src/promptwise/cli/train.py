@@ -10,7 +10,7 @@ import click
 
 from promptwise.cli.flags import folder_options, given, options_of
 from promptwise.config import TrainConfig
-from promptwise.config.settings import config_from_mapping
+from promptwise.config.composition import config_from_mapping
 from promptwise.errors import ConfigError
 from promptwise.terminal import quiet
 

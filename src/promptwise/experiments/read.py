@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from difflib import get_close_matches
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -40,6 +39,7 @@ from typing import Any
 import yaml
 
 from promptwise.config import TrainConfig
+from promptwise.config.composition import settings_with_plugins
 from promptwise.errors import ConfigError, UnknownNameError
 from promptwise.experiments.pretrained import USED_BY, read_pretraining
 from promptwise.experiments.spec import Cell, Experiment
@@ -236,7 +236,7 @@ def _entries(raw: Any, kind: str, where: str) -> list[tuple[str, dict[str, Any]]
 def _settings(raw: Any, own: tuple[str, ...], where: str) -> dict[str, Any]:
     """Settings by their names in ``TrainConfig``, with keys of the entry's own."""
     values = {str(key).replace("-", "_"): value for key, value in _mapping(raw, where).items()}
-    allowed = [one.name for one in fields(TrainConfig) if one.name not in _RUN_KEYS]
+    allowed = [name for name in settings_with_plugins(TrainConfig) if name not in _RUN_KEYS]
     if "lr" in values:
         allowed.append("lr")
     _check_keys(values, (*allowed, *own), where)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from promptwise.config import TrainConfig
-from promptwise.config.settings import config_from_mapping, off_default
+from promptwise.config.composition import config_from_mapping, off_default, values_of
 from promptwise.experiments.pretrained import Pretraining
 
 
@@ -87,7 +87,8 @@ class Experiment:
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:
     """What a run's result depends on: everything but where it is written and how many threads it has."""
-    return {key: value for key, value in asdict(config).items() if value is not None and key not in ("out", "threads")}
+    apart = ("out", "threads")
+    return {key: value for key, value in values_of(config).items() if value is not None and key not in apart}
 
 
 def chosen_settings(config: TrainConfig) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from promptwise import __version__
 from promptwise.backbones.hub import sha256_of
 from promptwise.config import PromptConfig
+from promptwise.config.composition import part_settings, values_of
 from promptwise.config.settings import flag_name
 from promptwise.errors import AdapterError, ConfigError
 from promptwise.files import CARD_FILE, METRICS_FILE, write_atomic, write_json
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 FORMAT = 1
+
+_BEGINNINGS = ("knowledge", "init_scale")
+"""Settings of a prompt's first values."""
 
 _CONFIG_PARTS: dict[str, type | tuple[type, ...]] = {
     "format": int,
@@ -75,7 +78,7 @@ def save_adapter(model: PromptedModel, folder: Path) -> dict[str, Any]:
             "fingerprint": backbone.fingerprint,
             "lm_fingerprint": backbone.lm_fingerprint if model.head.cloze else None,
         },
-        "prompt": asdict(model.prompt_config),
+        "prompt": values_of(model.prompt_config),
         "task": model.spec.to_dict(),
         "tuned_parameters": model.tuned_parameters,
         "tuned_share": model.tuned_share,
@@ -118,7 +121,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if wrong:
         raise AdapterError(f"{file} cannot be used: backbone lacks {', '.join(wrong)}.")
     try:
-        PromptConfig(**config["prompt"])
+        PromptConfig.from_saved(config["prompt"])
         TaskSpec.from_dict(config["task"])
     except (TypeError, ConfigError) as error:
         raise AdapterError(f"{file} cannot be used: {error}") from error
@@ -186,7 +189,7 @@ def load_adapter(
     folder = adapter_folder(name)
     config = read_config(folder)
     weights = check_weights(folder, config)
-    prompt_config, spec = PromptConfig(**config["prompt"]), TaskSpec.from_dict(config["task"])
+    prompt_config, spec = PromptConfig.from_saved(config["prompt"]), TaskSpec.from_dict(config["task"])
     made_for = config["backbone"]
     cloze = HEADS.get(prompt_config.head).cloze
     backbone = place(backbone or made_for["name"], cloze, dtype, device, trainable=prompt_config.tune_backbone)
@@ -232,16 +235,18 @@ def start_from(model: PromptedModel, name: str | Path) -> str:
     folder = adapter_folder(name)
     config = read_config(folder)
     weights = check_weights(folder, config)
-    own, other = model.prompt_config, PromptConfig(**config["prompt"])
-    parts = ("base", "strategy", "length", "tune_backbone", *type(model.strategy).options)
-    wrong = [part for part in parts if part != "knowledge" and getattr(own, part) != getattr(other, part)]
+    own, other = model.prompt_config, PromptConfig.from_saved(config["prompt"])
+    head = part_settings("HEADS", own.head, values_of(own))
+    parts = ("base", "strategy", "length", "tune_backbone", *(name for name in own.parts if name not in head))
+    # Where a prompt began is no matter once it has been trained.
+    wrong = [part for part in parts if part not in _BEGINNINGS and own.get(part) != other.get(part)]
     if own.tune_backbone:
         raise AdapterError("--start-from takes a prompt alone, no tuned backbone: leave it or --tune-backbone out.")
-    if (own.knowledge is None) != (other.knowledge is None):
-        how = "without" if other.knowledge is None else "with"
+    if (own.get("knowledge") is None) != (other.get("knowledge") is None):
+        how = "without" if other.get("knowledge") is None else "with"
         raise AdapterError(f"The adapter in {folder} was made {how} --knowledge; start from it {how} it.")
     if wrong:
-        differences = ", ".join(f"{flag_name(part)} {getattr(other, part)}" for part in wrong)
+        differences = ", ".join(f"{flag_name(part)} {other.get(part)}" for part in wrong)
         raise AdapterError(f"The adapter in {folder} was made with {differences}; start from it with the same.")
     _check_backbone(folder, config["backbone"], model.backbone)
     tensors = load_file(weights, device=str(model.device))
