@@ -107,9 +107,7 @@ def loaded(tiny_folder: TinyFolder) -> Callable[[Combination], Loaded]:
 
 def strategies_with(setting: str) -> set[str]:
     """The strategies that have a setting."""
-    return {
-        name for name in STRATEGIES.names() if setting in {one.name for one in fields(STRATEGIES.settings(name))}
-    }
+    return {name for name in STRATEGIES.names() if setting in {one.name for one in fields(STRATEGIES.settings(name))}}
 
 
 def test_the_matrix_is_complete() -> None:
@@ -210,7 +208,7 @@ def check_saved(model: PromptedModel, backbone: Path, folder: Path) -> None:
     assert all(torch.equal(floats[key], own[key]) for key in own)
     frozen = {key for key, value in own.items() if not value.requires_grad}
     # A frozen table under an encoder, and what turns an embedding into a prompt where the table has no row.
-    assert frozen == STILL.get(model.prompt_config.strategy if model.prompt_config.knowledge else "", set())
+    assert frozen == STILL.get(model.prompt_config.strategy if model.prompt_config.get("knowledge") else "", set())
     assert all(key.startswith("strategy.") and key.endswith(".ids") for key in saved.keys() - floats.keys())
     again = PromptedModel.from_pretrained(folder, str(backbone), dtype="fp32", device="cpu")
     assert again.backbone is not model.backbone

@@ -147,15 +147,30 @@ def idle(kind: type[Any], name: str, values: Mapping[str, Any]) -> str | None:
     return None
 
 
-def without_idle(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a file of an earlier version, which took settings that change nothing, without those."""
+def useless(kind: type[Any], values: Mapping[str, Any]) -> dict[str, str]:
+    """The settings among ``values`` that would change nothing, each with the choice beside which it would not.
+
+    One at its default is none of them: nothing was asked for.
+    """
     known = settings_for(kind, values)
-    unmet = _unmet(kind, known, values)
-    return {
-        name: value
-        for name, value in values.items()
-        if name not in unmet and (name in known or idle(kind, name, values) is None)
-    }
+    chosen = values.get("strategy", known["strategy"].default) if "strategy" in known else None
+    declared = STRATEGIES.declaration(chosen) if isinstance(chosen, str) else None
+    unmet = {name for name, one in known.items() if one.needs is not None and not getattr(declared, one.needs, True)}
+    found = {}
+    for name, given in values.items():
+        if name not in known:
+            beside = idle(kind, name, values)
+            if beside is not None and not _is_default(known_settings(kind)[name], given):
+                found[name] = beside
+        elif name in unmet and not _is_default(known[name], given):
+            found[name] = f"--strategy {chosen}"
+    return found
+
+
+def without_useless(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a file of an earlier version, which took settings that change nothing, without those."""
+    left_out = useless(kind, values)
+    return {name: value for name, value in values.items() if name not in left_out}
 
 
 def resolved(kind: type[Any], values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -166,21 +181,16 @@ def resolved(kind: type[Any], values: Mapping[str, Any]) -> tuple[dict[str, Any]
         ConfigError: Settings are unknown, would change nothing, or have values that cannot work; all of them are named.
     """
     known = settings_for(kind, values)
-    problems = []
-    for name in [name for name in values if name not in known]:
-        beside = idle(kind, name, values)
-        if beside is None:
-            problems.append(unknown_setting(name, known))
-        elif not _is_default(known_settings(kind)[name], values[name]):
-            problems.append(_useless(name, beside))
+    problems = [
+        unknown_setting(name, known) for name in values if name not in known and idle(kind, name, values) is None
+    ]
+    problems += [
+        f"{flag_name(name)} would change nothing beside {beside}; leave it out."
+        for name, beside in useless(kind, values).items()
+    ]
     cleaned, wrong = converted(known, {name: value for name, value in values.items() if name in known}, flag_name)
     complete = {name: cleaned.get(name, one.default) for name, one in known.items()}
     problems += [f"{problem}." for problem in wrong] + problems_of(known, complete)
-    problems += [
-        _useless(name, f"--strategy {complete['strategy']}")
-        for name in _unmet(kind, known, complete)
-        if complete[name] != known[name].default
-    ]
     if problems:
         raise ConfigError(" ".join(problems))
     for axis in _axes(kind):
@@ -202,15 +212,6 @@ def _axes(kind: type[Any]) -> list[Setting]:
     return [one for one in known_settings(kind).values() if isinstance(one.choices, str)]
 
 
-def _unmet(kind: type[Any], known: Mapping[str, Setting], values: Mapping[str, Any]) -> list[str]:
-    """The settings that want something of the strategy which the chosen one does not do."""
-    default = next((one.default for one in settings_in(kind) if one.name == "strategy"), None)
-    if default is None:
-        return []
-    chosen = STRATEGIES.declaration(values.get("strategy", default))
-    return [name for name, one in known.items() if one.needs is not None and not getattr(chosen, one.needs, True)]
-
-
 def _is_default(one: Setting, given: Any) -> bool:
     try:
         return bool(one.value(given) == one.default)
@@ -223,10 +224,6 @@ def unknown_setting(name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name, list(known), n=1)
     hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."
     return f"There is no setting {name!r}. {hint}"
-
-
-def _useless(name: str, beside: str) -> str:
-    return f"{flag_name(name)} would change nothing beside {beside}; leave it out."
 
 
 def values_of(config: Any) -> dict[str, Any]:

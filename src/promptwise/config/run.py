@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from promptwise.backbones.hub import DEFAULT_MODEL
 from promptwise.config.choices import DTYPES
-from promptwise.config.composition import off_default, resolved, values_of, without_idle
+from promptwise.config.composition import off_default, resolved, values_of, without_useless
 from promptwise.config.settings import check_values, flag_name, setting, settings_in, settings_of_parts
 from promptwise.errors import ConfigError
 
@@ -74,7 +74,7 @@ class PromptConfig:
         Raises:
             ConfigError: A value cannot work.
         """
-        return cls(**without_idle(cls, values))
+        return cls(**without_useless(cls, values))
 
     def get(self, name: str) -> Any:
         """The value of a setting; ``None`` for one of a part that is not chosen."""

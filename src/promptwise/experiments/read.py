@@ -16,6 +16,9 @@ A file looks like this; every setting is one of ``promptwise train``::
     seeds: [0, 1, 2]
     lr_search: {values: [3e-3, 1e-2, 3e-2], seeds: [0]}
 
+A setting that would change nothing beside a method's strategy, base or head is refused where it stands in the method,
+the task or the grid; one of ``settings`` holds for the methods that have it, and is left out of the others.
+
 Methods may start from what is pre-trained once, before any run: ``knowledge: topics`` names an entry of::
 
     pretrain:
@@ -39,7 +42,7 @@ from typing import Any
 import yaml
 
 from promptwise.config import TrainConfig
-from promptwise.config.composition import settings_with_plugins
+from promptwise.config.composition import settings_with_plugins, useless
 from promptwise.errors import ConfigError, UnknownNameError
 from promptwise.experiments.pretrained import USED_BY, read_pretraining
 from promptwise.experiments.spec import Cell, Experiment
@@ -148,6 +151,7 @@ def experiment_from(
             of_place = _with_files(of_task, data_root)
             settings = {**common, **_without(of_place, "task"), **_without(of_method, "method"), **chosen}
             settings = {**_task_settings(task, settings, data_root), **(overrides or {})}
+            for_all = common.keys() - {*of_place, *of_method, *chosen}
             # A rate of the method's own is not searched for.
             rates = of_method.get("lr_search", [] if "lr" in of_method else search.get("values", []))
             cells.append(
@@ -156,6 +160,7 @@ def experiment_from(
                     method=method,
                     grid=tuple(chosen.items()),
                     settings=settings,
+                    unused=tuple(name for name in useless(TrainConfig, settings) if name in for_all),
                     seeds=tuple(int(seed) for seed in _list(of_task.get("seeds", seeds), f"{where}: {task}: seeds")),
                     against=names_in(of_method.get("against")),
                     rates=tuple(float(rate) for rate in _list(rates, f"{where}: {method}: lr_search", empty=True)),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from promptwise.config.composition import values_of, without_idle
+from promptwise.config.composition import values_of, without_useless
 from promptwise.config.settings import flag_name
 from promptwise.errors import ConfigError, OutputError, ResumeError
 from promptwise.files import CARD_FILE, METRICS_FILE, write_json
@@ -186,7 +186,7 @@ class RunFolder:
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
             values.pop(_FOUND, None)
-            before = type(config)(**without_idle(type(config), values))
+            before = type(config)(**without_useless(type(config), values))
         except (TypeError, ValueError) as error:
             raise OutputError(
                 f"{file} cannot be read ({error}), so the run cannot be resumed. Use --overwrite."
