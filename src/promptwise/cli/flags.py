@@ -10,7 +10,7 @@ import click
 
 from promptwise.config import DTYPES
 from promptwise.config.composition import known_settings, owners
-from promptwise.config.settings import Setting, settings_in
+from promptwise.config.settings import Setting, flag_name, settings_in
 from promptwise.errors import ConfigError, UnknownNameError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -56,9 +56,36 @@ def known_tasks() -> tuple[str, ...]:
     return task_names()
 
 
+_SET = "settings"
+
+
 def given(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags that were given; click has an empty tuple for one that may be repeated."""
-    return {key: value for key, value in flags.items() if value not in (None, ())}
+    """The flags that were given, with the settings of ``--set``; click has an empty tuple for one that may be repeated.
+
+    Raises:
+        ConfigError: A setting has no value, or is given twice.
+    """
+    values = {key: value for key, value in flags.items() if value not in (None, ())}
+    for pair in values.pop(_SET, ()):
+        name, equals, value = pair.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise ConfigError(f"--set {pair!r} is no setting with its value; write it as in --set length=8.")
+        if name in values:
+            raise ConfigError(f"{flag_name(name)} is given twice, with {values[name]!r} and --set {pair!r}.")
+        values[name] = value
+    return values
+
+
+def set_option(function: _F) -> _F:
+    """The flag for settings that have no flag of their own, such as those of a plug-in."""
+    return click.option(
+        "--set",
+        _SET,
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A setting by its name, such as one that a plug-in brings; see `promptwise strategies`. May be repeated.",
+    )(function)
 
 
 def options_of(config: type[Any], *names: str, trained: bool = False) -> Callable[[_F], _F]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from promptwise.cli.flags import folder_options, given, options_of
+from promptwise.cli.flags import folder_options, given, options_of, set_option
 from promptwise.config import TrainConfig
 from promptwise.config.composition import config_from_mapping
 from promptwise.errors import ConfigError
@@ -17,6 +17,7 @@ from promptwise.terminal import quiet
 
 @click.command()
 @options_of(TrainConfig)
+@set_option
 @click.option("--config", "config_file", type=Path, metavar="FILE.yaml", help="Read settings from a file; flags win.")
 @folder_options
 def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any) -> None:

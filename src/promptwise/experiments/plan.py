@@ -144,11 +144,8 @@ class Plan:
             for setting in USED_BY.values()
             if config.get(setting) in self.experiment.pretrained
         }
-        content = {
-            **planned.cell.unused_values,
-            **chosen_settings(config),
-            **{setting: entry.id for setting, entry in starts.items()},
-        }
+        chosen = {**planned.cell.unused_values, **chosen_settings(config)}
+        content = {**chosen, **{setting: entry.id for setting, entry in starts.items()}}
         for setting in USED_BY.values():
             folder = config.get(setting)
             if folder is not None and setting not in starts:
