@@ -256,6 +256,6 @@ def config_from_mapping(kind: type[_Config], values: Mapping[str, Any], where: s
     useless = {name: given[name] for name in given if name not in known and idle(kind, name, given) is not None}
     problems = [unknown_key(keys[name], known) for name in given if name not in known and name not in useless] + wrong
     if problems:
-        raise ConfigError(f"{where}: " + "; ".join(problems) + ".")
+        raise ConfigError(f"{where}: " + "; ".join(problems) + ("" if problems[-1].endswith("?") else "."))
     # The configuration itself refuses what would change nothing.
     return kind(**cleaned, **useless)
