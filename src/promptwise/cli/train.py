@@ -12,6 +12,7 @@ from promptwise.cli.flags import folder_options, given, options_of, set_option
 from promptwise.config import TrainConfig
 from promptwise.config.composition import config_from_mapping
 from promptwise.errors import ConfigError
+from promptwise.reading import yaml_of
 from promptwise.terminal import quiet
 
 
@@ -42,15 +43,10 @@ def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
-    import yaml
-
     if not file.is_file():
         near = get_close_matches(file.name, [p.name for p in file.parent.glob("*.y*ml")], n=1)
         raise ConfigError(f"--config {file} does not exist." + (f" Did you mean {near[0]!r}?" if near else ""))
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {file} is not valid YAML: {' '.join(str(error).split())}") from error
+    values = yaml_of(file, f"--config {file}")
     if not isinstance(values, dict):
         raise ConfigError(f"--config {file} must map settings to values, found {type(values).__name__}.")
     return values

@@ -14,8 +14,9 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 from promptwise import registry
-from promptwise.config.settings import Setting, converted, flag_name, problems_of, settings_in, unknown_key
+from promptwise.config.settings import Setting, converted, flag_name, problems_of, settings_in
 from promptwise.errors import ConfigError, UnknownNameError
+from promptwise.reading import listed, unknown_key
 from promptwise.registry import STRATEGIES, Registry
 
 REGISTRIES: Mapping[str, Registry] = {
@@ -256,6 +257,6 @@ def config_from_mapping(kind: type[_Config], values: Mapping[str, Any], where: s
     useless = {name: given[name] for name in given if name not in known and idle(kind, name, given) is not None}
     problems = [unknown_key(keys[name], known) for name in given if name not in known and name not in useless] + wrong
     if problems:
-        raise ConfigError(f"{where}: " + "; ".join(problems) + ("" if problems[-1].endswith("?") else "."))
+        raise ConfigError(f"{where}: {listed(problems)}")
     # The configuration itself refuses what would change nothing.
     return kind(**cleaned, **useless)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from difflib import get_close_matches
 from functools import cache
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
+from promptwise import reading
 from promptwise.errors import ConfigError, UnknownNameError
 
 Need = Literal["makes_vectors", "instance_wise"]
@@ -107,7 +107,7 @@ class Setting:
             return self.read(given)
         if isinstance(given, bool) and self.type is not bool:
             raise ValueError
-        return _adapter(self.annotation).validate_python(os.fspath(given) if isinstance(given, os.PathLike) else given)
+        return reading.converted(self.annotation, os.fspath(given) if isinstance(given, os.PathLike) else given)
 
     def expected(self) -> str:
         """What is wanted of a value, for messages."""
@@ -154,14 +154,6 @@ def _setting(kind: type[Any], one: Field[Any], annotation: Any) -> Setting:
     return Setting(one.name, default, annotation, **one.metadata)
 
 
-@cache
-def _adapter(annotation: Any) -> Any:
-    """What validates and converts values of a type; imported when there is something to convert."""
-    from pydantic import ConfigDict, TypeAdapter
-
-    return TypeAdapter(annotation, config=ConfigDict(coerce_numbers_to_str=True, arbitrary_types_allowed=True))
-
-
 def converted(
     known: Mapping[str, Setting], values: Mapping[str, Any], named: Callable[[str], str]
 ) -> tuple[dict[str, Any], list[str]]:
@@ -204,12 +196,6 @@ def problems_of(known: Mapping[str, Setting], values: Mapping[str, Any]) -> list
         UnknownNameError: One is not among its choices.
     """
     return [problem for name, value in values.items() if (problem := known[name].problem(value))]
-
-
-def unknown_key(key: Any, known: Iterable[str]) -> str:
-    """The words for a key that does not exist, with the nearest one that does."""
-    near = get_close_matches(str(key).replace("-", "_"), list(known), n=1)
-    return f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
 
 
 def flag_name(name: str) -> str:
