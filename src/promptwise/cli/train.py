@@ -27,6 +27,22 @@ def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any)
     \b
     promptwise train --task topics13 --out runs/topics
     promptwise train --data tickets.csv --text-column body --label-column team --out runs/tickets
+    promptwise train --task-spec tickets.yaml --data tickets.csv --out runs/tickets
+    promptwise train --task topics13 --strategy mine --set temperature=0.5 --out runs/mine
+
+    A task of your own is described like those of the package, which `promptwise tasks NAME` prints. Only the first five
+    keys are needed; without --data and --data-dir the rows are those of its source on the Hub:
+
+    \b
+    name: tickets
+    description: Which team answers a letter?
+    text: "{subject}: {body}"          # columns in braces; text_pair is a second text
+    label: team
+    labels: [billing, support]
+    template: "{text} It is about {mask}."
+    label_words: {billing: [money, price], support: [help]}
+    metrics: [accuracy, macro_f1]      # the first one chooses the checkpoint
+    source: {dataset: me/tickets, splits: {train: train, test: test}}
     """
     values = _read_yaml(config_file) if config_file else {}
     values |= given(flags)

@@ -19,6 +19,7 @@ from promptwise.terminal import quiet
     TrainConfig,
     "task",
     "data",
+    "task_spec",
     "text_column",
     "text_pair_column",
     "label_column",

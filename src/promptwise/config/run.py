@@ -185,12 +185,18 @@ _WITH_TASK = ("data_dir", "validation_fraction", "train_file", "validation_file"
 class TrainConfig(ModelConfig):
     """One training run from data to a saved adapter."""
 
-    data_places: ClassVar[tuple[str, ...]] = ("data", "data_dir", "train_file", "validation_file")
+    data_places: ClassVar[tuple[str, ...]] = ("data", "data_dir", "task_spec", "train_file", "validation_file")
     """Where the data lies; what it is is known by its fingerprint."""
 
     task: str | None = setting(None, "A task by name; see `promptwise tasks`.", metavar="NAME")
     data: str | None = setting(
         None, "Your own file instead of a task: .jsonl, .jsonl.gz, .csv, .parquet.", metavar="FILE"
+    )
+    task_spec: str | None = setting(
+        None,
+        "A task of your own, described in a YAML file as below; its rows are those of --data, of --data-dir, or of the "
+        "source that it names.",
+        metavar="FILE",
     )
     text_column: str = setting("text", "Column of the text in --data.", metavar="COLUMN")
     text_pair_column: str | None = setting(None, "Column of a second text in --data.", metavar="COLUMN")
@@ -219,11 +225,17 @@ class TrainConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.task is None) == (self.data is None):
-            given = "both were" if self.task is not None else "neither was"
-            raise ConfigError(f"Give either --task NAME or --data FILE; {given} given.")
-        partner, other = ("--task", _WITH_DATA) if self.data is None else ("--data", _WITH_TASK)
+        if self.task is not None and (self.data is not None or self.task_spec is not None):
+            other = "--data FILE" if self.data is not None else "--task-spec FILE"
+            raise ConfigError(f"Give either --task NAME or {other}; both were given.")
+        if self.task is None and self.data is None and self.task_spec is None:
+            raise ConfigError("Give --task NAME, --data FILE or --task-spec FILE; neither was given.")
         chosen = off_default(self)
-        idle = [flag_name(name) for name in other if name in chosen]
-        if idle:
-            raise ConfigError(f"{', '.join(idle)} would change nothing beside {partner}; leave it out.")
+        described = self.task is not None or self.task_spec is not None
+        for partner, others in (
+            ("--data", _WITH_TASK if self.data is not None else ()),
+            ("--task" if self.task_spec is None else "--task-spec", _WITH_DATA if described else ()),
+        ):
+            idle = [flag_name(name) for name in others if name in chosen]
+            if idle:
+                raise ConfigError(f"{', '.join(idle)} would change nothing beside {partner}; leave it out.")

@@ -263,7 +263,8 @@ def _without(entry: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 def _task_settings(task: str, settings: dict[str, Any], data_root: Path | None) -> dict[str, Any]:
     """The settings with the task's name and, where the root has a folder of the entry's name, its data."""
-    settings = {"task": task, **settings} if settings.get("data") is None else settings
+    own = settings.get("data") is not None or settings.get("task_spec") is not None
+    settings = settings if own else {"task": task, **settings}
     if data_root is not None and "data_dir" not in settings and (data_root / task).is_dir():
         settings["data_dir"] = str(data_root / task)
     return settings

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any, ClassVar
 
 from promptwise.errors import ConfigError, UnknownNameError
@@ -128,6 +130,26 @@ def load_spec(name: str) -> TaskSpec:
         raise UnknownNameError("task", name, task_names())
     text = _spec_folder().joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     return TaskSpec.from_dict(yaml_of(text, f"The spec file {name}.yaml"))
+
+
+def read_spec(file: Path) -> TaskSpec:
+    """Return the spec of a person's own task.
+
+    Args:
+        file: YAML, as ``promptwise tasks NAME`` prints it.
+
+    Raises:
+        ConfigError: There is no such file, or it is no valid spec; the message lists all that is wrong.
+    """
+    file = file.expanduser()
+    if not file.is_file():
+        near = get_close_matches(file.name, [path.name for path in file.parent.glob("*.y*ml")], n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else " `promptwise tasks NAME` prints one to start from."
+        raise ConfigError(f"--task-spec {file} does not exist.{hint}")
+    try:
+        return TaskSpec.from_dict(yaml_of(file, "it"))
+    except ConfigError as error:
+        raise ConfigError(f"--task-spec {file}: {error}") from error
 
 
 def _spec_folder() -> Traversable:
