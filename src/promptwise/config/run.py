@@ -194,8 +194,8 @@ class TrainConfig(ModelConfig):
     )
     task_spec: str | None = setting(
         None,
-        "A task of your own, described in a YAML file as below; its rows are those of --data, of --data-dir, or of the "
-        "source that it names.",
+        "A task of your own, described in a YAML file as the help of `train` shows; its rows are those of --data, "
+        "of --data-dir, or of the source that it names.",
         metavar="FILE",
     )
     text_column: str = setting("text", "Column of the text in --data.", metavar="COLUMN")
