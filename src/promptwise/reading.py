@@ -192,7 +192,7 @@ def _followed(form: Any, data: Any, steps: Iterable[Any]) -> tuple[str, Any, Any
         kind = _without_none(kind)
         origin, arguments = get_origin(kind), get_args(kind)
         if is_dataclass(kind) and isinstance(value, Mapping):
-            path = f"{path}.{step}" if path else str(step)
+            path += f"{': ' if ', entry ' in path else '.' if path else ''}{step}"
             kind, value = get_type_hints(kind)[step], value.get(step)
         elif origin in (tuple, list) and isinstance(step, int) and is_dataclass(_without_none(arguments[0])):
             path, kind, value = f"{path}, entry {step + 1}", arguments[0], value[step]

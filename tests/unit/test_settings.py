@@ -234,6 +234,10 @@ def test_a_setting_for_all_methods_is_left_out_where_it_changes_nothing() -> Non
     assert (tuned.config(0, None).length, cloze.config(0, None).length) == (32, 8)
     assert tuned.settings["length"] == 8
     assert tuned.unused_values == {"length": 8}
+    in_grid = experiment_from({**raw, "settings": {}, "grid": {"length": [3, 4]}}, "x").cells
+    assert [(cell.label, cell.config(0, None).length) for cell in in_grid] == [
+        *(("tuned, length 3", 32), ("tuned, length 4", 32), ("cloze, length 3", 3), ("cloze, length 4", 4)),
+    ]
     raw["methods"] = {"tuned": {"strategy": "none", "length": 9}}
     with pytest.raises(ConfigError, match="--length would change nothing"):
         experiment_from(raw, "x")
