@@ -42,13 +42,14 @@ def converted(annotation: Any, value: Any) -> Any:
     return _adapter(cast("Hashable", annotation)).validate_python(value)
 
 
-def fitted(form: type[Any], data: Any, extra: bool = False) -> tuple[dict[str, Any], list[Problem]]:
+def fitted(form: type[Any], data: Any, written: bool = False) -> tuple[dict[str, Any], list[Problem]]:
     """The values of a form's fields that ``data`` has, converted, and what does not fit.
 
     Args:
         form: A dataclass; nested ones may be fields of it.
         data: What a file holds.
-        extra: Take keys that the form does not have, and leave them out.
+        written: The file was written by promptwise: nothing is converted, and keys that the form does not have are left
+            out, as a later version may have more of them.
     """
     from pydantic import ValidationError
 
@@ -58,31 +59,28 @@ def fitted(form: type[Any], data: Any, extra: bool = False) -> tuple[dict[str, A
     if unnamed:
         return {}, unnamed
     try:
-        model = _model(cast("Hashable", form), extra).model_validate(dict(data))
+        model = _model(cast("Hashable", form), written)
+        read = model.model_validate_json(json.dumps(data), strict=True) if written else model.model_validate(dict(data))
     except ValidationError as error:
         found = {_problem(form, data, one): None for one in error.errors(include_url=False)}
         return {}, list(found)
-    return {name: getattr(model, name) for name in model.model_fields_set}, []
+    return {name: getattr(read, name) for name in read.model_fields_set}, []
 
 
-def parsed(
-    form: type[Any], data: Any, where: str, *, extra: bool = False, error: type[PromptwiseError] = ConfigError
-) -> dict[str, Any]:
+def parsed(form: type[Any], data: Any, where: str) -> dict[str, Any]:
     """As :func:`fitted`, for callers that take nothing else.
 
     Args:
         form: A dataclass.
         data: What a file holds.
         where: The file, for the message.
-        extra: Take keys that the form does not have, and leave them out.
-        error: What is raised.
 
     Raises:
-        PromptwiseError: Something does not fit; all of it is named.
+        ConfigError: Something does not fit; all of it is named.
     """
-    values, problems = fitted(form, data, extra)
+    values, problems = fitted(form, data)
     if problems:
-        raise error(f"{where}: {listed(one.sentence for one in problems)}")
+        raise ConfigError(f"{where}: {listed(one.sentence for one in problems)}")
     return values
 
 
@@ -150,7 +148,7 @@ def _adapter(annotation: Any) -> Any:
 
 
 @cache
-def _model(form: Hashable, extra: bool) -> Any:
+def _model(form: Hashable, written: bool) -> Any:
     """A model with the fields of a form, to validate with alone: the form's own checks are its own matter."""
     from pydantic import ConfigDict, create_model
 
@@ -163,7 +161,7 @@ def _model(form: Hashable, extra: bool) -> Any:
         else:
             default = ... if one.default is MISSING else one.default
         members[one.name] = (hints[one.name], default)
-    config = ConfigDict(extra="ignore" if extra else "forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    config = ConfigDict(extra="ignore" if written else "forbid", arbitrary_types_allowed=True, protected_namespaces=())
     return create_model(kind.__name__, __config__=config, **members)
 
 
