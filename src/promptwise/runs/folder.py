@@ -187,7 +187,7 @@ class RunFolder:
             values = json.loads(file.read_text(encoding="utf-8"))
             values.pop(_FOUND, None)
             before = type(config)(**without_useless(type(config), values))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ConfigError) as error:
             raise OutputError(
                 f"{file} cannot be read ({error}), so the run cannot be resumed. Use --overwrite."
             ) from error
