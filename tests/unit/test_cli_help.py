@@ -14,6 +14,7 @@ from promptwise.cli.main import cli
 from promptwise.config import DTYPES, POOLINGS, ClozeConfig, KnowledgeConfig, PairsConfig, TrainConfig
 from promptwise.config.composition import known_settings
 from promptwise.config.settings import flag_name
+from promptwise.errors import ConfigError
 from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES
 from promptwise.tasks import task_names
 
@@ -73,6 +74,15 @@ def test_pretraining_has_a_flag_for_every_setting(command: str, config: type) ->
     for setting in known_settings(config).values():
         assert f"{flag_name(setting.name)} " in text
         assert " ".join(setting.help.split()) in text
+
+
+def test_flags_convert_as_files_and_python_do() -> None:
+    """``8.0`` is an integer where one is wanted, ``8.5`` is none; a list of layers is one however it is written."""
+    train = cli.commands["train"]
+    context = train.make_context("train", ["--length", "8.0", "--epochs", "2", "--layers", "3,1"])
+    assert (context.params["length"], context.params["epochs"], context.params["layers"]) == (8, 2.0, "1,3")
+    with pytest.raises(ConfigError, match=r"--length must be int, found '8\.5'"):
+        train.make_context("train", ["--length", "8.5"])
 
 
 def test_the_help_names_the_choices_that_exist() -> None:
