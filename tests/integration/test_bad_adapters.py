@@ -154,6 +154,35 @@ def test_info_with_broken_metrics_names_the_file(adapter: Path, text: str) -> No
     fails(1, "info", adapter, says=["metrics.json"])
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "says"),
+    [
+        ("metrics.json", {"majority": "half"}, ["majority must be a number", "'half'"]),
+        ("metrics.json", {"majority": None}, ["majority must be a number", "None"]),
+        ("metrics.json", {"test": {"accuracy": "0.5"}}, ["test of 'accuracy' must be a number", "'0.5'"]),
+        ("metrics.json", {"seed": "0"}, ["seed must be a whole number", "'0'"]),
+        ("metrics.json", {"data": {"origin": "x", "rows": {}}}, ["data: fingerprint is missing"]),
+        (CONFIG, {"tuned_share": "1%"}, ["tuned_share must be a number", "'1%'"]),
+        (CONFIG, {"tuned_parameters": None}, ["tuned_parameters must be a whole number", "None"]),
+        (CONFIG, {"backbone": {"name": "x", "model_type": "bert"}}, ["backbone: fingerprint is missing"]),
+        (CONFIG, {"prompt": {"lenght": 3}}, ["'lenght'", "'length'"]),
+        (CONFIG, {"prompt": {"length": 8.5}}, ["length", "8.5"]),
+    ],
+    ids=str,
+)
+def test_info_names_file_key_and_value(adapter: Path, file: str, change: dict[str, Any], says: list[str]) -> None:
+    """What does not fit is named with its place and the value that was found; nothing is guessed."""
+    (adapter / file).write_text(json.dumps({**read_json(adapter / file), **change}), encoding="utf-8")
+    fails(1, "info", adapter, says=[adapter / file, *says])
+
+
+def test_keys_of_a_later_version_are_passed_over(adapter: Path) -> None:
+    """A file of the same format that holds more is read."""
+    for file in (CONFIG, "metrics.json"):
+        (adapter / file).write_text(json.dumps({**read_json(adapter / file), "later": 1}), encoding="utf-8")
+    ok("info", adapter)
+
+
 @pytest.mark.parametrize("change", [{"length": 5}, {"strategy": "shared"}, {"base": "prompt"}], ids=str)
 def test_weights_of_another_shape_are_refused(adapter: Path, change: dict[str, Any]) -> None:
     """A configuration that asks for other tensors than the file has is refused."""

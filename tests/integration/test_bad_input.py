@@ -108,6 +108,28 @@ def test_a_rank_that_makes_no_smaller_table(tickets: Path, tiny: Path, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
+IDLE = {
+    "--encoder cnn --strategy shared": "--encoder would change nothing beside --strategy shared",
+    "--strategy random --train-table": "--train-table would change nothing beside --strategy random",
+    "--pooling mean --head cloze": "--pooling would change nothing beside --head cloze",
+    "--length 8 --strategy none": "--length would change nothing beside --strategy none",
+    "--layers all --base prompt": "--layers would change nothing beside --base prompt",
+    "--set output_rank=4 --strategy shared": "--output-rank would change nothing beside --strategy shared",
+}
+
+
+@pytest.mark.parametrize("wrong", IDLE)
+def test_flags_that_would_change_nothing(tickets: Path, tiny: Path, tmp_path: Path, wrong: str) -> None:
+    """A flag that the chosen strategy, base or head does not read is refused by name; so is a key of a file."""
+    flags = [flag for flag in train_flags(tickets, tiny, tmp_path / "run") if flag not in ("--length", "4")]
+    fails(2, *flags, *wrong.split(), says=[IDLE[wrong]])
+    file = tmp_path / "run.yaml"
+    file.write_text("strategy: shared\nhead: cloze\nencoder: cnn\npooling: mean\n", encoding="utf-8")
+    says = ["--encoder would change nothing beside --strategy shared", "--pooling would change nothing"]
+    fails(2, *flags, "--config", file, says=says)
+    assert not (tmp_path / "run").exists()
+
+
 def test_compiling_without_a_compiler(
     tickets: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

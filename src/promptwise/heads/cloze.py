@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from promptwise.backbones.backbone import Backbone
 from promptwise.errors import ConfigError
 from promptwise.heads.base import Head, take
+from promptwise.heads.settings import ClozeSettings
 from promptwise.tasks.spec import TaskSpec
 
 Transform = Callable[[Tensor], Tensor]
@@ -34,6 +35,7 @@ class ClozeHead(Head):
         ConfigError: A label word is unknown to the tokenizer, or two labels have the same tokens.
     """
 
+    settings: ClassVar[type] = ClozeSettings
     cloze: ClassVar[bool] = True
     token_ids: Tensor
     shares: Tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -11,31 +11,35 @@ from promptwise.backbones.backbone import Backbone
 from promptwise.core.injection import Injection
 from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt, PromptShape
+from promptwise.injectors.settings import InjectorSettings
 
 
 class Injector(nn.Module, ABC):
     """Says how the vectors of a prompt enter a backbone. It knows nothing of how they were made, and runs no model.
 
     Attributes:
+        settings: The dataclass of what it can be told; it gets its fields as keyword arguments.
         shape: What it asks of the strategy.
         reserved_positions: How many of the model's positions its prompts take from the text.
         takes_edits: Whether a strategy may make edits of hidden states for it instead of vectors.
         has_slots: Whether the ``K`` vectors of a prompt stay apart; else their mean counts.
     """
 
+    settings: ClassVar[type] = InjectorSettings
     shape: PromptShape
     reserved_positions: int = 0
     takes_edits: ClassVar[bool] = False
     has_slots: ClassVar[bool] = True
 
     @abstractmethod
-    def __init__(self, backbone: Backbone, length: int, instance_wise: bool) -> None:
+    def __init__(self, backbone: Backbone, length: int, instance_wise: bool, **settings: Any) -> None:
         """Fit the injector to a backbone.
 
         Args:
             backbone: The frozen model; it is changed only in ways that leave its weights alone.
             length: ``K``.
             instance_wise: Whether the strategy makes a prompt of each instance or one for the task.
+            settings: What it can be told.
 
         Raises:
             BackboneError: The backbone cannot be prompted this way.

@@ -20,7 +20,7 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any] | None, place: st
         place: Folder or repository, as the usage example names it.
     """
     task, prompt, backbone = config["task"], config["prompt"], config["backbone"]
-    chosen = PromptConfig(**prompt)
+    chosen = PromptConfig.from_saved(prompt)
     further = f" (`{chosen.further_flags}`)" if chosen.further_flags else ""
     method = f"{chosen.base} tuning, strategy {chosen.method}{further}"
     header = {

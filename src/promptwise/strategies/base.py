@@ -10,6 +10,7 @@ from torch import nn
 
 from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt, PromptShape
+from promptwise.strategies.settings import StrategySettings
 
 
 class Strategy(nn.Module, ABC):
@@ -20,7 +21,7 @@ class Strategy(nn.Module, ABC):
     Attributes:
         instance_wise: Whether the prompt depends on the instance.
         makes_vectors: Whether there is a prompt; without one ``K`` is 0, whatever the settings say.
-        options: The fields of :class:`~promptwise.config.PromptConfig` that it takes as keyword arguments.
+        settings: The dataclass of what it can be told; it gets its fields as keyword arguments.
         makes_edits: Whether it makes edits of hidden states instead of vectors, which not every base takes.
         needs_slots: Whether its vectors must stay apart where they enter.
         reads_layer: The layer whose incoming hidden states it reads (:attr:`Instance.states`); ``None`` for none.
@@ -29,7 +30,7 @@ class Strategy(nn.Module, ABC):
 
     instance_wise: ClassVar[bool] = True
     makes_vectors: ClassVar[bool] = True
-    options: ClassVar[tuple[str, ...]] = ()
+    settings: ClassVar[type] = StrategySettings
     makes_edits: ClassVar[bool] = False
     needs_slots: ClassVar[bool] = False
     reads_layer: int | None = None
@@ -37,7 +38,7 @@ class Strategy(nn.Module, ABC):
 
     @abstractmethod
     def __init__(self, shape: PromptShape) -> None:
-        """Build the strategy for ``shape.length`` vectors of width ``shape.width``; options are keyword arguments."""
+        """Build the strategy for ``shape.length`` vectors of width ``shape.width``; settings are keyword arguments."""
         super().__init__()
         self.shape = shape
 
