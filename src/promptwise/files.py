@@ -34,7 +34,7 @@ def open_atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             with path.open(mode, encoding=encoding, newline=newline) as file:
                 yield file
             return
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:32]}.")
         with os.fdopen(handle, mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()

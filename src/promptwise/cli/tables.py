@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import click
-
 from promptwise.config import PromptConfig
 from promptwise.models.adapter import read_metrics
 from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES
 from promptwise.tasks.spec import load_spec, task_names
-from promptwise.terminal import console, plain_table, program, size_text
+from promptwise.terminal import console, plain_table, print_table, program, size_text, standard_output
 
 
 def print_result(metrics: dict[str, Any], folder: str) -> None:
@@ -22,7 +20,7 @@ def print_result(metrics: dict[str, Any], folder: str) -> None:
     for name, value in metrics["test"].items():
         table.add_row(name, f"{metrics['validation'][name]:.4f}", f"{value:.4f}")
     table.add_row("majority class", "", f"{metrics['majority']:.4f}")
-    console.print(table)
+    print_table(table)
     rows = metrics["data"]["rows"]
     tuned = metrics["parameters"]
     console.print(f"rows: {rows['train']} train, {rows['validation']} validation, {rows['test']} test")
@@ -36,6 +34,7 @@ def print_result(metrics: dict[str, Any], folder: str) -> None:
 
 def print_info(folder: Path, config: dict[str, Any]) -> None:
     """What a saved adapter is."""
+    standard_output()
     prompt, backbone, task = PromptConfig(**config["prompt"]), config["backbone"], config["task"]
     table = plain_table("", "")
     table.show_header = False
@@ -61,7 +60,7 @@ def print_info(folder: Path, config: dict[str, Any]) -> None:
     for name, value in rows.items():
         if value:
             table.add_row(name, value)
-    console.print(table)
+    print_table(table)
 
 
 def print_pretraining(metrics: dict[str, Any], folder: str) -> None:
@@ -70,7 +69,7 @@ def print_pretraining(metrics: dict[str, Any], folder: str) -> None:
     table = plain_table("", "before", "after")
     for name, label in (("accuracy", "held-out accuracy"), ("accuracy_mask_token", "at mask tokens alone")):
         table.add_row(label, f"{first[name]:.3f}", f"{last[name]:.3f}")
-    console.print(table)
+    print_table(table)
     console.print(
         f"{metrics['tokens']:,} tokens, {metrics['trained_parameters']:,} parameters in {folder}; use it with "
         f"--model {folder}",
@@ -85,7 +84,7 @@ def print_knowledge(metrics: dict[str, Any], folder: str) -> None:
     for network, scores in metrics["test"].items():
         table.add_row(network, *(f"{scores[name]:.4f}" for name in names))
     table.add_row("majority class", f"{metrics['majority']:.4f}")
-    console.print(table)
+    print_table(table)
     rows, moved = metrics["corpus"]["rows"], metrics["table"]
     console.print(f"texts: {rows['train']:,} train, {rows['validation']:,} validation, {rows['test']:,} test")
     console.print(
@@ -98,36 +97,40 @@ def print_knowledge(metrics: dict[str, Any], folder: str) -> None:
 
 def print_tasks() -> None:
     """Every task in a line."""
+    standard_output()
     table = plain_table("task", "classes", "metrics", "source", "description")
     for name in task_names():
         spec = load_spec(name)
         source = spec.source.dataset if spec.source else "in the package"
         table.add_row(name, str(len(spec.labels)), ", ".join(spec.metrics), source, spec.description)
-    console.print(table)
+    print_table(table)
 
 
 def print_task(name: str) -> None:
     """A task's spec."""
     import yaml
 
+    standard_output()
     spec = {key: value for key, value in load_spec(name).to_dict().items() if value not in (None, "", [])}
     console.print(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True, width=100).strip(), markup=False)
 
 
 def print_strategies() -> None:
     """Every strategy, encoder, base and head in a line."""
+    standard_output()
     kinds = {"strategy": STRATEGIES, "encoder": ENCODERS, "base": BASES, "head": HEADS}
     table = plain_table("kind", "name", "what it does")
     for kind, registry in kinds.items():
         for name in registry.names():
             table.add_row(kind, name, registry.describe(name))
-    console.print(table)
+    print_table(table)
 
 
 def print_scores(result: Mapping[str, float | int], as_json: bool) -> None:
     """Metrics in lines or as one JSON object."""
+    standard_output()
     if as_json:
-        click.echo(json.dumps(result))
+        print(json.dumps(result, allow_nan=False))
         return
     for name, value in result.items():
-        click.echo(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+        print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
