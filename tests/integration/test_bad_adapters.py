@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import promptwise
 from promptwise.errors import AdapterError
@@ -61,6 +62,43 @@ def test_weights_that_are_no_safetensors_are_refused(adapter: Path) -> None:
     config["weights_sha256"] = hashlib.sha256(b"no tensors").hexdigest()
     (adapter / CONFIG).write_text(json.dumps(config), encoding="utf-8")
     fails(1, *use(adapter), says=[adapter / WEIGHTS])
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")], ids=str)
+def test_weights_that_are_not_finite_are_refused(
+    adapter: Path, tickets: Path, tiny: Path, tmp_path: Path, number: float
+) -> None:
+    """A tensor with one number that is none is named, wherever the adapter is loaded; nothing is printed."""
+    tensors = load_file(adapter / WEIGHTS)
+    name = sorted(tensors)[0]
+    tensors[name].view(-1)[0] = number
+    save_file(tensors, adapter / WEIGHTS)
+    config = read_json(adapter / CONFIG)
+    config["weights_sha256"] = hashlib.sha256((adapter / WEIGHTS).read_bytes()).hexdigest()
+    (adapter / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+    for command in (
+        use(adapter),
+        ["evaluate", "--adapter", adapter, "--data", tickets],
+        train_flags(tickets, tiny, tmp_path / "run", "--start-from", adapter),
+    ):
+        fails(1, *command, says=[adapter / WEIGHTS, name, "not finite"])
+
+
+def test_scores_that_are_not_finite_are_refused(trained: Path, tickets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row is named by its place among all inputs, also past the first batches."""
+    forward = PromptedModel.forward
+
+    def overflow(self: PromptedModel, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = forward(self, input_ids, *args, **kwargs)
+        result.logits[(input_ids == bad).any(1)] = float("inf")
+        return result
+
+    model = PromptedModel.from_pretrained(trained)
+    bad = model.backbone.tokenizer.convert_tokens_to_ids("awful")
+    monkeypatch.setattr(PromptedModel, "forward", overflow)
+    texts = [part for text in ["good"] * 37 + ["awful"] for part in ("--text", text)]
+    fails(1, "predict", "--adapter", trained, "--batch-size", 2, *texts, says=["row 38", "not finite", "--dtype fp32"])
+    fails(1, "evaluate", "--adapter", trained, "--data", tickets, says=["row 2 ", "not finite"])
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])

@@ -178,7 +178,6 @@ def load_adapter(
 ) -> PromptedModel:
     """See :meth:`promptwise.PromptedModel.from_pretrained`."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     from promptwise.backbones.placement import place
     from promptwise.registry import HEADS
@@ -199,10 +198,28 @@ def load_adapter(
         )
     model = kind(backbone, spec, prompt_config)
     try:
-        model.load_state_dict(load_file(weights, device=str(model.device)))
+        model.load_state_dict(_read_tensors(weights, model.device))
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         raise AdapterError(f"{weights} does not fit its own {CONFIG_FILE}: {error}") from error
     return model.eval()
+
+
+def _read_tensors(weights: Path, device: torch.device) -> dict[str, Tensor]:
+    """The tensors of a weights file, all of whose numbers are finite.
+
+    Raises:
+        AdapterError: Some are not; names the tensor.
+    """
+    from safetensors.torch import load_file
+
+    tensors: dict[str, Tensor] = load_file(weights, device=str(device))
+    broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise AdapterError(
+            f"{weights} cannot be used: the tensor {broken[0]!r} holds numbers that are not finite (NaN or infinite), "
+            "so every prediction would be wrong. Train the adapter again, with a lower --lr if training broke it."
+        )
+    return tensors
 
 
 def _check_backbone(folder: Path, made_for: dict[str, Any], backbone: Backbone) -> None:
@@ -227,8 +244,6 @@ def start_from(model: PromptedModel, name: str | Path) -> str:
     Raises:
         AdapterError: It is of another kind, or was made for another backbone. Nothing is changed.
     """
-    from safetensors.torch import load_file
-
     folder = adapter_folder(name)
     config = read_config(folder)
     weights = check_weights(folder, config)
@@ -244,7 +259,7 @@ def start_from(model: PromptedModel, name: str | Path) -> str:
         differences = ", ".join(f"{flag_name(part)} {getattr(other, part)}" for part in wrong)
         raise AdapterError(f"The adapter in {folder} was made with {differences}; start from it with the same.")
     _check_backbone(folder, config["backbone"], model.backbone)
-    tensors = load_file(weights, device=str(model.device))
+    tensors = _read_tensors(weights, model.device)
     parts_of = ("strategy.", "injector.")
     prompt = {key: value for key, value in tensors.items() if key.startswith(parts_of)}
     if prompt.keys() != {key for key in model.state_dict() if key.startswith(parts_of)}:

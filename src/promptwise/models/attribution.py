@@ -45,15 +45,15 @@ def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attri
         steps: Points of the integral.
 
     Raises:
-        ConfigError: captum is not installed.
+        ConfigError: captum is not installed, or the text is one where the task has two, or two where it has one.
     """
     try:
         from captum.attr import IntegratedGradients
     except ImportError as missing:
         raise ConfigError("Attribution needs captum: pip install 'promptwise[figures]'.") from missing
     model.eval()
-    pair: Texts = (text, None) if isinstance(text, str) else text
-    batch = {key: value.to(model.device) for key, value in model.collate(model.input_format.encode([pair])).items()}
+    rows = model.input_format.encode([model.checked(text)])
+    batch = {key: value.to(model.device) for key, value in model.collate(rows).items()}
     tokenizer = model.backbone.tokenizer
     absent = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else tokenizer.unk_token_id or 0
     instance, types, position = model.aligned(
