@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import promptwise
 from promptwise.errors import AdapterError
 from promptwise.models.prompted import PromptedModel
+from promptwise.training.run_metrics import RunMetrics
 from tests.integration.command import fails, ok, read_json, train_flags
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -190,6 +191,36 @@ def test_info_with_broken_metrics_names_the_file(adapter: Path, text: str) -> No
     """A ``metrics.json`` that cannot be read does not look like a fault of the program."""
     (adapter / "metrics.json").write_text(text, encoding="utf-8")
     fails(1, "info", adapter, says=["metrics.json"])
+
+
+WRONG_METRICS: dict[str, tuple[dict[str, Any], str]] = {
+    "null score": ({"test": {"accuracy": None}}, "test.accuracy"),
+    "text score": ({"test": {"accuracy": "high"}}, "test.accuracy"),
+    "text majority": ({"majority": "0.5"}, "majority"),
+    "boolean seed": ({"seed": True}, "seed"),
+    "data without rows": ({"data": {"origin": "x", "fingerprint": "y"}}, "data.rows"),
+    "data of numbers": ({"data": {"origin": 1, "fingerprint": "y", "rows": {}}}, "data.origin"),
+    "time is null": ({"time": None}, "time"),
+    "no parameters": ({"parameters": {}}, "parameters.tuned"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_METRICS)
+def test_info_names_the_value_of_broken_metrics(adapter: Path, kind: str) -> None:
+    """A text or a null in the place of a number is named by its key, with the file."""
+    change, key = WRONG_METRICS[kind]
+    file = adapter / "metrics.json"
+    file.write_text(json.dumps({**read_json(file), **change}), encoding="utf-8")
+    fails(1, "info", adapter, says=[file, f"{key} "])
+
+
+def test_metrics_keep_their_form(trained: Path) -> None:
+    """Reading and writing the metrics of a run gives the same bytes; older files have fewer keys, later ones more."""
+    text = (trained / "metrics.json").read_text(encoding="utf-8")
+    values = json.loads(text)
+    assert json.dumps(RunMetrics.from_dict(values).to_dict(), indent=2, ensure_ascii=False) + "\n" == text
+    older = {key: values[key] for key in ("test", "validation", "majority", "seed", "parameters", "data", "time")}
+    assert RunMetrics.from_dict({**older, "later": 1}).test == values["test"]
 
 
 @pytest.mark.parametrize("change", [{"length": 5}, {"strategy": "shared"}, {"base": "prompt"}], ids=str)

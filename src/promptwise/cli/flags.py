@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from promptwise.config import DTYPES
 from promptwise.config.settings import choices_of, flag_name, value_type
-from promptwise.errors import UnknownNameError
+from promptwise.errors import ConfigError, UnknownNameError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -33,6 +34,19 @@ class Name(click.ParamType[str]):
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """All known names, as the help shows them."""
         return "[" + "|".join(self.known()) + "]"
+
+
+class PlaceName(click.ParamType[Path]):
+    """The name of a file or folder; an empty one would be the current folder."""
+
+    name = "PATH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The name as a path."""
+        if isinstance(value, str) and not value.strip():
+            flag = param.opts[0] if param is not None else "The name"
+            raise ConfigError(f"{flag} is empty: name a place, or leave it out.")
+        return Path(value)
 
 
 class CommandGroup(click.Group):

@@ -9,25 +9,26 @@ from typing import Any
 
 from promptwise.config import PromptConfig
 from promptwise.models.adapter import read_metrics
+from promptwise.models.model_card import has_prompt
 from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES
 from promptwise.tasks.spec import load_spec, task_names
 from promptwise.terminal import console, plain_table, print_table, program, size_text, standard_output
+from promptwise.training.run_metrics import RunMetrics
 
 
-def print_result(metrics: dict[str, Any], folder: str) -> None:
+def print_result(metrics: RunMetrics, folder: str) -> None:
     """The end of a training run."""
     table = plain_table("", "validation", "test")
-    for name, value in metrics["test"].items():
-        table.add_row(name, f"{metrics['validation'][name]:.4f}", f"{value:.4f}")
-    table.add_row("majority class", "", f"{metrics['majority']:.4f}")
+    for name, value in metrics.test.items():
+        table.add_row(name, f"{metrics.validation[name]:.4f}", f"{value:.4f}")
+    table.add_row("majority class", "", f"{metrics.majority:.4f}")
     print_table(table)
-    rows = metrics["data"]["rows"]
-    tuned = metrics["parameters"]
+    rows = metrics.data.rows
     console.print(f"rows: {rows['train']} train, {rows['validation']} validation, {rows['test']} test")
-    console.print(f"tuned parameters: {size_text(tuned['tuned'], tuned['share'])}")
-    console.print(f"trained in {metrics['time']['train_s']:.0f} s, saved in {folder}")
-    first, value = next(iter(metrics["test"].items()))
-    if first == "accuracy" and value <= metrics["majority"]:
+    console.print(f"tuned parameters: {size_text(metrics.parameters.tuned, metrics.parameters.share)}")
+    console.print(f"trained in {metrics.time.train_s:.0f} s, saved in {folder}")
+    first, value = next(iter(metrics.test.items()))
+    if first == "accuracy" and value <= metrics.majority:
         console.print("note: this is no better than always saying the most frequent label")
     console.print(f'next: {program()} predict --adapter {folder} --text "..."')
 
@@ -41,10 +42,10 @@ def print_info(folder: Path, config: dict[str, Any]) -> None:
     rows = {
         "adapter": str(folder),
         "backbone": f"{backbone['name']} ({backbone['model_type']}, fingerprint {backbone['fingerprint'][:16]})",
-        "base": prompt.base,
+        "base": prompt.base if has_prompt(prompt) else "",
         "strategy": prompt.method,
         "head": prompt.head,
-        "prompt length K": str(prompt.length),
+        "prompt length K": str(prompt.length) if has_prompt(prompt) else "",
         "further settings": prompt.further_flags,
         "tuned parameters": size_text(config["tuned_parameters"], config["tuned_share"]),
         "task": task["name"],
@@ -53,10 +54,10 @@ def print_info(folder: Path, config: dict[str, Any]) -> None:
     }
     metrics = read_metrics(folder)
     if metrics is not None:
-        rows["test"] = ", ".join(f"{name} {value:.4f}" for name, value in metrics["test"].items())
-        rows["majority class"] = f"{metrics['majority']:.4f}"
-        rows["seed"] = str(metrics["seed"])
-        rows["data"] = f"{metrics['data']['origin']} (fingerprint {metrics['data']['fingerprint'][:16]})"
+        rows["test"] = ", ".join(f"{name} {value:.4f}" for name, value in metrics.test.items())
+        rows["majority class"] = f"{metrics.majority:.4f}"
+        rows["seed"] = str(metrics.seed)
+        rows["data"] = f"{metrics.data.origin} (fingerprint {metrics.data.fingerprint[:16]})"
     for name, value in rows.items():
         if value:
             table.add_row(name, value)

@@ -21,6 +21,7 @@ from promptwise.config.settings import flag_name
 from promptwise.errors import AdapterError, ConfigError
 from promptwise.files import CARD_FILE, METRICS_FILE, write_atomic, write_json
 from promptwise.tasks.spec import TaskSpec
+from promptwise.training.run_metrics import RunMetrics
 
 if TYPE_CHECKING:
     import torch
@@ -42,15 +43,6 @@ _CONFIG_PARTS: dict[str, type | tuple[type, ...]] = {
     "tuned_parameters": int,
     "tuned_share": (int, float),
     "weights_sha256": str,
-}
-_METRICS_PARTS: dict[str, type | tuple[type, ...]] = {
-    "test": dict,
-    "validation": dict,
-    "majority": (int, float),
-    "seed": int,
-    "parameters": dict,
-    "data": dict,
-    "time": dict,
 }
 
 
@@ -125,14 +117,21 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_metrics(folder: Path) -> dict[str, Any] | None:
+def read_metrics(folder: Path) -> RunMetrics | None:
     """What the run that made an adapter measured, or ``None`` if it was not made by a run.
 
     Raises:
         AdapterError: The file is not what a run writes.
     """
     file = folder / METRICS_FILE
-    return _read_json(file, _METRICS_PARTS) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        return RunMetrics.from_dict(_read_json(file, {}))
+    except ValueError as error:
+        raise AdapterError(
+            f"{file} was not written by promptwise: {error}. Remove it, or copy the adapter again."
+        ) from error
 
 
 def _read_json(file: Path, parts: dict[str, type | tuple[type, ...]]) -> dict[str, Any]:

@@ -227,7 +227,7 @@ class PromptedModel(TextModel):
         """
         from promptwise.training.fit import fit
 
-        return fit(self, data, {"seed": self.seed, **options}, output_dir)
+        return fit(self, data, {"seed": self.seed, **options}, output_dir).to_dict()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``adapter_config.json`` and ``adapter_model.safetensors``; see :mod:`promptwise.models.adapter`."""

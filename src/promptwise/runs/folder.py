@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from filelock import FileLock, Timeout
+
 from promptwise.config.settings import flag_name
 from promptwise.errors import ConfigError, OutputError, ResumeError
 from promptwise.files import CARD_FILE, METRICS_FILE, write_json
+
+LOCK_FILE = ".promptwise.lock"
+"""Held by the process that writes a folder; one that a killed process left behind holds nobody up."""
 
 _FOUND = "stands_on"
 _T = TypeVar("_T")
@@ -38,9 +44,66 @@ class RunFolder:
         """The folder of the checkpoints."""
         return self.path / "trainer"
 
-    def enter(
-        self, config: Any, overwrite: bool, resume: bool, main: bool, read: Callable[[], dict[str, Any] | None]
-    ) -> dict[str, Any] | None:
+    @contextlib.contextmanager
+    def alone(self, main: bool = True) -> Iterator[None]:
+        """Keep other processes out of the folder; the system frees the lock of a process that is killed.
+
+        A folder that was made for the lock and holds nothing at the end is removed again.
+
+        Args:
+            main: Whether this process writes the files; the others of the same run need no lock.
+
+        Raises:
+            OutputError: Another process is at work in it, or it cannot be written.
+        """
+        if not main:
+            yield
+            return
+        missing = self._missing_folders()
+        file = self.path / LOCK_FILE
+        keep = file.exists()
+        lock = FileLock(file, timeout=0)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout as error:
+            raise OutputError(
+                f"Another process is at work in {self.path}. Wait until it ends, or use another --out."
+            ) from error
+        except (OSError, NotImplementedError) as error:
+            raise OutputError(
+                f"{self.path} cannot be written: {getattr(error, 'strerror', None) or error}. Use another --out."
+            ) from error
+        try:
+            yield
+            keep = False
+        finally:
+            # What fails leaves the folder as it was, with the file that a killed process left there.
+            if not keep:
+                with contextlib.suppress(OSError):
+                    file.unlink()
+            lock.release()
+            with contextlib.suppress(OSError):
+                for place in missing:
+                    place.rmdir()
+
+    def _missing_folders(self) -> list[Path]:
+        """The folders that are to be made, the innermost first.
+
+        Raises:
+            OutputError: There is a file in the place of one, or its name cannot be one.
+        """
+        missing = []
+        for place in (self.path, *self.path.parents):
+            try:
+                if place.exists() and not place.is_dir():
+                    raise OutputError(f"{place} is a file; --out names a folder.")
+                missing += [] if place.exists() else [place]
+            except OSError as error:
+                raise OutputError(f"{place} cannot be used: {error.strerror}. Use another --out.") from error
+        return missing
+
+    def enter(self, config: Any, overwrite: bool, resume: bool, main: bool, read: Callable[[], _T | None]) -> _T | None:
         """Make sure that the folder is this run's to write; the metrics of a run to resume that is finished.
 
         Args:
@@ -71,12 +134,11 @@ class RunFolder:
         """
         if overwrite and resume:
             raise ConfigError("--overwrite and --resume exclude each other.")
-        for place in (self.path, *self.path.parents):
-            if place.exists() and not place.is_dir():
-                raise OutputError(f"{place} is a file; --out names a folder.")
         held = [name for name in (self.settings_file, self.product_file) if (self.path / name).is_file()]
         foreign = [name for name in self.other_files if (self.path / name).exists()]
-        foreign += [f"{self.trainer.name}/{one.name}" for one in sorted(self.trainer.glob("checkpoint-*"))]
+        foreign += [
+            f"{self.trainer.name}/{checkpoint.name}" for checkpoint in sorted(self.trainer.glob("checkpoint-*"))
+        ]
         if foreign and not held:
             raise OutputError(
                 f"{self.path} holds {', '.join(foreign)}, but no run that wrote it: it would be lost. "
@@ -131,8 +193,9 @@ class RunFolder:
     def go_on(self, config: Any, go: Callable[[bool], _T]) -> _T:
         """Go on with the folder's run, or begin it.
 
-        For callers that know the folder's run by what its data and its model hold; they may have moved since. A run
-        that was begun on another device, or with other weights, is begun anew: half of it is of no use.
+        For callers that name the folder after what the run's data and model hold: these may have moved to another
+        place since the run began. A run that was begun on another device, or with other weights, is removed and begun
+        again, because its checkpoints cannot lead to the same result.
 
         Args:
             config: The run's configuration.
@@ -145,7 +208,7 @@ class RunFolder:
             return go(False)
 
     def _take_up(self, config: Any) -> bool:
-        """Whether there is a run to resume, which then has its data where a configuration says that it lies."""
+        """Whether there is a run to resume; its settings then name the places where its data lies now."""
         file = self.path / self.settings_file
         if not file.is_file():
             return False
