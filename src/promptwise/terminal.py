@@ -76,8 +76,8 @@ def standard_output() -> TextIO:
 def open_standard_streams() -> None:
     """Make the three standard streams safe to use, whatever the caller did to them.
 
-    A closed one would give its number to the next file that is opened, which whatever is then written to the stream
-    would spoil; the null device takes the number instead. Characters that the terminal's encoding lacks are escaped.
+    The number of a closed stream would go to the next file that is opened, and what a library writes to the stream
+    would end up in that file: so the null device takes the number. Characters that the terminal's encoding lacks are escaped.
     """
     for number in range(3):
         try:
@@ -87,7 +87,8 @@ def open_standard_streams() -> None:
     if sys.stderr is None:
         # Progress bars and messages then go nowhere.
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (open until the process ends)
-    if isinstance(sys.stdout, io.TextIOWrapper):
+    if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
+        # Not where a caller put a stream of its own: it would be closed with this one.
         sys.stdout = _StandardOutput(
             sys.stdout.buffer,
             encoding=sys.stdout.encoding,

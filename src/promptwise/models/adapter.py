@@ -49,7 +49,7 @@ _CONFIG_PARTS: dict[str, type | tuple[type, ...]] = {
 def save_adapter(model: PromptedModel, folder: Path) -> dict[str, Any]:
     """Write the two files, each whole or not at all, and return the configuration.
 
-    A tensor whose numbers float16 holds to the bit is stored in it; so are all after ``--half``.
+    A tensor is stored in float16 where that changes no number, as is the case for every tensor after ``--half``.
 
     Raises:
         OutputError: A file cannot be written.
@@ -79,7 +79,7 @@ def save_adapter(model: PromptedModel, folder: Path) -> dict[str, Any]:
 
 
 def _stored(value: Tensor) -> Tensor:
-    """The tensor on the CPU, in float16 where that loses nothing."""
+    """The tensor on the CPU, in float16 where that changes no number."""
     value = value.detach().cpu().contiguous()
     if not value.is_floating_point():
         return value

@@ -110,7 +110,7 @@ class _ClozeRun(FolderRun[dict[str, Any]]):
         """See :meth:`FolderRun.train`."""
         trainer = make_trainer(self.model, self.blocks, self.held_out, self.config, checkpoints, self.progress)
         checkpoint = last_checkpoint(checkpoints) if resume else None
-        # A resumed run has that score in its history.
+        # A resumed run has the score of the untrained model in its history already.
         trainer.args.eval_on_start = checkpoint is None
         trainer.run(checkpoint)
         return {
@@ -168,7 +168,7 @@ def _place(backbone: Backbone, dtype: str) -> None:
 
 
 def _earlier(folder: str | None, model: MaskedLM) -> int:
-    """Start from an earlier run's weights, if there is one, and tell how many tokens it saw."""
+    """Take the first values from an earlier run, if one is named, and return how many tokens it was trained on."""
     if folder is None:
         return 0
     weights, file = find_cloze_weights(folder), Path(folder) / METRICS_FILE

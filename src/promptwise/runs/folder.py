@@ -1,4 +1,4 @@
-"""The folder of a run: its settings from the start, its results at the end, and whose it is to write."""
+"""The folder of a run: its settings from the start, its results at the end, and which process may write it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from promptwise.files import CARD_FILE, METRICS_FILE, write_json
 LOCK_FILE = ".promptwise.lock"
 """Held by the process that writes a folder; one that a killed process left behind holds nobody up."""
 
-_FOUND = "stands_on"
+_CONDITIONS = "stands_on"
+"""Where the settings file keeps the conditions that a run began under."""
+
 _T = TypeVar("_T")
 
 
@@ -104,7 +106,7 @@ class RunFolder:
         return missing
 
     def enter(self, config: Any, overwrite: bool, resume: bool, main: bool, read: Callable[[], _T | None]) -> _T | None:
-        """Make sure that the folder is this run's to write; the metrics of a run to resume that is finished.
+        """Make sure that this run may write the folder; return the metrics where the run to resume is finished.
 
         Args:
             config: The run's configuration.
@@ -125,12 +127,12 @@ class RunFolder:
         return finished
 
     def check(self, config: Any, overwrite: bool, resume: bool) -> None:
-        """Make sure that the folder is this run's to write.
+        """Make sure that this run may write the folder.
 
         Raises:
             ConfigError: ``overwrite`` and ``resume`` exclude each other.
             ResumeError: The run to resume has other settings.
-            OutputError: The folder holds a run that is neither, or no run to resume.
+            OutputError: The folder holds a run and neither is asked for, files of somebody else, or no run to resume.
         """
         if overwrite and resume:
             raise ConfigError("--overwrite and --resume exclude each other.")
@@ -157,33 +159,34 @@ class RunFolder:
                 "it, or another --out."
             )
 
-    def begin(self, config: Any, found: Mapping[str, Any], resume: bool, main: bool) -> None:
+    def begin(self, config: Any, conditions: Mapping[str, Any], resume: bool, main: bool) -> None:
         """Write the settings, and remove what would be mistaken for results of this run.
 
         Args:
             config: The run's configuration, a dataclass.
-            found: What the run stands on, such as the fingerprint of its data, by the names that messages give it.
-            resume: Keep the checkpoints, of a run that stood on the same.
+            conditions: What the result depends on besides the settings, such as the fingerprint of the data, by the
+                names that messages give it.
+            resume: Keep the checkpoints, if the run began under the same conditions.
             main: Whether this process writes the files; the others only look.
 
         Raises:
-            ResumeError: The run to resume began with something else.
+            ResumeError: The run to resume began under other conditions.
         """
         if resume:
-            self._check_unchanged(found)
+            self._check_unchanged(conditions)
         if not main:
             return
         if not resume:
-            # The products are replaced when their successors are whole.
+            # The old adapter or weights stay until the new ones are written.
             (self.path / METRICS_FILE).unlink(missing_ok=True)
             self.remove_checkpoints()
-        write_json(self.path / self.settings_file, {**asdict(config), _FOUND: found})
+        write_json(self.path / self.settings_file, {**asdict(config), _CONDITIONS: conditions})
 
-    def _check_unchanged(self, found: Mapping[str, Any]) -> None:
-        """Make sure that what the run stands on is what it began with."""
-        before = json.loads((self.path / self.settings_file).read_text(encoding="utf-8")).get(_FOUND, {})
-        for name in dict.fromkeys((*found, *before)):
-            value = found.get(name)
+    def _check_unchanged(self, conditions: Mapping[str, Any]) -> None:
+        """Make sure that the run to resume began under these conditions."""
+        before = json.loads((self.path / self.settings_file).read_text(encoding="utf-8")).get(_CONDITIONS, {})
+        for name in dict.fromkeys((*conditions, *before)):
+            value = conditions.get(name)
             if before.get(name) != value:
                 raise ResumeError(
                     f"The {name} has changed since the run in {self.path} began: it was {str(before.get(name))[:16]} "
@@ -247,7 +250,7 @@ class RunFolder:
             )
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
-            before = type(config)(**{key: value for key, value in values.items() if key != _FOUND})
+            before = type(config)(**{key: value for key, value in values.items() if key != _CONDITIONS})
         except (TypeError, ValueError) as error:
             raise OutputError(
                 f"{file} cannot be read ({error}), so the run cannot be resumed. Use --overwrite."

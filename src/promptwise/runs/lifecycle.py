@@ -42,7 +42,7 @@ class FolderRun(ABC, Generic[_Metrics]):
 
     @abstractmethod
     def prepare(self) -> dict[str, str]:
-        """Load data and model, and return what the result stands on, by the names that messages give it.
+        """Load data and model, and return what the result depends on besides the settings; see :func:`run_conditions`.
 
         Nothing is written before this has succeeded.
         """
@@ -91,7 +91,10 @@ class FolderRun(ABC, Generic[_Metrics]):
 
 
 def run_conditions(backbone: Backbone) -> dict[str, str]:
-    """What a run's result stands on besides its settings and its data, by the names that messages give it."""
+    """What a result depends on besides settings and data, by the names that messages give it.
+
+    A run is resumed under the same conditions alone: otherwise it would not end as if it had not been interrupted.
+    """
     return {
         "backbone": backbone.fingerprint,
         "compute dtype": str(backbone.compute_dtype),

@@ -39,7 +39,7 @@ class RunTime:
 
 @dataclass(frozen=True, kw_only=True)
 class RunMetrics:
-    """The scores of a run, and what they stand on.
+    """The scores of a run, with the settings, data and versions that they were reached with.
 
     Attributes:
         task: Name of the task.
