@@ -106,7 +106,7 @@ def table(runs: list[dict[str, Any]], out: Path, split: str, records: Path | Non
         metrics = json.loads(file.read_text(encoding="utf-8"))
         first = next(iter(metrics["test"]))
         config = metrics["config"]
-        key = (config["base"], run["method"], config["head"], config["pooling"], f"{config['lr']:g}")
+        key = (config["base"], run["method"], config["head"], config.get("pooling"), f"{config['lr']:g}")
         cells.setdefault(key, {}).setdefault(run["task"], []).append(metrics[split][first])
         tuned.setdefault(key, {})[run["task"]] = metrics["parameters"]["tuned"]
         metrics.pop("history")

@@ -1,18 +1,43 @@
-"""Names of strategies, bases and heads, resolved to classes only when they are used.
+"""Names of strategies, bases, heads and encoders, resolved to classes only when they are used.
 
 A plug-in adds a name through an entry point, for example in its ``pyproject.toml``::
 
     [project.entry-points."promptwise.strategies"]
     mine = "my_package.my_module:MyStrategy"
+
+Its class may bring settings of its own: a dataclass, named by the class attribute ``settings``, whose fields the class
+gets as keyword arguments. They are keys in files and in Python, and ``--set name=value`` on the command line.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, is_dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, NamedTuple
 
 from promptwise.errors import ConfigError, UnknownNameError
+
+
+class Entry(NamedTuple):
+    """What a name stands for.
+
+    Attributes:
+        target: ``module:Class``.
+        description: One line.
+        settings: ``module:Class`` of its settings, of a module that imports nothing heavy; empty for a plug-in, whose
+            class says it.
+    """
+
+    target: str
+    description: str = ""
+    settings: str = ""
+
+
+@dataclass(frozen=True)
+class _NoSettings:
+    """Of a plug-in that names none."""
 
 
 class Registry:
@@ -21,35 +46,40 @@ class Registry:
     Args:
         kind: What is registered, in the singular, as error messages say it.
         group: Entry-point group that plug-ins use.
-        builtin: Name to ``(module:Class, one line of description)``.
+        builtin: Name to the parts of an :class:`Entry`.
     """
 
-    def __init__(self, kind: str, group: str, builtin: dict[str, tuple[str, str]]) -> None:
+    def __init__(self, kind: str, group: str, builtin: Mapping[str, tuple[str, ...]]) -> None:
         self.kind, self.group = kind, group
-        self._targets: dict[str, tuple[str, str]] = dict(builtin)
+        self._targets = {name: Entry(*parts) for name, parts in builtin.items()}
         self._plugins_read = False
 
-    def register(self, name: str, target: str, description: str = "") -> None:
+    def register(self, name: str, target: str, description: str = "", settings: str = "") -> None:
         """Add a name.
 
         Raises:
             ConfigError: The name is taken by something else.
         """
         taken = self._targets.get(name)
-        if taken is not None and taken[0] != target:
+        if taken is not None and taken.target != target:
             raise ConfigError(
-                f"The {self.kind} name {name!r} is taken by {taken[0]}; {target} needs another name in {self.group!r}."
+                f"The {self.kind} name {name!r} is taken by {taken.target}; {target} needs another name in "
+                f"{self.group!r}."
             )
-        self._targets[name] = (target, description)
+        self._targets[name] = Entry(target, description, settings)
 
     def names(self) -> list[str]:
         """Every known name, built-in ones first."""
         self._read_plugins()
         return list(self._targets)
 
+    def names_without_import(self) -> list[str]:
+        """The names whose settings are known without importing their class: all but plug-ins."""
+        return [name for name, entry in self._targets.items() if entry.settings]
+
     def describe(self, name: str) -> str:
         """The line of description of a name."""
-        return self._target(name)[1]
+        return self._entry(name).description
 
     def get(self, name: str) -> Any:
         """Import and return what a name stands for.
@@ -58,14 +88,45 @@ class Registry:
             UnknownNameError: There is no such name.
             ConfigError: The name belongs to a plug-in that cannot be imported.
         """
-        target = self._target(name)[0]
+        return self._imported(name, self._entry(name).target)
+
+    def settings(self, name: str) -> type[Any]:
+        """The dataclass of the settings that a name brings; one without fields where it brings none.
+
+        Raises:
+            UnknownNameError: There is no such name.
+            ConfigError: The name belongs to a plug-in that cannot be imported, or that names no dataclass.
+        """
+        entry = self._entry(name)
+        declared = (
+            self._imported(name, entry.settings)
+            if entry.settings
+            else getattr(self._imported(name, entry.target), "settings", _NoSettings)
+        )
+        if not (isinstance(declared, type) and is_dataclass(declared)):
+            raise ConfigError(
+                f"The {self.kind} {name!r} ({entry.target}) has settings that are no dataclass: {declared!r}."
+            )
+        return declared
+
+    def declaration(self, name: str) -> Any:
+        """What says what a name does, without importing anything heavy: its settings, or a plug-in's own class.
+
+        Raises:
+            UnknownNameError: There is no such name.
+            ConfigError: The name belongs to a plug-in that cannot be imported.
+        """
+        entry = self._entry(name)
+        return self._imported(name, entry.settings or entry.target)
+
+    def _imported(self, name: str, target: str) -> Any:
         module, _, attribute = target.partition(":")
         try:
             return getattr(import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise ConfigError(f"The {self.kind} {name!r} is registered as {target}, which fails: {error}.") from error
 
-    def _target(self, name: str) -> tuple[str, str]:
+    def _entry(self, name: str) -> Entry:
         self._read_plugins()
         if name not in self._targets:
             raise UnknownNameError(self.kind, name, self._targets)
@@ -86,22 +147,27 @@ STRATEGIES = Registry(
         "shared": (
             "promptwise.strategies.shared:SharedPrompt",
             "one prompt for the whole task: plain prompt or prefix tuning, the baseline",
+            "promptwise.strategies.settings:SharedSettings",
         ),
         "random": (
             "promptwise.strategies.table:RandomTable",
             "Random IPT: the trained table rows of the input's first K tokens",
+            "promptwise.strategies.settings:RandomSettings",
         ),
         "pretrained": (
             "promptwise.strategies.table:PretrainedTable",
             "Pretrained IPT: as random, from a table that was trained to tell topics (--knowledge)",
+            "promptwise.strategies.settings:PretrainedSettings",
         ),
         "encoder": (
             "promptwise.strategies.encoder:EncoderPrompt",
             "Encoder IPT: a small CNN, RNN or MLP turns the input's tokens into K vectors",
+            "promptwise.strategies.settings:EncoderSettings",
         ),
         "none": (
             "promptwise.strategies.none:NoPrompt",
             "no prompt: linear probing, or fine-tuning with --tune-backbone",
+            "promptwise.strategies.settings:NoPromptSettings",
         ),
     },
 )
@@ -113,10 +179,12 @@ BASES = Registry(
         "prompt": (
             "promptwise.injectors.prompt:PromptInjector",
             "prompt tuning: K vectors are put before the input embeddings",
+            "promptwise.injectors.settings:PromptSettings",
         ),
         "prefix": (
             "promptwise.injectors.prefix:PrefixInjector",
             "prefix tuning: K keys and values are put before those of every attention layer",
+            "promptwise.injectors.settings:PrefixSettings",
         ),
     },
 )
@@ -128,10 +196,12 @@ HEADS = Registry(
         "classifier": (
             "promptwise.heads.classifier:ClassifierHead",
             "a linear layer on the hidden state of the task's own position",
+            "promptwise.heads.settings:ClassifierSettings",
         ),
         "cloze": (
             "promptwise.heads.cloze:ClozeHead",
             "the frozen language-model head scores label words at a mask",
+            "promptwise.heads.settings:ClozeSettings",
         ),
     },
 )
@@ -143,8 +213,17 @@ ENCODERS = Registry(
         "cnn": (
             "promptwise.strategies.networks.cnn:TextCNN",
             "TextCNN: 64 filters for each width 2, 3, 4, 5",
+            "promptwise.strategies.settings:NetworkSettings",
         ),
-        "rnn": ("promptwise.strategies.networks.lstm:BiLSTM", "bidirectional LSTM over the real tokens"),
-        "mlp": ("promptwise.strategies.networks.mlp:TokenMLP", "two layers over each token, averaged"),
+        "rnn": (
+            "promptwise.strategies.networks.lstm:BiLSTM",
+            "bidirectional LSTM over the real tokens",
+            "promptwise.strategies.settings:NetworkSettings",
+        ),
+        "mlp": (
+            "promptwise.strategies.networks.mlp:TokenMLP",
+            "two layers over each token, averaged",
+            "promptwise.strategies.settings:NetworkSettings",
+        ),
     },
 )

@@ -57,7 +57,9 @@ def load(folder: Path, *, lm_head: bool) -> Backbone:
 
 def make_model(backbone: Backbone, *, spec: TaskSpec = SPEC, **options: Any) -> PromptedModel:
     """Put an untrained prompt of ``K`` vectors on a backbone."""
-    return PromptedModel.from_backbone(backbone, task=spec, length=K, **options)
+    # No prompt has no length.
+    length = {} if options.get("strategy") == "none" else {"length": K}
+    return PromptedModel.from_backbone(backbone, task=spec, **length, **options)
 
 
 def make_prepared(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,11 @@ def loaded(tiny_folder: TinyFolder) -> Callable[[Combination], Loaded]:
     return get
 
 
+def strategies_with(setting: str) -> set[str]:
+    """The strategies that have a setting."""
+    return {name for name in STRATEGIES.names() if setting in {one.name for one in fields(STRATEGIES.settings(name))}}
+
+
 def test_the_matrix_is_complete() -> None:
     """The matrix names all that is registered, and has the number of cells that this makes."""
     assert set(BASES.names()) == set(BASE_NAMES)
@@ -112,11 +117,11 @@ def test_the_matrix_is_complete() -> None:
     # Without a prompt there is nothing here to move or to depend on the text; it has tests of its own.
     assert set(STRATEGIES.names()) - {"none"} == {options["strategy"] for options in VARIANTS.values()}
     assert set(ENCODERS.names()) == {options["encoder"] for options in VARIANTS.values() if "encoder" in options}
-    with_table = {name for name in STRATEGIES.names() if "train_table" in STRATEGIES.get(name).options}
+    with_table = strategies_with("train_table")
     assert with_table == {options["strategy"] for options in VARIANTS.values() if options.get("train_table")}
-    ranked = {name for name in STRATEGIES.names() if "table_rank" in STRATEGIES.get(name).options}
+    ranked = strategies_with("table_rank")
     assert ranked == {options["strategy"] for options in VARIANTS.values() if "table_rank" in options}
-    knowing = {name for name in STRATEGIES.names() if "knowledge" in STRATEGIES.get(name).options}
+    knowing = strategies_with("knowledge")
     assert knowing == {VARIANTS[name]["strategy"] for name in KNOWN}
     assert len(BACKBONES) == 11
     assert len(set(map(str, COMBINATIONS))) == len(COMBINATIONS) == 11 * 2 * 2 * 9 == 396
@@ -203,7 +208,7 @@ def check_saved(model: PromptedModel, backbone: Path, folder: Path) -> None:
     assert all(torch.equal(floats[key], own[key]) for key in own)
     frozen = {key for key, value in own.items() if not value.requires_grad}
     # A frozen table under an encoder, and what turns an embedding into a prompt where the table has no row.
-    assert frozen == STILL.get(model.prompt_config.strategy if model.prompt_config.knowledge else "", set())
+    assert frozen == STILL.get(model.prompt_config.strategy if model.prompt_config.get("knowledge") else "", set())
     assert all(key.startswith("strategy.") and key.endswith(".ids") for key in saved.keys() - floats.keys())
     again = PromptedModel.from_pretrained(folder, str(backbone), dtype="fp32", device="cpu")
     assert again.backbone is not model.backbone

@@ -20,7 +20,7 @@ from promptwise.tasks.examples import Example, examples_from_rows
 from promptwise.tasks.fields import column_field
 from promptwise.tasks.metrics import majority_accuracy
 from promptwise.tasks.readers import read_rows
-from promptwise.tasks.spec import TaskSpec, load_spec, task_names
+from promptwise.tasks.spec import TaskSpec, load_spec, read_spec, task_names
 from promptwise.tasks.texts import iter_texts
 from promptwise.terminal import standard_output
 from promptwise.training.scoring import score
@@ -43,6 +43,7 @@ def load_examples(
     config: dict[str, Any],
     *,
     task: str | None = None,
+    task_spec: str | None = None,
     data: str | None = None,
     data_dir: str | None = None,
     text_column: str | None = None,
@@ -54,6 +55,7 @@ def load_examples(
     Args:
         config: The adapter's configuration.
         task: Score on this task's test split.
+        task_spec: Score on the test split of the task that this file describes, or on ``data`` as it says.
         data: Score on every row of this file.
         data_dir: Folder with the task's files.
         text_column: Column of ``data``; by default as the adapter was trained. So are the other two.
@@ -65,33 +67,47 @@ def load_examples(
         DataError: The data is missing or malformed.
     """
     own = TaskSpec.from_dict(config["task"])
-    if task is not None and data is not None:
-        raise ConfigError("Give either --task or --data, not both.")
+    if task is not None and (data is not None or task_spec is not None):
+        raise ConfigError(f"Give either --task or --{'data' if data is not None else 'task-spec'}, not both.")
+    named = None if task_spec is None else read_spec(Path(task_spec))
+    if named is not None:
+        _check_labels(own, named)
     if data is not None:
         if data_dir is not None:
             raise ConfigError("--data-dir goes with --task; --data names a file of its own.")
+        described = own if named is None else named
         spec = replace(
-            own,
-            text=own.text if text_column is None else column_field(text_column),
-            text_pair=own.text_pair if text_pair_column is None else column_field(text_pair_column),
-            label=own.label if label_column is None else label_column,
+            described,
+            text=described.text if text_column is None else column_field(text_column),
+            text_pair=described.text_pair if text_pair_column is None else column_field(text_pair_column),
+            label=described.label if label_column is None else label_column,
         )
         examples = examples_from_rows(spec, read_rows(Path(data)), Path(data))
         if not examples:
             raise DataError(f"{data} has no rows.")
         return spec, examples
-    if task is None and not _is_packaged(own):
+    if named is not None:
+        spec = named
+    elif task is not None or _is_packaged(own):
+        spec = load_spec(own.name if task is None else task)
+    elif own.source is not None or data_dir is not None:
+        # A task of a person's own, whose rows can be found without its file: the adapter has its spec.
+        spec = own
+    else:
         raise ConfigError(
             f"The adapter was trained on {own.name!r}, a file of your own: name one to score it on with --data."
         )
-    spec = load_spec(own.name if task is None else task)
+    _check_labels(own, spec)
+    loaded = load_task(spec, None if data_dir is None else Path(data_dir), splits=("test",))
+    return spec, loaded.test
+
+
+def _check_labels(own: TaskSpec, spec: TaskSpec) -> None:
     if spec.labels != own.labels:
         raise ConfigError(
             f"The adapter knows the labels {', '.join(own.labels)}; the task {spec.name!r} has "
             f"{', '.join(spec.labels)}."
         )
-    loaded = load_task(spec, None if data_dir is None else Path(data_dir), splits=("test",))
-    return spec, loaded.test
 
 
 def _is_packaged(spec: TaskSpec) -> bool:
@@ -116,8 +132,9 @@ def zero_shot_scores(config: TrainConfig, calibration: str, batch_size: int = 64
     from promptwise.runs.train import load_data, set_threads
 
     set_threads(config.threads)
-    if config.task is not None:
-        data = load_task(config.task, None if config.data_dir is None else Path(config.data_dir), splits=("test",))
+    if config.data is None:
+        spec = str(config.task) if config.task_spec is None else read_spec(Path(config.task_spec))
+        data = load_task(spec, None if config.data_dir is None else Path(config.data_dir), splits=("test",))
         examples = data.test
     else:
         data = load_data(config)

@@ -36,7 +36,7 @@ def run_demo(out: Path, epochs: float | None = None) -> None:
         f"{config.base} tuning, K = {config.length}, learning rate {rate:g}, {config.epochs:g} epochs.\n"
     )
     backbone = prepare_backbone(config.model, False, config.dtype)
-    console.print(f"1/2 instance-wise prompt ({config.strategy}, {config.encoder})")
+    console.print(f"1/2 instance-wise prompt ({config.strategy}, {config.get('encoder')})")
     ours = train(config, overwrite=True, backbone=backbone)
     console.print("2/2 task-level prompt (shared), for comparison")
     shared = replace(config, strategy="shared", out=str(out / "task-level"))

@@ -11,10 +11,22 @@ from promptwise.cli.tables import print_scores
 from promptwise.config import TrainConfig
 from promptwise.terminal import quiet, standard_output
 
+_DATA = ("task", "task_spec", "data", "text_column", "text_pair_column", "label_column", "data_dir")
+
 
 @click.command()
 @adapter_options
-@options_of(TrainConfig, "task", "data", "text_column", "text_pair_column", "label_column", "data_dir", trained=True)
+@options_of(
+    TrainConfig,
+    "task",
+    "task_spec",
+    "data",
+    "text_column",
+    "text_pair_column",
+    "label_column",
+    "data_dir",
+    trained=True,
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 def evaluate(
     adapter: str,

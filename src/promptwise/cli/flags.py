@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from promptwise.config import DTYPES
-from promptwise.config.settings import choices_of, flag_name, value_type
+from promptwise.config.composition import known_settings, owners
+from promptwise.config.settings import Setting, flag_name, settings_in
 from promptwise.errors import ConfigError, UnknownNameError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -70,9 +70,36 @@ def known_tasks() -> tuple[str, ...]:
     return task_names()
 
 
+_SET = "settings"
+
+
 def given(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags that were given; click has an empty tuple for one that may be repeated."""
-    return {key: value for key, value in flags.items() if value not in (None, ())}
+    """The flags that were given, with the settings of ``--set``; click has an empty tuple for one that may be repeated.
+
+    Raises:
+        ConfigError: A setting has no value, or is given twice.
+    """
+    values = {key: value for key, value in flags.items() if value not in (None, ())}
+    for pair in values.pop(_SET, ()):
+        name, equals, value = pair.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise ConfigError(f"--set {pair!r} is no setting with its value; write it as in --set length=8.")
+        if name in values:
+            raise ConfigError(f"{flag_name(name)} is given twice, with {values[name]!r} and --set {pair!r}.")
+        values[name] = value
+    return values
+
+
+def set_option(function: _F) -> _F:
+    """The flag for settings that have no flag of their own, such as those of a plug-in."""
+    return click.option(
+        "--set",
+        _SET,
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A setting by its name, such as one that a plug-in brings; see `promptwise strategies`. May be repeated.",
+    )(function)
 
 
 def options_of(config: type[Any], *names: str, trained: bool = False) -> Callable[[_F], _F]:
@@ -81,41 +108,65 @@ def options_of(config: type[Any], *names: str, trained: bool = False) -> Callabl
     With ``trained`` they are of a command that uses an adapter.
     """
 
-    def depth(setting: Field[Any]) -> int:
-        """How far up the class is that a field comes from."""
+    def depth(setting: Setting) -> int:
+        """How far up the class is that a setting comes from."""
         return max(level for level, part in enumerate(config.__mro__) if setting.name in inspect.get_annotations(part))
 
-    settings = sorted((one for one in fields(config) if not names or one.name in names), key=depth)
+    own = {one.name for one in settings_in(config)}
+    level, ranked = 0, []
+    for one in known_settings(config).values():
+        # The settings of what an axis names stand behind it.
+        level = depth(one) if one.name in own else level
+        if not names or one.name in names:
+            ranked.append((level, one))
+
+    ordered = sorted(ranked, key=lambda pair: pair[0])
 
     def decorate(function: _F) -> _F:
-        for setting in reversed(settings):
-            function = _option(setting, trained)(function)
+        for _, setting in ordered[::-1]:
+            function = _option(config, setting, trained)(function)
         return function
 
     return decorate
 
 
-def _option(setting: Field[Any], trained: bool) -> Callable[[_F], _F]:
-    kind, default = value_type(setting), setting.default
-    text = setting.metadata["help"]
+class Value(click.ParamType[Any]):
+    """A number; the one rule for all settings says what is meant by what was typed."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.name = {int: "integer", float: "float"}.get(setting.type, "text")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value that is meant."""
+        try:
+            return self.setting.value(value)
+        except (TypeError, ValueError, OverflowError):
+            raise ConfigError(f"{self.setting.flag} must {self.setting.expected()}, found {value!r}.") from None
+
+
+def _option(config: type[Any], setting: Setting, trained: bool) -> Callable[[_F], _F]:
+    default, text = setting.default, setting.help
     if trained and setting.name.endswith("_column"):
         # The commands that use an adapter read the columns that it was trained on.
         text, default = f"{text.partition(' in --data')[0]}; by default as the adapter was trained.", None
-    flag = flag_name(setting.name)
-    if kind is bool:
-        declaration = f"{flag}/--no-{flag[2:]}"
-        return click.option(declaration, default=None, help=text)
-    if kind is tuple:
-        return click.option(flag, multiple=True, default=None, help=text, metavar=setting.metadata["metavar"])
+    owned = owners(config, setting.name)
+    if owned is not None:
+        text += f" For {owned[0].flag} {' or '.join(owned[1])}."
+    flag = setting.flag
+    if setting.type is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=text)
+    if setting.type is tuple:
+        return click.option(flag, multiple=True, default=None, help=text, metavar=setting.metavar)
     if default is not None:
         text += f" [default: {default:g}]" if isinstance(default, float) else f" [default: {default}]"
     if setting.name == "task":
         param_type: Any = Name("task", known_tasks)
-    elif setting.metadata["choices"]:
-        param_type = Name(flag, lambda: choices_of(setting))
+    elif setting.choices:
+        param_type = Name(flag, lambda: setting.accepted)
     else:
-        param_type = kind
-    return click.option(flag, type=param_type, default=None, help=text, metavar=setting.metadata["metavar"])
+        param_type = str if setting.type is str and setting.read is None else Value(setting)
+    return click.option(flag, type=param_type, default=None, help=text, metavar=setting.metavar)
 
 
 def folder_options(function: _F) -> _F:

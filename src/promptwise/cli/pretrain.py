@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from promptwise.cli.flags import CommandGroup, folder_options, given, options_of
+from promptwise.cli.flags import CommandGroup, folder_options, given, options_of, set_option
 from promptwise.config import ClozeConfig, KnowledgeConfig, PairsConfig
-from promptwise.config.settings import config_from_mapping
+from promptwise.config.composition import config_from_mapping
 from promptwise.terminal import quiet
 
 
@@ -67,6 +67,7 @@ def knowledge(overwrite: bool, resume: bool, **flags: Any) -> None:
 
 @pretrain.command()
 @options_of(PairsConfig)
+@set_option
 @folder_options
 def prompt(overwrite: bool, resume: bool, **flags: Any) -> None:
     """Train a prompt on text without labels, for tasks to start from: pre-trained prompt tuning (PPT).

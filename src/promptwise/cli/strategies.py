@@ -7,7 +7,7 @@ import click
 
 @click.command()
 def strategies() -> None:
-    """List strategies, encoders, bases and heads."""
+    """List strategies, encoders, bases and heads; plug-ins with their settings."""
     from promptwise.cli.tables import print_strategies
 
     print_strategies()

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from promptwise.config import PromptConfig
+from promptwise.config.settings import settings_in
+from promptwise.errors import ConfigError
 from promptwise.models.adapter import read_metrics
 from promptwise.models.model_card import has_prompt
-from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES
+from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES, Registry
 from promptwise.tasks.spec import load_spec, task_names
 from promptwise.terminal import console, plain_table, print_table, program, size_text, standard_output
 from promptwise.training.run_metrics import RunMetrics
@@ -36,7 +38,7 @@ def print_result(metrics: RunMetrics, folder: str) -> None:
 def print_info(folder: Path, config: dict[str, Any]) -> None:
     """What a saved adapter is."""
     standard_output()
-    prompt, backbone, task = PromptConfig(**config["prompt"]), config["backbone"], config["task"]
+    prompt, backbone, task = PromptConfig.from_saved(config["prompt"]), config["backbone"], config["task"]
     table = plain_table("", "")
     table.show_header = False
     rows = {
@@ -123,8 +125,20 @@ def print_strategies() -> None:
     table = plain_table("kind", "name", "what it does")
     for kind, registry in kinds.items():
         for name in registry.names():
-            table.add_row(kind, name, registry.describe(name))
+            table.add_row(kind, name, registry.describe(name) + _settings_of_plugin(registry, name))
     print_table(table)
+
+
+def _settings_of_plugin(registry: Registry, name: str) -> str:
+    """The settings that a plug-in brings, as they are given on the command line; others are in the help of `train`."""
+    if name in registry.names_without_import():
+        return ""
+    try:
+        declared = settings_in(registry.settings(name))
+    except ConfigError:
+        # Listed all the same; whoever uses it is told why.
+        return "; cannot be imported"
+    return "".join(f"; --set {one.name}={one.default}" for one in declared)
 
 
 def print_scores(result: Mapping[str, float | int], as_json: bool) -> None:

@@ -8,15 +8,17 @@ from typing import Any
 
 import click
 
-from promptwise.cli.flags import folder_options, given, options_of
+from promptwise.cli.flags import folder_options, given, options_of, set_option
 from promptwise.config import TrainConfig
-from promptwise.config.settings import config_from_mapping
+from promptwise.config.composition import config_from_mapping
 from promptwise.errors import ConfigError
+from promptwise.reading import yaml_of
 from promptwise.terminal import quiet
 
 
 @click.command()
 @options_of(TrainConfig)
+@set_option
 @click.option("--config", "config_file", type=Path, metavar="FILE.yaml", help="Read settings from a file; flags win.")
 @folder_options
 def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any) -> None:
@@ -25,6 +27,22 @@ def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any)
     \b
     promptwise train --task topics13 --out runs/topics
     promptwise train --data tickets.csv --text-column body --label-column team --out runs/tickets
+    promptwise train --task-spec tickets.yaml --data tickets.csv --out runs/tickets
+    promptwise train --task topics13 --strategy mine --set temperature=0.5 --out runs/mine
+
+    A task of your own is described like those of the package, which `promptwise tasks NAME` prints. Only the first five
+    keys are needed; without --data and --data-dir the rows are those of its source on the Hub:
+
+    \b
+    name: tickets
+    description: Which team answers a letter?
+    text: "{subject}: {body}"          # columns in braces; text_pair is a second text
+    label: team
+    labels: [billing, support]
+    template: "{text} It is about {mask}."
+    label_words: {billing: [money, price], support: [help]}
+    metrics: [accuracy, macro_f1]      # the first one chooses the checkpoint
+    source: {dataset: me/tickets, splits: {train: train, test: test}}
     """
     values = _read_yaml(config_file) if config_file else {}
     values |= given(flags)
@@ -41,15 +59,10 @@ def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
-    import yaml
-
     if not file.is_file():
         near = get_close_matches(file.name, [p.name for p in file.parent.glob("*.y*ml")], n=1)
         raise ConfigError(f"--config {file} does not exist." + (f" Did you mean {near[0]!r}?" if near else ""))
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {file} is not valid YAML: {' '.join(str(error).split())}") from error
+    values = yaml_of(file, f"--config {file}")
     if not isinstance(values, dict):
         raise ConfigError(f"--config {file} must map settings to values, found {type(values).__name__}.")
     return values

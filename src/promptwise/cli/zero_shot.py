@@ -10,7 +10,7 @@ from promptwise.backbones.hub import DEFAULT_CLOZE_MODEL
 from promptwise.cli.flags import Name, given, options_of
 from promptwise.cli.tables import print_scores
 from promptwise.config import CALIBRATIONS, TrainConfig
-from promptwise.config.settings import config_from_mapping
+from promptwise.config.composition import config_from_mapping
 from promptwise.terminal import quiet, standard_output
 
 
@@ -19,6 +19,7 @@ from promptwise.terminal import quiet, standard_output
     TrainConfig,
     "task",
     "data",
+    "task_spec",
     "text_column",
     "text_pair_column",
     "label_column",

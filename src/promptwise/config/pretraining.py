@@ -12,7 +12,7 @@ from promptwise.config.settings import check_values, setting
 from promptwise.errors import ConfigError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class PairsConfig(ModelConfig):
     """How a prompt learns to tell which sentence follows another."""
 

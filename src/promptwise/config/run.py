@@ -2,52 +2,83 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from promptwise.backbones.hub import DEFAULT_MODEL
-from promptwise.config.choices import DTYPES, POOLINGS
-from promptwise.config.settings import check_values, flag_name, off_default, setting
+from promptwise.config.choices import DTYPES
+from promptwise.config.composition import off_default, resolved, values_of, without_useless
+from promptwise.config.settings import check_values, flag_name, setting, settings_in, settings_of_parts
 from promptwise.errors import ConfigError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class PromptConfig:
-    """What a prompted model is made of."""
+    """What a prompted model is made of.
+
+    Beside the settings below it has those of the base, strategy, encoder and head that it names, which are keyword
+    arguments and attributes like any other: ``PromptConfig(strategy="encoder", encoder="cnn").encoder``. One that would
+    change nothing beside them is refused.
+
+    Attributes:
+        parts: The settings of what is chosen, by name.
+
+    Raises:
+        UnknownNameError: One value is not among its choices.
+        ConfigError: Settings are unknown, would change nothing, or have values that cannot work.
+    """
 
     base: str = setting("prefix", "How prompts enter the model.", choices="BASES")
     strategy: str = setting("encoder", "How the prompt of an input is made.", choices="STRATEGIES")
-    encoder: str = setting("mlp", "The network of the encoder strategy.", choices="ENCODERS")
-    train_table: bool = setting(False, "Train the token table under the encoder too; the paper freezes it.")
-    table_rank: int | None = setting(
-        None,
-        "Numbers in a row of --strategy random, which one learnt map takes to the prompt's width: a smaller adapter.",
-        minimum=1,
-    )
-    knowledge: str | None = setting(
-        None,
-        "Folder of `promptwise pretrain knowledge`, where the strategies pretrained and encoder start from.",
-        metavar="DIR",
-    )
-    length: int = setting(32, "K, prompt vectors per input.", minimum=1, maximum=4096)
+    length: int = setting(32, "K, prompt vectors per input.", minimum=1, maximum=4096, needs="makes_vectors")
     read_tokens: float | None = setting(
         None,
         "How many tokens of a text the strategy reads; below 1, a share of --max-length. By default all it can use.",
         minimum=1e-4,
         maximum=10**6,
+        needs="instance_wise",
     )
     tune_backbone: bool = setting(
         False, "Train every weight of the backbone too: fine-tuning, with --strategy none. The adapter holds it all."
     )
     hard_prompt: bool = setting(False, "Put the task's type-related words before every text; see `promptwise tasks`.")
     head: str = setting("classifier", "How scores are read off the model.", choices="HEADS")
-    pooling: str = setting(
-        "auto", "What the classifier reads; auto asks the model's folder and kind.", choices=POOLINGS
-    )
     max_length: int = setting(256, "Most tokens of an input; longer texts are cut.", minimum=1)
+    parts: Mapping[str, Any] = settings_of_parts()
+
+    def __init__(self, **values: Any) -> None:
+        # ``dataclasses.replace`` passes the settings of the parts together.
+        together = values.pop("parts", {})
+        declared, parts = resolved(type(self), {**together, **values})
+        for name, value in declared.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "parts", parts)
+        self.__post_init__()
 
     def __post_init__(self) -> None:
-        check_values(self)
+        """Checks of settings against each other."""
+
+    if not TYPE_CHECKING:
+        # Type checkers do not see it, so that they notice a slip in a name.
+        def __getattr__(self, name: str) -> Any:
+            """A setting of a part."""
+            if name in self.__dict__.get("parts", {}):
+                return self.parts[name]
+            raise AttributeError(f"{type(self).__name__} has no setting {name!r} beside what it names.")
+
+    @classmethod
+    def from_saved(cls, values: Mapping[str, Any]) -> Self:
+        """The configuration that a file holds; earlier versions took settings that change nothing, and wrote them too.
+
+        Raises:
+            ConfigError: A value cannot work.
+        """
+        return cls(**without_useless(cls, values))
+
+    def get(self, name: str) -> Any:
+        """The value of a setting; ``None`` for one of a part that is not chosen."""
+        return values_of(self).get(name)
 
     @property
     def reading(self) -> int | None:
@@ -63,7 +94,7 @@ class PromptConfig:
     @property
     def method(self) -> str:
         """The strategy, with its network where it has one."""
-        name = f"{self.strategy} ({self.encoder})" if self.strategy == "encoder" else self.strategy
+        name = f"{self.strategy} ({self.parts['encoder']})" if self.strategy == "encoder" else self.strategy
         if not self.tune_backbone:
             return name
         return "fine-tuning" if self.strategy == "none" else f"{name} and fine-tuning"
@@ -121,7 +152,7 @@ class FitConfig:
         check_values(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class ModelConfig(PromptConfig, FitConfig):
     """A run that trains a prompted model and saves it as an adapter, whatever its data is."""
 
@@ -138,11 +169,11 @@ class ModelConfig(PromptConfig, FitConfig):
 
     def prompt_config(self) -> PromptConfig:
         """The part that says what the model is."""
-        return PromptConfig(**{one.name: getattr(self, one.name) for one in fields(PromptConfig)})
+        return PromptConfig(**{one.name: getattr(self, one.name) for one in settings_in(PromptConfig)}, **self.parts)
 
     def fit_config(self) -> FitConfig:
         """The part that says how it is trained."""
-        return FitConfig(**{one.name: getattr(self, one.name) for one in fields(FitConfig)})
+        return FitConfig(**{one.name: getattr(self, one.name) for one in settings_in(FitConfig)})
 
 
 # Settings that say something about a person's own file, and about a known task.
@@ -150,16 +181,22 @@ _WITH_DATA = ("text_column", "text_pair_column", "label_column", "template")
 _WITH_TASK = ("data_dir", "validation_fraction", "train_file", "validation_file")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class TrainConfig(ModelConfig):
     """One training run from data to a saved adapter."""
 
-    data_places: ClassVar[tuple[str, ...]] = ("data", "data_dir", "train_file", "validation_file")
+    data_places: ClassVar[tuple[str, ...]] = ("data", "data_dir", "task_spec", "train_file", "validation_file")
     """Where the data lies; what it is is known by its fingerprint."""
 
     task: str | None = setting(None, "A task by name; see `promptwise tasks`.", metavar="NAME")
     data: str | None = setting(
         None, "Your own file instead of a task: .jsonl, .jsonl.gz, .csv, .parquet.", metavar="FILE"
+    )
+    task_spec: str | None = setting(
+        None,
+        "A task of your own, described in a YAML file as the help of `train` shows; its rows are those of --data, "
+        "of --data-dir, or of the source that it names.",
+        metavar="FILE",
     )
     text_column: str = setting("text", "Column of the text in --data.", metavar="COLUMN")
     text_pair_column: str | None = setting(None, "Column of a second text in --data.", metavar="COLUMN")
@@ -188,11 +225,17 @@ class TrainConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.task is None) == (self.data is None):
-            given = "both were" if self.task is not None else "neither was"
-            raise ConfigError(f"Give either --task NAME or --data FILE; {given} given.")
-        partner, other = ("--task", _WITH_DATA) if self.data is None else ("--data", _WITH_TASK)
+        if self.task is not None and (self.data is not None or self.task_spec is not None):
+            other = "--data FILE" if self.data is not None else "--task-spec FILE"
+            raise ConfigError(f"Give either --task NAME or {other}; both were given.")
+        if self.task is None and self.data is None and self.task_spec is None:
+            raise ConfigError("Give --task NAME, --data FILE or --task-spec FILE; neither was given.")
         chosen = off_default(self)
-        idle = [flag_name(name) for name in other if name in chosen]
-        if idle:
-            raise ConfigError(f"{', '.join(idle)} would change nothing beside {partner}; leave it out.")
+        described = self.task is not None or self.task_spec is not None
+        for partner, others in (
+            ("--data", _WITH_TASK if self.data is not None else ()),
+            ("--task" if self.task_spec is None else "--task-spec", _WITH_DATA if described else ()),
+        ):
+            idle = [flag_name(name) for name in others if name in chosen]
+            if idle:
+                raise ConfigError(f"{', '.join(idle)} would change nothing beside {partner}; leave it out.")

@@ -1,17 +1,19 @@
-"""Settings as fields of a dataclass: their help, their checks, and reading them from a file or from flags."""
+"""Settings as fields of a dataclass: their help, their checks, and what converts a value that a person wrote."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Mapping
-from dataclasses import Field, field, fields
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import cache
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
+from promptwise import reading
 from promptwise.errors import ConfigError, UnknownNameError
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+Need = Literal["makes_vectors", "instance_wise"]
+"""What a strategy must do for a setting to change anything; attributes of ``Strategy``."""
 
 
 def setting(
@@ -22,8 +24,23 @@ def setting(
     minimum: float | None = None,
     maximum: float = sys.float_info.max,
     metavar: str | None = None,
+    needs: Need | None = None,
+    read: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """A field with its help; ``choices`` is a tuple or the name of a registry in :mod:`promptwise.registry`."""
+    """A field of a dataclass of settings.
+
+    Args:
+        default: Its value when nothing is said.
+        help: The help of its flag.
+        choices: The values that it accepts, or the name of a registry in :mod:`promptwise.registry`: the settings of
+            the entry that is chosen are then settings of the whole.
+        minimum: The least number.
+        maximum: The greatest number, where there is a least one.
+        metavar: What the help shows in place of a value.
+        needs: What the strategy must do for it to change anything.
+        read: Makes a value of what a person wrote, where its type alone does not; raises ``ValueError`` where it is
+            none.
+    """
     return field(
         default=default,
         metadata={
@@ -32,104 +49,155 @@ def setting(
             "minimum": minimum,
             "maximum": maximum,
             "metavar": metavar,
+            "needs": needs,
+            "read": read,
         },
     )
 
 
-def choices_of(one: Field[Any]) -> tuple[str, ...]:
-    """The values that a field accepts; empty where any will do."""
-    choices = one.metadata.get("choices", ())
-    if isinstance(choices, str):
+def settings_of_parts() -> Any:
+    """The field that holds the settings of what a configuration's choices name; see :mod:`.composition`."""
+    return field(default_factory=dict, hash=False, metadata={"parts": True})
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a class of settings; see :func:`setting` for what its parts mean."""
+
+    name: str
+    default: Any
+    annotation: Any
+    help: str = ""
+    choices: str | tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float = sys.float_info.max
+    metavar: str | None = None
+    needs: Need | None = None
+    read: Callable[[Any], Any] | None = None
+
+    @property
+    def flag(self) -> str:
+        """Its flag."""
+        return flag_name(self.name)
+
+    @property
+    def type(self) -> type:
+        """The type of its value when it is not ``None``."""
+        kinds = [one for one in get_args(self.annotation) if one is not type(None)]
+        kind = kinds[0] if type(None) in get_args(self.annotation) else self.annotation
+        made: type = get_origin(kind) or kind
+        return made
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """The values that it accepts; empty where any will do."""
+        if not isinstance(self.choices, str):
+            return self.choices
         from promptwise import registry
 
-        return tuple(getattr(registry, choices).names())
-    return tuple(choices)
+        return tuple(getattr(registry, self.choices).names())
+
+    def value(self, given: Any) -> Any:
+        """The value that is meant by what was given: ``"32"`` and ``8.0`` are integers where one is wanted.
+
+        Raises:
+            ValueError: It is none.
+        """
+        if self.read is not None:
+            return self.read(given)
+        if isinstance(given, bool) and self.type is not bool:
+            raise ValueError
+        return reading.converted(self.annotation, os.fspath(given) if isinstance(given, os.PathLike) else given)
+
+    def expected(self) -> str:
+        """What is wanted of a value, for messages."""
+        return f"be {self.metavar}" if self.read is not None else f"be {getattr(self.type, '__name__', self.type)}"
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with a value of the right type, as a sentence.
+
+        Raises:
+            UnknownNameError: It is not among the choices.
+        """
+        if value is None:
+            return None
+        if self.accepted and value not in self.accepted:
+            raise UnknownNameError(self.flag, str(value), self.accepted)
+        if self.minimum is None:
+            return None
+        if not value >= self.minimum:
+            return f"{self.flag} is {value}; the least is {self.minimum}."
+        if not value <= self.maximum:
+            return f"{self.flag} is {value}; the most is {self.maximum}."
+        return None
+
+
+def settings_in(kind: type[Any]) -> tuple[Setting, ...]:
+    """The settings that a dataclass declares, in order; a field without :func:`setting` is one without limits.
+
+    Raises:
+        ConfigError: One has no default.
+    """
+    return _settings_in(cast("Hashable", kind))
+
+
+@cache
+def _settings_in(kind: Any) -> tuple[Setting, ...]:
+    hints = get_type_hints(kind)
+    return tuple(_setting(kind, one, hints[one.name]) for one in fields(kind) if not one.metadata.get("parts"))
+
+
+def _setting(kind: type[Any], one: Field[Any], annotation: Any) -> Setting:
+    default = one.default if one.default_factory is MISSING else one.default_factory()
+    if default is MISSING:
+        raise ConfigError(f"The setting {one.name!r} of {kind.__module__}.{kind.__qualname__} needs a default.")
+    return Setting(one.name, default, annotation, **one.metadata)
+
+
+def converted(
+    known: Mapping[str, Setting], values: Mapping[str, Any], named: Callable[[str], str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The values that are meant, and what is wrong with those that are none.
+
+    Args:
+        known: The settings, by name.
+        values: What was given for some of them.
+        named: How messages call a setting.
+    """
+    cleaned, problems = {}, []
+    for name, given in values.items():
+        try:
+            cleaned[name] = known[name].value(given)
+        except (TypeError, ValueError, OverflowError):
+            problems.append(f"{named(name)} must {known[name].expected()}, found {given!r}")
+    return cleaned, problems
 
 
 def check_values(config: Any) -> None:
-    """Check every field of a configuration against its choices and its minimum.
+    """Convert every value of a configuration, and check it against its choices and limits.
 
     Raises:
         UnknownNameError: One value is not among its choices.
-        ConfigError: Some values are out of range; all of them are named.
+        ConfigError: Some values are out of range or of a wrong type; all of them are named.
     """
-    problems = []
-    for one in fields(config):
-        value = getattr(config, one.name)
-        try:
-            _typed(one, value)
-        except (TypeError, ValueError, OverflowError):
-            problems.append(f"{flag_name(one.name)} must be {value_type(one).__name__}, found {value!r}.")
-            continue
-        choices, minimum = choices_of(one), one.metadata.get("minimum")
-        if choices and value not in choices:
-            raise UnknownNameError(flag_name(one.name), str(value), choices)
-        if value is None or minimum is None:
-            continue
-        maximum = one.metadata["maximum"]
-        if not value >= minimum:
-            problems.append(f"{flag_name(one.name)} is {value}; the least is {minimum}.")
-        elif not value <= maximum:
-            problems.append(f"{flag_name(one.name)} is {value}; the most is {maximum}.")
+    known = {one.name: one for one in settings_in(type(config))}
+    cleaned, problems = converted(known, {name: getattr(config, name) for name in known}, flag_name)
+    problems = [f"{problem}." for problem in problems] + problems_of(known, cleaned)
     if problems:
         raise ConfigError(" ".join(problems))
+    for name, value in cleaned.items():
+        object.__setattr__(config, name, value)
 
 
-_Config = TypeVar("_Config", bound="DataclassInstance")
-
-
-def config_from_mapping(kind: type[_Config], values: Mapping[str, Any], where: str) -> _Config:
-    """A configuration from the keys of a file, written with ``-`` or ``_``.
+def problems_of(known: Mapping[str, Setting], values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with values of the right type.
 
     Raises:
-        ConfigError: Keys are unknown or have values of a wrong type; all of them are named.
+        UnknownNameError: One is not among its choices.
     """
-    known = {one.name: one for one in fields(kind)}
-    problems, cleaned = [], {}
-    for key, value in values.items():
-        name = str(key).replace("-", "_")
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            problems.append(f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
-            continue
-        try:
-            cleaned[name] = _typed(known[name], value)
-        except (TypeError, ValueError, OverflowError):
-            problems.append(f"{key} must be {value_type(known[name]).__name__}, found {value!r}")
-    if problems:
-        raise ConfigError(f"{where}: " + "; ".join(problems) + ".")
-    return kind(**cleaned)
-
-
-def value_type(one: Field[Any]) -> type:
-    """The type of a field's value when it is not ``None``."""
-    name = str(one.type).partition("|")[0].strip()
-    return {"str": str, "int": int, "float": float, "bool": bool, "tuple[str, ...]": tuple}[name]
-
-
-def off_default(config: DataclassInstance) -> dict[str, Any]:
-    """The fields of a configuration that are not at their default."""
-    values = ((one, getattr(config, one.name)) for one in fields(config))
-    return {one.name: value for one, value in values if value != one.default}
+    return [problem for name, value in values.items() if (problem := known[name].problem(value))]
 
 
 def flag_name(name: str) -> str:
-    """The flag of a field."""
+    """The flag of a setting."""
     return "--" + name.replace("_", "-")
-
-
-def _typed(one: Field[Any], value: Any) -> Any:
-    kind = value_type(one)
-    if value is None:
-        if "None" in str(one.type):
-            return None
-        raise TypeError
-    if kind is bool or isinstance(value, bool):
-        if kind is bool and isinstance(value, bool):
-            return value
-        raise TypeError
-    if kind is tuple and isinstance(value, str):
-        raise TypeError
-    if kind is int and float(value) != int(value):
-        raise ValueError
-    return kind(value)

@@ -140,13 +140,14 @@ class Plan:
         # Written out: what is usual may be another rate some day.
         config = replace(config, lr=learning_rate(config, config))
         starts = {
-            setting: self.experiment.pretrained[getattr(config, setting)]
+            setting: self.experiment.pretrained[config.get(setting)]
             for setting in USED_BY.values()
-            if getattr(config, setting) in self.experiment.pretrained
+            if config.get(setting) in self.experiment.pretrained
         }
-        content = {**chosen_settings(config), **{setting: entry.id for setting, entry in starts.items()}}
+        chosen = {**planned.cell.unused_values, **chosen_settings(config)}
+        content = {**chosen, **{setting: entry.id for setting, entry in starts.items()}}
         for setting in USED_BY.values():
-            folder = getattr(config, setting)
+            folder = config.get(setting)
             if folder is not None and setting not in starts:
                 content[setting] = digest_of(setting, folder)
         if "model" in content:
@@ -230,7 +231,7 @@ class Plan:
     def pretraining(self) -> list[Pretraining]:
         """What the runs that are still to do start from, and what the figure shows."""
         configs = self.remaining()
-        used = {getattr(config, setting) for config in configs for setting in USED_BY.values()}
+        used = {config.get(setting) for config in configs for setting in USED_BY.values()}
         used.add(self.experiment.figure.get("knowledge"))
         return [entry for name, entry in self.experiment.pretrained.items() if name in used]
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from promptwise.backbones.hub import model_digest, sha256_of
 from promptwise.config import KnowledgeConfig, PairsConfig
-from promptwise.config.settings import config_from_mapping
+from promptwise.config.composition import config_from_mapping
 from promptwise.errors import ConfigError
 from promptwise.experiments.record import CODE_VERSION
 from promptwise.files import METRICS_FILE

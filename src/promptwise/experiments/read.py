@@ -16,6 +16,9 @@ A file looks like this; every setting is one of ``promptwise train``::
     seeds: [0, 1, 2]
     lr_search: {values: [3e-3, 1e-2, 3e-2], seeds: [0]}
 
+A setting that would change nothing beside a method's strategy, base or head is refused where it stands in the method or
+the task; one of ``settings`` or of the grid is meant for the methods that have it, and is left out of the others.
+
 Methods may start from what is pre-trained once, before any run: ``knowledge: topics`` names an entry of::
 
     pretrain:
@@ -29,28 +32,89 @@ Methods may start from what is pre-trained once, before any run: ``knowledge: to
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from promptwise.config import TrainConfig
+from promptwise.config.composition import settings_with_plugins, useless
 from promptwise.errors import ConfigError, UnknownNameError
-from promptwise.experiments.pretrained import USED_BY, read_pretraining
+from promptwise.experiments.pretrained import USED_BY, Pretraining, read_pretraining
 from promptwise.experiments.spec import Cell, Experiment
+from promptwise.reading import listed, parsed, unknown_key, yaml_of
 
-_KEYS = (
-    *("name", "description", "settings", "tasks", "methods", "grid", "seeds", "lr_search", "keep_adapters"),
-    *("pretrain", "figure", "published", "full"),
-)
 FIGURES = ("lines", "bars", "topics map", "case study")
-_OWN = {"task": ("seeds", "otherwise"), "method": ("lr_search", "against")}
 _RUN_KEYS = ("seed", "out", "lr")
+
+
+@dataclass(frozen=True)
+class _File:
+    """The form of an experiment's file."""
+
+    name: str = ""
+    description: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tasks: Mapping[str, Mapping[str, Any] | None] | tuple[str, ...] = ()
+    methods: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
+    grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0,)
+    lr_search: Mapping[str, Any] = field(default_factory=dict)
+    keep_adapters: bool = False
+    pretrain: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    figure: Mapping[str, Any] = field(default_factory=dict)
+    published: Mapping[str, Mapping[str, int | float]] = field(default_factory=dict)
+    full: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The form of ``lr_search``."""
+
+    values: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    tasks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """The form of ``figure``."""
+
+    kind: str
+    x: str | None = None
+    x_label: str | None = None
+    x_percent: bool = False
+    panel: str | None = None
+    knowledge: str | None = None
+    examples: int | None = None
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The keys of a task's entry that are no settings."""
+
+    seeds: tuple[int, ...] | None = None
+    otherwise: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class _Method:
+    """The keys of a method's entry that are no settings."""
+
+    lr_search: tuple[float, ...] | None = None
+    against: str | tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An entry of ``tasks`` or ``methods``: its settings, and its own keys."""
+
+    name: str
+    settings: Mapping[str, Any]
+    own: Mapping[str, Any]
 
 
 def read_experiment(
@@ -68,10 +132,7 @@ def read_experiment(
         ConfigError: The file is missing or malformed, or a run could not work; names the place.
         UnknownNameError: There is no such preset.
     """
-    try:
-        raw = yaml.safe_load(_text(name))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
+    raw = yaml_of(_text(name), str(name))
     return experiment_from(raw, str(name), data_root=data_root, overrides=overrides or {}, full=full)
 
 
@@ -83,14 +144,14 @@ def preset_names() -> tuple[str, ...]:
 
 def names_in(value: Any) -> tuple[str, ...]:
     """The names in a value: none, one or a list of them."""
-    return () if value is None else tuple(map(str, value)) if isinstance(value, list) else (str(value),)
+    return () if value is None else (value,) if isinstance(value, str) else tuple(map(str, value))
 
 
-def _text(name: str | Path) -> str:
-    """The content of a file or a preset."""
+def _text(name: str | Path) -> str | Path:
+    """The file of an experiment, or the content of a preset."""
     file = Path(name)
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        return file
     if file.suffix in (".yaml", ".yml"):
         raise ConfigError(f"{file} does not exist.")
     if str(name) not in preset_names():
@@ -111,56 +172,99 @@ def experiment_from(
     full: bool = False,
 ) -> Experiment:
     """An experiment from the values of a file; see :func:`read_experiment`."""
-    values = _mapping(raw, where)
-    _check_keys(values, _KEYS, where)
-    if full and not values.get("full"):
-        raise ConfigError(f"{where} has no full size: the key `full` is missing. Leave --full out.")
-    larger = _mapping(values.pop("full", None) or {}, f"{where}: full")
-    if full:
-        _check_keys(larger, _KEYS, f"{where}: full")
-        merged: dict[str, Any] = {
-            key: {**values.get(key, {}), **larger[key]} for key in ("settings", "pretrain") if key in larger
-        }
-        values = {**values, **larger, **merged}
-    for needed in ("name",) if values.get("figure") and values.get("pretrain") else ("name", "tasks", "methods"):
-        if not values.get(needed):
-            raise ConfigError(f"{where}: {needed} is missing.")
-    search = _mapping(values.get("lr_search") or {}, f"{where}: lr_search")
-    _check_keys(search, ("values", "seeds", "tasks"), f"{where}: lr_search")
-    common = {**_settings(values.get("settings") or {}, (), f"{where}: settings"), **(overrides or {})}
+    file = _file(raw, where, full)
+    search = _Search(**parsed(_Search, file.lr_search, f"{where}: lr_search"))
+    common = {**_named(file.settings, (), f"{where}: settings"), **(overrides or {})}
     pretrained = {
-        str(name): read_pretraining(
-            str(name), _mapping(entry, f"{where}: pretrain {name}"), common, data_root, f"{where}: pretrain {name}"
-        )
-        for name, entry in _mapping(values.get("pretrain") or {}, f"{where}: pretrain").items()
+        name: read_pretraining(name, entry, common, data_root, f"{where}: pretrain {name}")
+        for name, entry in file.pretrain.items()
     }
-    grid = _mapping(values.get("grid") or {}, f"{where}: grid")
-    for key, choices in grid.items():
-        _settings({key: choices}, (), f"{where}: grid")
-        _list(choices, f"{where}: grid: {key}")
-    seeds = _list(values.get("seeds", [0]), f"{where}: seeds")
-    cells = []
-    for (task, of_task), (method, of_method) in itertools.product(
-        _entries(values.get("tasks") or {}, "task", where), _entries(values.get("methods") or {}, "method", where)
+    for key, choices in file.grid.items():
+        _named({key: choices}, (), f"{where}: grid")
+        _some(choices, f"{where}: grid: {key}")
+    cells = tuple(_cells(file, search, common, data_root, overrides or {}, where))
+    _check_cells(cells, pretrained, where)
+    _check_figure(file, pretrained, f"{where}: figure")
+    if cells:
+        _check_keys(file.published, tuple(dict.fromkeys(cell.label for cell in cells)), f"{where}: published")
+    return Experiment(
+        # The same experiment at another size is another one.
+        name=f"{file.name}-full" if full else file.name,
+        description=file.description,
+        cells=cells,
+        search_seeds=_some(search.seeds, f"{where}: lr_search: seeds"),
+        search_tasks=_search_tasks(search, cells, f"{where}: lr_search: tasks"),
+        keep_adapters=file.keep_adapters,
+        pretrained=pretrained,
+        figure=file.figure,
+        published=file.published,
+    )
+
+
+def _file(raw: Any, where: str, full: bool) -> _File:
+    """The values of a file, at the size that is asked for."""
+    values = _given(raw)
+    read = parsed(_File, values, where)
+    larger = _given(values.pop("full", {}))
+    if full:
+        if not larger:
+            raise ConfigError(f"{where} has no full size: the key `full` is missing. Leave --full out.")
+        parsed(_File, larger, f"{where}: full")
+        merged = {key: {**values.get(key, {}), **larger[key]} for key in ("settings", "pretrain") if key in larger}
+        read = parsed(_File, {**values, **larger, **merged}, f"{where}: full")
+    file = _File(**read)
+    for needed in ("name",) if file.figure and file.pretrain else ("name", "tasks", "methods"):
+        if not getattr(file, needed):
+            raise ConfigError(f"{where}: {needed} is missing.")
+    _some(file.seeds, f"{where}: seeds")
+    return file
+
+
+def _given(raw: Any) -> Any:
+    """A map without the keys that say nothing."""
+    return {key: value for key, value in raw.items() if value is not None} if isinstance(raw, Mapping) else raw
+
+
+def _cells(
+    file: _File,
+    search: _Search,
+    common: Mapping[str, Any],
+    data_root: Path | None,
+    overrides: Mapping[str, Any],
+    where: str,
+) -> Iterator[Cell]:
+    """Every place of the table: tasks, then methods, then the grid."""
+    for task, method in itertools.product(
+        _entries(file.tasks, _Task, f"{where}: task"), _entries(file.methods, _Method, f"{where}: method")
     ):
-        for choice in itertools.product(*grid.values()):
-            chosen = dict(zip(grid, choice, strict=True))
-            of_place = _with_files(of_task, data_root)
-            settings = {**common, **_without(of_place, "task"), **_without(of_method, "method"), **chosen}
-            settings = {**_task_settings(task, settings, data_root), **(overrides or {})}
+        for choice in itertools.product(*file.grid.values()):
+            chosen = dict(zip(file.grid, choice, strict=True))
+            of_task = _with_files(task, data_root)
+            settings = _task_settings(task.name, {**common, **of_task, **method.settings, **chosen}, data_root)
+            settings = {**settings, **overrides}
+            for_all = {*common, *chosen} - {*of_task, *method.settings}
             # A rate of the method's own is not searched for.
-            rates = of_method.get("lr_search", [] if "lr" in of_method else search.get("values", []))
-            cells.append(
-                Cell(
-                    task=task,
-                    method=method,
-                    grid=tuple(chosen.items()),
-                    settings=settings,
-                    seeds=tuple(int(seed) for seed in _list(of_task.get("seeds", seeds), f"{where}: {task}: seeds")),
-                    against=names_in(of_method.get("against")),
-                    rates=tuple(float(rate) for rate in _list(rates, f"{where}: {method}: lr_search", empty=True)),
-                )
+            usual = () if "lr" in method.settings else search.values
+            yield Cell(
+                task=task.name,
+                method=method.name,
+                grid=tuple(chosen.items()),
+                settings=settings,
+                unused=tuple(name for name in useless(TrainConfig, settings) if name in for_all),
+                seeds=_some(_own_or(task, "seeds", file.seeds), f"{where}: {task.name}: seeds"),
+                against=names_in(method.own.get("against")),
+                rates=_own_or(method, "lr_search", usual),
             )
+
+
+def _own_or(entry: _Entry, key: str, usual: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values that an entry has for itself, or the usual ones."""
+    own = entry.own.get(key)
+    return usual if own is None else own
+
+
+def _check_cells(cells: Sequence[Cell], pretrained: Mapping[str, Pretraining], where: str) -> None:
+    """Find out before the runs what would keep one of them from working."""
     methods = {cell.method for cell in cells}
     for cell in cells:
         for other in cell.against:
@@ -170,23 +274,6 @@ def experiment_from(
             _check_start(cell.settings.get(setting), pretrained, f"{where}: {cell.method}: {setting}")
         for rate in cell.rates or (None,):
             cell.config(cell.seeds[0], rate)
-    figure = _mapping(values.get("figure") or {}, f"{where}: figure")
-    _check_figure(figure, grid, bool(values.get("keep_adapters")), pretrained, f"{where}: figure")
-    published = _mapping(values.get("published") or {}, f"{where}: published")
-    if cells:
-        _check_keys(published, tuple(dict.fromkeys(cell.label for cell in cells)), f"{where}: published")
-    return Experiment(
-        # The same experiment at another size is another one.
-        name=f"{values['name']}-full" if full else str(values["name"]),
-        description=str(values.get("description", "")),
-        cells=tuple(cells),
-        search_seeds=tuple(int(seed) for seed in _list(search.get("seeds", [0]), f"{where}: lr_search: seeds")),
-        search_tasks=_search_tasks(search, cells, f"{where}: lr_search: tasks"),
-        keep_adapters=bool(values.get("keep_adapters", False)),
-        pretrained=pretrained,
-        figure=figure,
-        published=published,
-    )
 
 
 def _check_start(name: Any, pretrained: Mapping[str, Any], where: str) -> None:
@@ -198,87 +285,81 @@ def _check_start(name: Any, pretrained: Mapping[str, Any], where: str) -> None:
     raise ConfigError(f"{where}: {name!r} is no entry of pretrain and no folder.{hint}")
 
 
-def _check_figure(
-    figure: Mapping[str, Any], grid: Mapping[str, Any], keeps: bool, pretrained: Mapping[str, Any], where: str
-) -> None:
+def _check_figure(file: _File, pretrained: Mapping[str, Any], where: str) -> None:
     """Find out before the runs what would keep the report from drawing its figure after them."""
-    if not figure:
+    if not file.figure:
         return
-    _check_keys(figure, ("kind", "x", "x_label", "x_percent", "panel", "knowledge", "examples"), where)
-    kind = figure.get("kind")
-    if kind not in FIGURES:
-        raise ConfigError(f"{where}: kind is {kind!r}; there are {', '.join(FIGURES)}.")
-    if kind == "lines" and figure.get("x") not in grid:
-        raise ConfigError(f"{where}: x is {figure.get('x')!r}, which is no key of grid ({', '.join(grid) or 'none'}).")
-    if kind == "topics map" and figure.get("knowledge") not in pretrained:
-        raise ConfigError(f"{where}: knowledge is {figure.get('knowledge')!r}; it must name an entry of pretrain.")
-    if kind == "case study" and not keeps:
+    figure = _Figure(**parsed(_Figure, file.figure, where))
+    if figure.kind not in FIGURES:
+        raise ConfigError(f"{where}: kind is {figure.kind!r}; there are {', '.join(FIGURES)}.")
+    if figure.kind == "lines" and figure.x not in file.grid:
+        known = ", ".join(file.grid) or "none"
+        raise ConfigError(f"{where}: x is {figure.x!r}, which is no key of grid ({known}).")
+    if figure.kind == "topics map" and figure.knowledge not in pretrained:
+        raise ConfigError(f"{where}: knowledge is {figure.knowledge!r}; it must name an entry of pretrain.")
+    if figure.kind == "case study" and not file.keep_adapters:
         raise ConfigError(f"{where}: a case study needs keep_adapters: true.")
 
 
-def _search_tasks(search: Mapping[str, Any], cells: Sequence[Cell], where: str) -> tuple[str, ...]:
-    tasks = tuple(map(str, _list(search.get("tasks", []), where, empty=True)))
+def _search_tasks(search: _Search, cells: Sequence[Cell], where: str) -> tuple[str, ...]:
     known = {cell.task for cell in cells}
-    for task in tasks:
+    for task in search.tasks:
         if task not in known:
             raise ConfigError(f"{where}: {task!r} is no task of this file; there are {', '.join(sorted(known))}.")
-    return tasks
+    return search.tasks
 
 
-def _entries(raw: Any, kind: str, where: str) -> list[tuple[str, dict[str, Any]]]:
+def _entries(raw: Mapping[str, Any] | tuple[str, ...], form: type[Any], where: str) -> list[_Entry]:
     """The named entries of ``tasks`` or ``methods``; tasks may be a plain list of names."""
-    if isinstance(raw, Sequence) and not isinstance(raw, str):
-        raw = dict.fromkeys(map(str, raw))
-    named = _mapping(raw, f"{where}: {kind}s")
-    return [(str(name), _settings(entry or {}, _OWN[kind], f"{where}: {kind} {name}")) for name, entry in named.items()]
+    named = raw if isinstance(raw, Mapping) else dict.fromkeys(raw)
+    return [_entry(name, entry or {}, form, f"{where} {name}") for name, entry in named.items()]
 
 
-def _settings(raw: Any, own: tuple[str, ...], where: str) -> dict[str, Any]:
+def _entry(name: str, raw: Mapping[str, Any], form: type[Any], where: str) -> _Entry:
+    keys = tuple(one.name for one in fields(form))
+    values = _named(raw, keys, where)
+    own = parsed(form, {key: value for key, value in values.items() if key in keys}, where)
+    return _Entry(name, {key: value for key, value in values.items() if key not in keys}, own)
+
+
+def _named(raw: Mapping[str, Any], own: tuple[str, ...], where: str) -> dict[str, Any]:
     """Settings by their names in ``TrainConfig``, with keys of the entry's own."""
-    values = {str(key).replace("-", "_"): value for key, value in _mapping(raw, where).items()}
-    allowed = [one.name for one in fields(TrainConfig) if one.name not in _RUN_KEYS]
+    values = {str(key).replace("-", "_"): value for key, value in raw.items()}
+    allowed = [name for name in settings_with_plugins(TrainConfig) if name not in _RUN_KEYS]
     if "lr" in values:
         allowed.append("lr")
     _check_keys(values, (*allowed, *own), where)
     return values
 
 
-def _with_files(task: dict[str, Any], data_root: Path | None) -> dict[str, Any]:
-    """A task's entry with its files found in the data folder, or with what ``otherwise`` says in their place."""
-    names = [name for name in ("train_file", "validation_file") if name in task]
-    found: dict[str, Any] = {name: task[name] if data_root is None else str(data_root / task[name]) for name in names}
-    if "otherwise" in task and not all(Path(file).is_file() for file in found.values()):
-        return {**{key: value for key, value in task.items() if key not in names}, **(task["otherwise"] or {})}
-    return {**task, **found}
-
-
-def _without(entry: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if key not in _OWN[kind]}
+def _with_files(task: _Entry, data_root: Path | None) -> dict[str, Any]:
+    """A task's settings with its files found in the data folder, or with what ``otherwise`` says in their place."""
+    names = [name for name in ("train_file", "validation_file") if name in task.settings]
+    found: dict[str, Any] = {
+        name: task.settings[name] if data_root is None else str(data_root / task.settings[name]) for name in names
+    }
+    if "otherwise" in task.own and not all(Path(file).is_file() for file in found.values()):
+        rest = {key: value for key, value in task.settings.items() if key not in names}
+        return {**rest, **(task.own["otherwise"] or {})}
+    return {**task.settings, **found}
 
 
 def _task_settings(task: str, settings: dict[str, Any], data_root: Path | None) -> dict[str, Any]:
     """The settings with the task's name and, where the root has a folder of the entry's name, its data."""
-    settings = {"task": task, **settings} if settings.get("data") is None else settings
+    own = settings.get("data") is not None or settings.get("task_spec") is not None
+    settings = settings if own else {"task": task, **settings}
     if data_root is not None and "data_dir" not in settings and (data_root / task).is_dir():
         settings["data_dir"] = str(data_root / task)
     return settings
 
 
 def _check_keys(values: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    for key in values:
-        if key not in known:
-            near = get_close_matches(str(key), known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(known)}."
-            raise ConfigError(f"{where}: unknown key {key!r}.{hint}")
+    wrong = [unknown_key(key, known) for key in values if key not in known]
+    if wrong:
+        raise ConfigError(f"{where}: {listed(wrong)}")
 
 
-def _mapping(raw: Any, where: str) -> dict[str, Any]:
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"{where} must map names to values, found {type(raw).__name__}.")
-    return dict(raw)
-
-
-def _list(raw: Any, where: str, *, empty: bool = False) -> list[Any]:
-    if not isinstance(raw, list) or (not raw and not empty):
-        raise ConfigError(f"{where} must be a list with at least one value, found {raw!r}.")
-    return raw
+def _some(values: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    if not values:
+        raise ConfigError(f"{where} must be a list with at least one value, found {list(values)!r}.")
+    return values

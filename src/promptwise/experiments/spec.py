@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from promptwise.config import TrainConfig
-from promptwise.config.settings import config_from_mapping, off_default
+from promptwise.config.composition import config_from_mapping, known_settings, off_default, values_of
 from promptwise.experiments.pretrained import Pretraining
 
 
@@ -20,6 +20,7 @@ class Cell:
         method: Name of the method's entry.
         grid: The grid's settings, in its order.
         settings: All settings of a run but seed, learning rate and folder.
+        unused: Those of them that are said for all methods, and change nothing beside this one.
         seeds: Seeds of the runs that are reported.
         rates: Learning rates to choose from; empty where there is nothing to search.
         against: The methods that a report compares it with; the marks in the table are for the first.
@@ -29,6 +30,7 @@ class Cell:
     method: str
     grid: tuple[tuple[str, Any], ...]
     settings: Mapping[str, Any] = field(hash=False)
+    unused: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     rates: tuple[float, ...] = ()
     against: tuple[str, ...] = ()
@@ -46,13 +48,20 @@ class Cell:
     def _named(self, method: str) -> str:
         return ", ".join([method, *(f"{key} {value}" for key, value in self.grid)])
 
+    @property
+    def unused_values(self) -> dict[str, Any]:
+        """The unused settings, by which a run's id has always been made too: its record stays valid."""
+        known = known_settings(TrainConfig)
+        return {name: known[name].value(self.settings[name]) for name in self.unused}
+
     def config(self, seed: int, lr: float | None) -> TrainConfig:
         """The configuration of a run of this cell.
 
         Raises:
             ConfigError: A setting cannot work.
         """
-        values = {**self.settings, "seed": seed}
+        values = {name: value for name, value in self.settings.items() if name not in self.unused}
+        values["seed"] = seed
         if lr is not None:
             values["lr"] = lr
         return config_from_mapping(TrainConfig, values, f"{self.task}, {self.label}")
@@ -87,7 +96,8 @@ class Experiment:
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:
     """What a run's result depends on: everything but where it is written and how many threads it has."""
-    return {key: value for key, value in asdict(config).items() if value is not None and key not in ("out", "threads")}
+    apart = ("out", "threads")
+    return {key: value for key, value in values_of(config).items() if value is not None and key not in apart}
 
 
 def chosen_settings(config: TrainConfig) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class Shared:
 def data_settings(config: TrainConfig) -> dict[str, Any]:
     """The settings that say what the data is."""
     names = (
-        *("task", "data", "data_dir", "text_column", "text_pair_column", "label_column", "template"),
+        *("task", "task_spec", "data", "data_dir", "text_column", "text_pair_column", "label_column", "template"),
         *(
             "validation_fraction",
             "train_rows",

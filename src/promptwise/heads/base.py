@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from promptwise.backbones.backbone import Backbone
+from promptwise.heads.settings import HeadSettings
 from promptwise.tasks.spec import TaskSpec
 
 
@@ -16,8 +17,10 @@ class Head(nn.Module, ABC):
 
     Attributes:
         cloze: Whether the input is the task's template with a mask, or the plain text.
+        settings: The dataclass of what it can be told; it gets its fields as keyword arguments.
     """
 
+    settings: ClassVar[type] = HeadSettings
     cloze: ClassVar[bool]
 
     @abstractmethod

@@ -11,6 +11,7 @@ from promptwise.config import POOLINGS
 from promptwise.core.instance import masked_mean
 from promptwise.errors import UnknownNameError
 from promptwise.heads.base import Head, take
+from promptwise.heads.settings import ClassifierSettings
 from promptwise.tasks.spec import TaskSpec
 
 
@@ -27,9 +28,10 @@ class ClassifierHead(Head):
         UnknownNameError: There is no such pooling.
     """
 
+    settings: ClassVar[type] = ClassifierSettings
     cloze: ClassVar[bool] = False
 
-    def __init__(self, backbone: Backbone, spec: TaskSpec, pooling: str = "auto") -> None:
+    def __init__(self, backbone: Backbone, spec: TaskSpec, pooling: str = ClassifierSettings.pooling) -> None:
         super().__init__(backbone, spec)
         if pooling not in POOLINGS:
             raise UnknownNameError("pooling", pooling, POOLINGS)

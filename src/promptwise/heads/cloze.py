@@ -12,6 +12,7 @@ from promptwise.backbones.backbone import Backbone
 from promptwise.backbones.language_model_heads import lm_head_parts
 from promptwise.errors import ConfigError
 from promptwise.heads.base import Head, take
+from promptwise.heads.settings import ClozeSettings
 from promptwise.tasks.spec import TaskSpec
 
 Transform = Callable[[Tensor], Tensor]
@@ -35,6 +36,7 @@ class ClozeHead(Head):
         ConfigError: A label word is unknown to the tokenizer, or two labels have the same tokens.
     """
 
+    settings: ClassVar[type] = ClozeSettings
     cloze: ClassVar[bool] = True
     token_ids: Tensor
     shares: Tensor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -9,10 +11,9 @@ from promptwise.backbones.attention import use_prefix_attention
 from promptwise.backbones.backbone import Backbone
 from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt, PromptShape
+from promptwise.errors import ConfigError
 from promptwise.injectors.base import Injector
-
-# The paper adds the instance's keys and values to the shared prefix of the first layer, scaled by this.
-INSTANCE_SCALE = 0.05
+from promptwise.injectors.settings import PrefixSettings
 
 
 class PrefixInjector(Injector):
@@ -20,23 +21,45 @@ class PrefixInjector(Injector):
 
     A task-level strategy is asked for the whole prefix, ``W = L x 2 x A x D`` with ``A`` key/value heads of size
     ``D``. For an instance-wise strategy the injector owns that shared prefix, and the strategy's vectors, of
-    width ``2 x A x D``, are added to the first layer's, scaled by 0.05. Where an instance has no vector for a slot
-    the shared prefix stays as it is. The prompts take no positions of the model.
+    width ``n x 2 x A x D``, are added to that of ``n`` layers, scaled. The paper has the first layer alone and a factor
+    of 0.05. Where an instance has no vector for a slot the shared prefix stays as it is. The prompts take no positions
+    of the model.
 
     An encoder-decoder gets its prefix in the encoder.
+
+    Args:
+        backbone: The frozen model.
+        length: ``K``.
+        instance_wise: Whether the strategy makes a prompt of each instance.
+        init_scale: The shared prefix starts at U(-init_scale, init_scale).
+        layers: The layers that an instance's vectors are added to: ``all``, ``first``, or numbers as in ``0,3,5``.
+        instance_scale: The factor of what is added.
+
+    Raises:
+        ConfigError: The backbone has no layer of such a number.
     """
 
-    def __init__(self, backbone: Backbone, length: int, instance_wise: bool) -> None:
+    settings: ClassVar[type] = PrefixSettings
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        length: int,
+        instance_wise: bool,
+        init_scale: float = PrefixSettings.init_scale,
+        layers: str = PrefixSettings.layers,
+        instance_scale: float = PrefixSettings.instance_scale,
+    ) -> None:
         super().__init__(backbone, length, instance_wise)
-        layers = use_prefix_attention(backbone)
-        self.layers, self.heads, self.head_size = len(layers), layers[0].heads, layers[0].head_size
+        attention = use_prefix_attention(backbone)
+        self.layers, self.heads, self.head_size = len(attention), attention[0].heads, attention[0].head_size
+        self.instance_layers, self.instance_scale = layer_numbers(layers, self.layers, backbone.name), instance_scale
         layer_width = 2 * self.heads * self.head_size
-        scale = 0.5
-        width = layer_width if instance_wise else self.layers * layer_width
-        self.shape = PromptShape(length, width=width, embedding_size=backbone.embedding_size, init_scale=scale)
+        width = (len(self.instance_layers) if instance_wise else self.layers) * layer_width
+        self.shape = PromptShape(length, width=width, embedding_size=backbone.embedding_size, init_scale=init_scale)
         self.prefix: nn.Parameter | None = None
         if instance_wise:
-            self.prefix = nn.Parameter(torch.empty(length, self.layers * layer_width).uniform_(-scale, scale))
+            self.prefix = nn.Parameter(torch.empty(length, self.layers * layer_width).uniform_(-init_scale, init_scale))
 
     def forward(self, backbone: Backbone, instance: Instance, prompt: Prompt, token_types: Tensor | None) -> Tensor:
         """See :meth:`Injector.forward`; ``prompt.vectors`` is ``[B or 1, K, W]``."""
@@ -52,13 +75,29 @@ class PrefixInjector(Injector):
         """Per layer the keys and values ``[2, B or 1, A, K, D]`` in the dtype of the model's own."""
         if self.prefix is None:
             return self._per_layer(prompt.vectors.to(dtype)).unbind(0)
-        scale = INSTANCE_SCALE if prompt.mask is None else (prompt.mask * INSTANCE_SCALE).unsqueeze(-1)
-        first, *rest = self._per_layer(self.prefix.unsqueeze(0)).split([1, self.layers - 1])
-        own = (prompt.vectors * scale).unflatten(-1, (2, self.heads, self.head_size)).permute(2, 0, 3, 1, 4)
-        return ((first.squeeze(0) + own).to(dtype), *(layer for part in rest for layer in part.to(dtype).unbind(0)))
+        scale = self.instance_scale
+        own = self._per_layer(prompt.vectors * (scale if prompt.mask is None else (prompt.mask * scale).unsqueeze(-1)))
+        shared = self._per_layer(self.prefix.unsqueeze(0))
+        layers = list(shared.to(dtype).unbind(0))
+        for place, layer in enumerate(self.instance_layers):
+            layers[layer] = (shared[layer] + own[place]).to(dtype)
+        return tuple(layers)
 
     def _per_layer(self, prefix: Tensor) -> Tensor:
-        """``[B, K, L*2*A*D]`` as ``[L, 2, B, A, K, D]``."""
-        shape = (self.layers, 2, self.heads, self.head_size)
-        layers: Tensor = prefix.unflatten(-1, shape).permute(2, 3, 0, 4, 1, 5)
+        """Of ``n`` layers ``[B, K, n*2*A*D]`` as ``[n, 2, B, A, K, D]``."""
+        layers: Tensor = prefix.unflatten(-1, (-1, 2, self.heads, self.head_size)).permute(2, 3, 0, 4, 1, 5)
         return layers
+
+
+def layer_numbers(layers: str, count: int, name: str) -> tuple[int, ...]:
+    """The numbers of the layers that ``all``, ``first`` or a list of numbers means in a model of ``count`` layers.
+
+    Raises:
+        ConfigError: The model has no layer of such a number.
+    """
+    if layers == "all":
+        return tuple(range(count))
+    numbers = (0,) if layers == "first" else tuple(map(int, layers.split(",")))
+    if numbers[-1] >= count:
+        raise ConfigError(f"--layers {layers}: {name} has {count} layers, numbered from 0 to {count - 1}.")
+    return numbers

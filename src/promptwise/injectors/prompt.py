@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from promptwise.backbones.backbone import Backbone
 from promptwise.core.instance import Instance, gather_rows, left_order
 from promptwise.core.prompt import Prompt, PromptShape
 from promptwise.injectors.base import Injector
+from promptwise.injectors.settings import PromptSettings
 
 
 class PromptInjector(Injector):
@@ -19,14 +22,17 @@ class PromptInjector(Injector):
     The prompts take ``K`` of the model's positions.
     """
 
-    def __init__(self, backbone: Backbone, length: int, instance_wise: bool) -> None:
+    settings: ClassVar[type] = PromptSettings
+
+    def __init__(
+        self, backbone: Backbone, length: int, instance_wise: bool, init_scale: float = PromptSettings.init_scale
+    ) -> None:
         super().__init__(backbone, length, instance_wise)
         if backbone.device.type == "cpu":
             # For its backward pass; elsewhere torch's own attention is the faster one.
             use_own_attention(backbone)
         size = backbone.embedding_size
-        # The paper starts prompts at U(-0.5, 0.5).
-        self.shape = PromptShape(length, width=size, embedding_size=size, init_scale=0.5)
+        self.shape = PromptShape(length, width=size, embedding_size=size, init_scale=init_scale)
         self.reserved_positions = length
 
     def forward(self, backbone: Backbone, instance: Instance, prompt: Prompt, token_types: Tensor | None) -> Tensor:

@@ -7,9 +7,9 @@ weights, so that a wrong backbone or an altered file is noticed before anything 
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 from promptwise import __version__
 from promptwise.backbones.hub import sha256_of
 from promptwise.config import PromptConfig
+from promptwise.config.composition import part_settings, values_of
 from promptwise.config.settings import flag_name
 from promptwise.errors import AdapterError, ConfigError
 from promptwise.files import CARD_FILE, METRICS_FILE, write_atomic, write_json
+from promptwise.reading import fitted, json_of, listed
 from promptwise.tasks.spec import TaskSpec
 from promptwise.training.run_metrics import RunMetrics
 
@@ -34,16 +36,34 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 FORMAT = 1
 
-_CONFIG_PARTS: dict[str, type | tuple[type, ...]] = {
-    "format": int,
-    "promptwise_version": str,
-    "backbone": dict,
-    "prompt": dict,
-    "task": dict,
-    "tuned_parameters": int,
-    "tuned_share": (int, float),
-    "weights_sha256": str,
-}
+_AGAIN = "save or download the adapter again."
+
+_BEGINNINGS = ("knowledge", "init_scale")
+"""Settings of a prompt's first values."""
+
+
+@dataclass(frozen=True)
+class _BackbonePart:
+    """The form of ``backbone`` in ``adapter_config.json``."""
+
+    name: str
+    model_type: str
+    fingerprint: str
+    lm_fingerprint: str | None = None
+
+
+@dataclass(frozen=True)
+class _ConfigFile:
+    """The form of ``adapter_config.json``; ``prompt`` and ``task`` have forms of their own."""
+
+    format: int
+    promptwise_version: str
+    backbone: _BackbonePart
+    prompt: Mapping[str, Any]
+    task: Mapping[str, Any]
+    tuned_parameters: int
+    tuned_share: float
+    weights_sha256: str
 
 
 def save_adapter(model: PromptedModel, folder: Path) -> dict[str, Any]:
@@ -67,7 +87,7 @@ def save_adapter(model: PromptedModel, folder: Path) -> dict[str, Any]:
             "fingerprint": backbone.fingerprint,
             "lm_fingerprint": backbone.lm_fingerprint if model.head.cloze else None,
         },
-        "prompt": asdict(model.prompt_config),
+        "prompt": values_of(model.prompt_config),
         "task": model.spec.to_dict(),
         "tuned_parameters": model.tuned_parameters,
         "tuned_share": model.tuned_share,
@@ -101,20 +121,20 @@ def read_config(folder: Path) -> dict[str, Any]:
         if near and not folder.exists():
             found += f"; {folder.parent} has {', '.join(near)}"
         raise AdapterError(f"{folder} is no saved adapter: {CONFIG_FILE} is missing ({found}).")
-    config = _read_json(file, _CONFIG_PARTS)
-    if config["format"] != FORMAT:
+    config = json_of(file, AdapterError, _AGAIN)
+    form = config.get("format") if isinstance(config, dict) else None
+    if isinstance(form, int) and form != FORMAT:
         raise AdapterError(
-            f"{file} has format {config['format']}; promptwise {__version__} reads format {FORMAT}. Upgrade promptwise."
+            f"{file} has format {form}; promptwise {__version__} reads format {FORMAT}. Upgrade promptwise."
         )
-    wrong = [key for key in ("name", "model_type", "fingerprint") if not isinstance(config["backbone"].get(key), str)]
-    if wrong:
-        raise AdapterError(f"{file} cannot be used: backbone lacks {', '.join(wrong)}.")
+    _check_form(_ConfigFile, config, file)
     try:
-        PromptConfig(**config["prompt"])
+        PromptConfig.from_saved(config["prompt"])
         TaskSpec.from_dict(config["task"])
-    except (TypeError, ConfigError) as error:
+    except ConfigError as error:
         raise AdapterError(f"{file} cannot be used: {error}") from error
-    return config
+    checked: dict[str, Any] = config
+    return checked
 
 
 def read_metrics(folder: Path) -> RunMetrics | None:
@@ -126,26 +146,18 @@ def read_metrics(folder: Path) -> RunMetrics | None:
     file = folder / METRICS_FILE
     if not file.is_file():
         return None
+    values = json_of(file, AdapterError, _AGAIN)
     try:
-        return RunMetrics.from_dict(_read_json(file, {}))
+        return RunMetrics.from_dict(values)
     except ValueError as error:
-        raise AdapterError(
-            f"{file} was not written by promptwise: {error}. Remove it, or copy the adapter again."
-        ) from error
+        raise AdapterError(f"{file} was not written by promptwise: {error}") from error
 
 
-def _read_json(file: Path, parts: dict[str, type | tuple[type, ...]]) -> dict[str, Any]:
-    """A JSON object with at least ``parts``, a type for each key."""
-    try:
-        value: Any = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise AdapterError(f"{file} is not valid JSON ({error}); save or download the adapter again.") from error
-    if not isinstance(value, dict):
-        raise AdapterError(f"{file} must hold a JSON object, found {type(value).__name__}.")
-    wrong = [key for key, kind in parts.items() if not isinstance(value.get(key), kind)]
-    if wrong:
-        raise AdapterError(f"{file} was not written by promptwise: {', '.join(wrong)} missing or of another type.")
-    return value
+def _check_form(form: type[Any], data: Any, file: Path) -> None:
+    """Make sure that a file holds what promptwise writes."""
+    problems = fitted(form, data, written=True)[1]
+    if problems:
+        raise AdapterError(f"{file} was not written by promptwise: {listed(one.sentence for one in problems)}")
 
 
 def check_weights(folder: Path, config: dict[str, Any]) -> Path:
@@ -184,7 +196,7 @@ def load_adapter(
     folder = adapter_folder(name)
     config = read_config(folder)
     weights = check_weights(folder, config)
-    prompt_config, spec = PromptConfig(**config["prompt"]), TaskSpec.from_dict(config["task"])
+    prompt_config, spec = PromptConfig.from_saved(config["prompt"]), TaskSpec.from_dict(config["task"])
     made_for = config["backbone"]
     cloze = HEADS.get(prompt_config.head).cloze
     backbone = place(backbone or made_for["name"], cloze, dtype, device, trainable=prompt_config.tune_backbone)
@@ -246,16 +258,18 @@ def start_from(model: PromptedModel, name: str | Path) -> str:
     folder = adapter_folder(name)
     config = read_config(folder)
     weights = check_weights(folder, config)
-    own, other = model.prompt_config, PromptConfig(**config["prompt"])
-    parts = ("base", "strategy", "length", "tune_backbone", *type(model.strategy).options)
-    wrong = [part for part in parts if part != "knowledge" and getattr(own, part) != getattr(other, part)]
+    own, other = model.prompt_config, PromptConfig.from_saved(config["prompt"])
+    head = part_settings("HEADS", own.head, values_of(own))
+    parts = ("base", "strategy", "length", "tune_backbone", *(name for name in own.parts if name not in head))
+    # Where a prompt began is no matter once it has been trained.
+    wrong = [part for part in parts if part not in _BEGINNINGS and own.get(part) != other.get(part)]
     if own.tune_backbone:
         raise AdapterError("--start-from takes a prompt alone, no tuned backbone: leave it or --tune-backbone out.")
-    if (own.knowledge is None) != (other.knowledge is None):
-        how = "without" if other.knowledge is None else "with"
+    if (own.get("knowledge") is None) != (other.get("knowledge") is None):
+        how = "without" if other.get("knowledge") is None else "with"
         raise AdapterError(f"The adapter in {folder} was made {how} --knowledge; start from it {how} it.")
     if wrong:
-        differences = ", ".join(f"{flag_name(part)} {getattr(other, part)}" for part in wrong)
+        differences = ", ".join(f"{flag_name(part)} {other.get(part)}" for part in wrong)
         raise AdapterError(f"The adapter in {folder} was made with {differences}; start from it with the same.")
     _check_backbone(folder, config["backbone"], model.backbone)
     tensors = _read_tensors(weights, model.device)

@@ -11,35 +11,24 @@ from torch import nn
 
 from promptwise.backbones.backbone import Backbone
 from promptwise.config import PromptConfig
-from promptwise.config.settings import flag_name
-from promptwise.errors import BackboneError, ConfigError
-from promptwise.registry import STRATEGIES
+from promptwise.config.composition import part_settings
+from promptwise.errors import BackboneError
 from promptwise.strategies.knowledge import Knowledge, read_knowledge
 
 
 def strategy_options(config: PromptConfig) -> dict[str, Any]:
-    """The settings that a strategy takes, by name.
+    """The settings that the strategy takes, by name, with those of its network."""
+    return part_settings("STRATEGIES", config.strategy, config.parts)
 
-    Raises:
-        ConfigError: It asks for a setting that does not exist.
-    """
-    names = STRATEGIES.get(config.strategy).options
-    unknown = [name for name in names if not hasattr(config, name)]
-    if unknown:
-        raise ConfigError(
-            f"The strategy {config.strategy!r} asks for settings that do not exist: {', '.join(unknown)}."
-        )
-    for name in ("knowledge", "table_rank"):
-        if getattr(config, name) is not None and name not in names:
-            raise ConfigError(
-                f"{flag_name(name)} would change nothing beside --strategy {config.strategy}; leave it out."
-            )
-    if config.read_tokens is not None and not STRATEGIES.get(config.strategy).instance_wise:
-        raise ConfigError(
-            f"--read-tokens would change nothing beside --strategy {config.strategy}, which reads no text; leave it "
-            "out."
-        )
-    return {name: getattr(config, name) for name in names}
+
+def injector_options(config: PromptConfig) -> dict[str, Any]:
+    """The settings that the injector takes, by name."""
+    return part_settings("BASES", config.base, config.parts)
+
+
+def head_options(config: PromptConfig) -> dict[str, Any]:
+    """The settings that the head takes, by name."""
+    return part_settings("HEADS", config.head, config.parts)
 
 
 def knowledge_of(config: PromptConfig, backbone: Backbone) -> Knowledge | None:
@@ -48,12 +37,13 @@ def knowledge_of(config: PromptConfig, backbone: Backbone) -> Knowledge | None:
     Raises:
         KnowledgeError: It cannot be read, was made for other tokens, or lacks the encoder.
     """
-    if config.knowledge is None:
+    folder = config.get("knowledge")
+    if folder is None:
         return None
-    knowledge = read_knowledge(config.knowledge)
+    knowledge = read_knowledge(folder)
     knowledge.check(backbone)
-    if "encoder" in STRATEGIES.get(config.strategy).options:
-        knowledge.network(config.encoder)
+    if "encoder" in config.parts:
+        knowledge.network(config.parts["encoder"])
     return knowledge
 
 

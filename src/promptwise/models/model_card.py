@@ -22,7 +22,7 @@ def model_card(config: dict[str, Any], metrics: RunMetrics | None, place: str) -
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    task, prompt, backbone = config["task"], PromptConfig(**config["prompt"]), config["backbone"]["name"]
+    task, prompt, backbone = config["task"], PromptConfig.from_saved(config["prompt"]), config["backbone"]["name"]
     tags = ["fine-tuning"] if prompt.tune_backbone else ["parameter-efficient"]
     header = ModelCardData(
         base_model=backbone,

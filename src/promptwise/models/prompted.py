@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,8 @@ from promptwise.models.assembly import (
     enable_checkpointing,
     expect_no_backbone,
     expect_no_tied,
+    head_options,
+    injector_options,
     knowledge_of,
     leave_out_backbone,
     leave_out_tied,
@@ -80,9 +81,9 @@ class PromptedModel(TextModel):
             )
         with seeded(seed):
             length = config.length if strategy.makes_vectors else 0
-            self.injector = injector(backbone, length, strategy.instance_wise)
+            self.injector = injector(backbone, length, strategy.instance_wise, **injector_options(config))
             self.strategy = strategy(self.injector.shape, **strategy_options(config))
-            self.head = head(backbone, spec, **({} if head.cloze else {"pooling": config.pooling}))
+            self.head = head(backbone, spec, **head_options(config))
         self.input_format = input_format_for(
             backbone, spec, config.max_length, head.cloze, self.injector.reserved_positions, config.hard_prompt
         )
@@ -113,17 +114,15 @@ class PromptedModel(TextModel):
             device: Where to run; by default an accelerator if there is one.
             seed: Seed of the first values.
             options: Fields of :class:`~promptwise.config.PromptConfig`, such as ``base``, ``strategy``, ``length``
-                and ``head``; they are flags of ``promptwise train`` too, whose help says what each does.
+                and ``head``, and those of what they name, such as ``encoder``; they are flags of ``promptwise train``
+                too, whose help says what each does.
 
         Raises:
             ConfigError: An option is unknown, or cannot work with this backbone.
             BackboneError: The backbone cannot be found, read, or serve the base or the head.
         """
         spec = load_spec(task) if isinstance(task, str) else task
-        try:
-            config = PromptConfig(**options)
-        except TypeError as error:
-            raise ConfigError(f"{error}; the options are {', '.join(asdict(PromptConfig()))}.") from error
+        config = PromptConfig(**options)
         backbone = place(backbone, HEADS.get(config.head).cloze, dtype, device, trainable=config.tune_backbone)
         return cls(backbone, spec, config, seed)
 

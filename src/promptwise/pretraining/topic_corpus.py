@@ -20,13 +20,14 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from promptwise.errors import ConfigError, DataError, UnknownNameError
+from promptwise.reading import listed, parsed, yaml_of
 from promptwise.tasks._spec_checks import SPLITS
 from promptwise.tasks.data import TaskData, load_task, task_data
 from promptwise.tasks.examples import Example, examples_from_rows
@@ -56,6 +57,7 @@ class TopicSource:
         rows: Most rows to take; which ones a hash of their text decides.
     """
 
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     text: str
     file: str | None = None
     dataset: str | None = None
@@ -162,6 +164,16 @@ class TopicCorpus:
         )
 
 
+@dataclass(frozen=True)
+class _CorpusFile:
+    """The form of a corpus's file."""
+
+    name: str
+    description: str
+    topics: tuple[str, ...] | str
+    sources: tuple[TopicSource, ...]
+
+
 def load_topic_corpus(name: str, data_dir: Path | None = None) -> TaskData:
     """Load texts with topics.
 
@@ -178,7 +190,7 @@ def load_topic_corpus(name: str, data_dir: Path | None = None) -> TaskData:
         file = Path(name).expanduser()
         if not file.is_file():
             raise ConfigError(f"--corpus {name} does not exist.")
-        return read_topic_corpus(file.read_text(encoding="utf-8"), str(file), file.parent).load(data_dir)
+        return read_topic_corpus(file, str(file), file.parent).load(data_dir)
     if name in corpus_names():
         text = files("promptwise.pretraining").joinpath("corpora", f"{name}.yaml").read_text(encoding="utf-8")
         return read_topic_corpus(text, name).load(data_dir)
@@ -193,63 +205,42 @@ def corpus_names() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml")))
 
 
-def read_topic_corpus(text: str, where: str, folder: Path | None = None) -> TopicCorpus:
+def read_topic_corpus(text: str | Path, where: str, folder: Path | None = None) -> TopicCorpus:
     """A corpus from its YAML.
 
     Args:
-        text: The YAML.
+        text: The YAML, or the file that holds it.
         where: Its file, for messages.
         folder: The folder of its file.
 
     Raises:
         ConfigError: It is malformed; the message lists all that is.
     """
-    import yaml
-
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
-    needed = ("name", "description", "topics", "sources")
-    if not isinstance(raw, Mapping) or not isinstance(raw.get("sources"), list) or set(raw) != set(needed):
-        raise ConfigError(f"{where} is no corpus: it must have the keys {', '.join(needed)} and a list of sources.")
-    topics = load_spec(raw["topics"]).labels if isinstance(raw["topics"], str) else tuple(map(str, raw["topics"] or ()))
+    read = _CorpusFile(**parsed(_CorpusFile, yaml_of(text, where), where))
+    topics = load_spec(read.topics).labels if isinstance(read.topics, str) else read.topics
     problems = [
-        f"source {number}: {problem}"
-        for number, source in enumerate(raw["sources"], start=1)
+        f"sources, entry {number}: {problem}"
+        for number, source in enumerate(read.sources, start=1)
         for problem in _source_problems(source, topics)
     ]
     if len(topics) < 2:
         problems.append("topics has fewer than 2 names")
     if problems:
-        raise ConfigError(f"{where} is no corpus: {'; '.join(problems)}.")
-    sources = tuple(TopicSource(**source) for source in raw["sources"])
-    return TopicCorpus(str(raw["name"]), str(raw["description"]), topics, sources, folder)
+        raise ConfigError(f"{where}: {listed(problems)}")
+    return TopicCorpus(read.name, read.description, topics, read.sources, folder)
 
 
-def _source_problems(source: Any, topics: tuple[str, ...]) -> Iterator[str]:
-    if not isinstance(source, Mapping):
-        yield f"must map keys to values, found {source!r:.60}"
-        return
-    known = [one.name for one in fields(TopicSource)]
-    for key in source:
-        if key not in known:
-            near = get_close_matches(str(key), known, n=1)
-            yield f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
-    if not isinstance(source.get("text"), str):
-        yield "text is missing"
-    if ("file" in source) == ("dataset" in source):
+def _source_problems(source: TopicSource, topics: tuple[str, ...]) -> Iterator[str]:
+    if (source.file is None) == (source.dataset is None):
         yield "needs either file or dataset"
-    if ("label" in source) == ("topic" in source):
+    if (source.label is None) == (source.topic is None):
         yield "needs either label or topic"
-    if "part" in source and source["part"] not in SPLITS:
-        yield f"part is {source['part']!r}; there are {', '.join(SPLITS)}"
-    if not isinstance(source.get("map", {}), Mapping):
-        yield "map must map values to topics"
-        return
-    for topic in {source.get("topic", topics[0] if topics else ""), *source.get("map", {}).values()}:
+    if source.part is not None and source.part not in SPLITS:
+        yield f"part is {source.part!r}; there are {', '.join(SPLITS)}"
+    used = [] if source.topic is None else [source.topic]
+    for topic in dict.fromkeys((*used, *source.map.values())):
         if topic not in topics:
-            near = get_close_matches(str(topic), topics, n=1)
+            near = get_close_matches(topic, topics, n=1)
             yield f"{topic!r} is no topic" + (f", did you mean {near[0]!r}?" if near else "")
 
 

@@ -6,12 +6,13 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+from promptwise.config.composition import values_of, without_useless
 from promptwise.config.settings import flag_name
 from promptwise.errors import ConfigError, OutputError, ResumeError
 from promptwise.files import CARD_FILE, METRICS_FILE, write_json
@@ -180,7 +181,7 @@ class RunFolder:
             # The old adapter or weights stay until the new ones are written.
             (self.path / METRICS_FILE).unlink(missing_ok=True)
             self.remove_checkpoints()
-        write_json(self.path / self.settings_file, {**asdict(config), _CONDITIONS: conditions})
+        write_json(self.path / self.settings_file, {**values_of(config), _CONDITIONS: conditions})
 
     def _check_unchanged(self, conditions: Mapping[str, Any]) -> None:
         """Make sure that the run to resume began under these conditions."""
@@ -250,13 +251,18 @@ class RunFolder:
             )
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
-            before = type(config)(**{key: value for key, value in values.items() if key != _CONDITIONS})
-        except (TypeError, ValueError) as error:
+            values.pop(_CONDITIONS, None)
+            before = type(config)(**without_useless(type(config), values))
+        except (TypeError, ValueError, ConfigError) as error:
             raise OutputError(
                 f"{file} cannot be read ({error}), so the run cannot be resumed. Use --overwrite."
             ) from error
         now, then = _settings(config), _settings(before)
-        changed = [f"{flag_name(key)} was {then[key]!r} and is {now[key]!r}" for key in now if now[key] != then[key]]
+        changed = [
+            f"{flag_name(key)} was {then.get(key)!r} and is {now.get(key)!r}"
+            for key in dict.fromkeys((*now, *then))
+            if now.get(key) != then.get(key)
+        ]
         if changed:
             raise ResumeError(
                 f"{self.path} holds a run with other settings: {'; '.join(changed)}. Resume with the same settings, or "
@@ -266,5 +272,5 @@ class RunFolder:
 
 def _settings(config: Any) -> dict[str, Any]:
     """The settings as JSON has them, without the folders, which may have been moved."""
-    settings: dict[str, Any] = json.loads(json.dumps(asdict(replace(config, **dict.fromkeys(config.places)))))
+    settings: dict[str, Any] = json.loads(json.dumps({**values_of(config), **dict.fromkeys(config.places)}))
     return settings

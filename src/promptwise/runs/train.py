@@ -6,6 +6,8 @@ and without the second is a run to resume.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,15 +36,19 @@ def load_data(config: TrainConfig) -> TaskData:
     Raises:
         DataError: It is missing, malformed, or does not fit the task.
     """
-    from promptwise.tasks.data import load_task, task_from_file
+    from promptwise.tasks.data import load_file, load_task, task_from_file
+    from promptwise.tasks.spec import read_spec
     from promptwise.tasks.subsets import with_files, with_rows, with_shots
 
-    if config.task is not None:
+    spec = str(config.task) if config.task_spec is None else read_spec(Path(config.task_spec))
+    if config.data is None:
         data_dir = None if config.data_dir is None else Path(config.data_dir)
-        data = load_task(config.task, data_dir, validation_fraction=config.validation_fraction)
+        data = load_task(spec, data_dir, validation_fraction=config.validation_fraction)
+    elif not isinstance(spec, str):
+        data = load_file(spec, Path(config.data))
     else:
         data = task_from_file(
-            Path(str(config.data)),
+            Path(config.data),
             text_column=config.text_column,
             text_pair_column=config.text_pair_column,
             label_column=config.label_column,
@@ -142,6 +148,10 @@ class _AdapterRun(FolderRun[RunMetrics]):
         knowledge = knowledge_of(self.model.prompt_config, backbone)
         if knowledge is not None:
             conditions["knowledge"] = knowledge.digest
+        if config.get("task_spec") is not None:
+            # The fingerprint of the data knows neither the template nor the label words.
+            spec = json.dumps(self.data.spec.to_dict(), sort_keys=True)
+            conditions["task spec"] = hashlib.sha256(spec.encode()).hexdigest()
         if config.start_from is not None:
             conditions["adapter to start from"] = start_from(self.model, Path(config.start_from))
         return conditions

@@ -10,6 +10,7 @@ from torch import nn
 
 from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt, PromptShape
+from promptwise.strategies.settings import StrategySettings
 
 
 class Strategy(nn.Module, ABC):
@@ -20,18 +21,18 @@ class Strategy(nn.Module, ABC):
     Attributes:
         instance_wise: Whether the prompt depends on the instance.
         makes_vectors: Whether there is a prompt; without one ``K`` is 0, whatever the settings say.
-        options: The fields of :class:`~promptwise.config.PromptConfig` that it takes as keyword arguments.
+        settings: The dataclass of what it can be told; it gets its fields as keyword arguments.
         lr_scale: The learning rate of the strategy's weights, as a share of that of the other trained weights.
     """
 
     instance_wise: ClassVar[bool] = True
     makes_vectors: ClassVar[bool] = True
-    options: ClassVar[tuple[str, ...]] = ()
+    settings: ClassVar[type] = StrategySettings
     lr_scale: ClassVar[float] = 1.0
 
     @abstractmethod
     def __init__(self, shape: PromptShape) -> None:
-        """Build the strategy for ``shape.length`` vectors of width ``shape.width``; options are keyword arguments."""
+        """Build the strategy for ``shape.length`` vectors of width ``shape.width``; settings are keyword arguments."""
         super().__init__()
         self.shape = shape
 

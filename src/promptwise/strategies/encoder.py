@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -14,41 +14,47 @@ from promptwise.registry import ENCODERS
 from promptwise.strategies.base import Strategy
 from promptwise.strategies.knowledge import read_knowledge
 from promptwise.strategies.networks.base import TextNetwork
+from promptwise.strategies.settings import EncoderSettings
 from promptwise.strategies.vocabulary import VocabularyTable, text_ids
-
-# Rank of the map from features to prompt vectors. A full map would have F x K x W weights, millions of them.
-RANK = 16
 
 
 class EncoderPrompt(Strategy):
     """``K`` vectors from a CNN, RNN or MLP over the text's tokens (paper, section 3).
 
-    The features ``[B, F]`` become ``K`` codes of rank 16, which one shared map takes to width ``W``; a learnt
-    ``[K, W]`` vector is added, the bias of that output layer. The network reads the backbone's frozen word
-    embeddings. With ``train_table`` it reads a trained copy of those rows that the training split shows; a token
-    that is first met later keeps its frozen embedding. The output always has ``K`` vectors: an empty text gets the
-    bias.
+    The features ``[B, F]`` become ``K`` codes of a low rank, which one shared map takes to width ``W``: a full map
+    would have ``F x K x W`` weights, millions of them. A learnt ``[K, W]`` vector is added, the bias of that layer. The
+    network reads the backbone's frozen word embeddings. With ``train_table`` it reads a trained copy of those rows that
+    the training split shows; a token that is first met later keeps its frozen embedding. The output always has ``K``
+    vectors: an empty text gets the bias.
 
     Args:
         shape: What the injector asks for.
         encoder: ``cnn``, ``rnn`` or ``mlp``, or the name of a plug-in.
         train_table: Train the token table under the network, which the paper keeps frozen.
         knowledge: Folder of the knowledge. It is read before training alone; a saved adapter has its own weights.
+        output_rank: Rank of the map from features to vectors.
+        network: Settings of the network.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("encoder", "train_table", "knowledge")
+    settings: ClassVar[type] = EncoderSettings
     lr_scale: ClassVar[float] = 0.3
 
     def __init__(
-        self, shape: PromptShape, encoder: str = "mlp", train_table: bool = False, knowledge: str | None = None
+        self,
+        shape: PromptShape,
+        encoder: str = "mlp",
+        train_table: bool = False,
+        knowledge: str | None = None,
+        output_rank: int = EncoderSettings.output_rank,
+        **network: Any,
     ) -> None:
         super().__init__(shape)
         self.encoder, self.knowledge = encoder, knowledge
-        self.network: TextNetwork = ENCODERS.get(encoder)(shape.embedding_size)
+        self.network: TextNetwork = ENCODERS.get(encoder)(shape.embedding_size, **network)
         self.normalise_tokens = nn.LayerNorm(shape.embedding_size, elementwise_affine=False)
         self.normalise_features = nn.LayerNorm(self.network.features, elementwise_affine=False)
-        self.codes = nn.Linear(self.network.features, shape.length * RANK)
-        self.output = nn.Linear(RANK, shape.width, bias=False)
+        self.codes = nn.Linear(self.network.features, shape.length * output_rank)
+        self.output = nn.Linear(output_rank, shape.width, bias=False)
         bias = torch.empty(shape.length, shape.width).uniform_(-shape.init_scale, shape.init_scale)
         self.bias = nn.Parameter(bias)
         needed = train_table or knowledge is not None
@@ -73,5 +79,5 @@ class EncoderPrompt(Strategy):
         first = instance.first_text(instance.ids.shape[1])
         tokens = first.embeddings.float() if self.table is None else self.table.vectors(first)
         features = self.network(self.normalise_tokens(tokens), first.mask)
-        codes = self.codes(self.normalise_features(features)).unflatten(-1, (self.shape.length, RANK))
+        codes = self.codes(self.normalise_features(features)).unflatten(-1, (self.shape.length, -1))
         return Prompt(self.output(codes) + self.bias)

@@ -9,11 +9,13 @@ import torch
 from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt, PromptShape
 from promptwise.strategies.base import Strategy
+from promptwise.strategies.settings import NoPromptSettings
 
 
 class NoPrompt(Strategy):
     """Zero vectors: linear probing with the classifier head, fine-tuning where the backbone is tuned too."""
 
+    settings: ClassVar[type] = NoPromptSettings
     instance_wise: ClassVar[bool] = False
     makes_vectors: ClassVar[bool] = False
 

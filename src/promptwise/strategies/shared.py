@@ -10,11 +10,13 @@ from torch import nn
 from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt, PromptShape
 from promptwise.strategies.base import Strategy
+from promptwise.strategies.settings import SharedSettings
 
 
 class SharedPrompt(Strategy):
     """One prompt for the whole task: prompt tuning or prefix tuning (paper, section 2)."""
 
+    settings: ClassVar[type] = SharedSettings
     instance_wise: ClassVar[bool] = False
 
     def __init__(self, shape: PromptShape) -> None:

@@ -13,6 +13,7 @@ from promptwise.core.prompt import Prompt, PromptShape
 from promptwise.errors import ConfigError
 from promptwise.strategies.base import Strategy
 from promptwise.strategies.knowledge import read_knowledge
+from promptwise.strategies.settings import PretrainedSettings, RandomSettings
 from promptwise.strategies.vocabulary import VocabularyTable, text_ids
 
 
@@ -32,7 +33,7 @@ class RandomTable(Strategy):
         ConfigError: ``table_rank`` is not below ``W``.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("table_rank",)
+    settings: ClassVar[type] = RandomSettings
     lr_scale: ClassVar[float] = 0.3
 
     def __init__(self, shape: PromptShape, table_rank: int | None = None) -> None:
@@ -88,7 +89,7 @@ class PretrainedTable(RandomTable):
         ConfigError: No folder is named.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("knowledge",)
+    settings: ClassVar[type] = PretrainedSettings
     centre: Tensor
     scale: Tensor
 

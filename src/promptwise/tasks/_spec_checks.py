@@ -6,25 +6,19 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from promptwise.tasks.fields import parse_format, shorten
+from promptwise.tasks.fields import parse_format
 from promptwise.tasks.metrics import METRICS
 
-_TEXTS = ("name", "description", "text", "label", "template", "citation", "url", "licence")
-_OPTIONAL_TEXTS = ("text_pair", "group", "split_group")
-_LISTS = ("labels", "hard_prompt", "metrics")
 _FORMATS = ("text", "text_pair", "group", "split_group")
 _TEMPLATE_FIELD = re.compile(r"\{([^{}]*)\}")
 SPLITS = ("train", "validation", "test")
 
 
 def spec_problems(data: Mapping[str, Any]) -> list[str]:
-    """Return everything that is wrong with the values of a spec; keys that are absent are not looked at.
+    """Return everything that is wrong with what the values of a spec mean; keys that are absent are not looked at.
 
-    Meaning is checked only once every value has the right type, so that one slip is reported once.
+    Every value must have the right type.
     """
-    types = list(_type_problems(data))
-    if types:
-        return types
     return [
         *_name_problems(data),
         *_format_problems(data),
@@ -34,48 +28,6 @@ def spec_problems(data: Mapping[str, Any]) -> list[str]:
         *_metric_problems(data),
         *_source_problems(data),
     ]
-
-
-def _type_problems(data: Mapping[str, Any]) -> Iterator[str]:
-    for key in (*_TEXTS, *_OPTIONAL_TEXTS):
-        optional = key in _OPTIONAL_TEXTS and data.get(key) is None
-        if key in data and not optional and not isinstance(data[key], str):
-            yield f"{key} must be a text, found {shorten(data[key])}"
-    for key in _LISTS:
-        if key in data and not _is_text_list(data[key]):
-            hint = 'quote words such as "no" and "1"'
-            yield f"{key} must be a list of texts ({hint}), found {shorten(data[key])}"
-    words = data.get("label_words", {})
-    if not isinstance(words, Mapping):
-        yield f"label_words must map each label to a list of words, found {shorten(words)}"
-    else:
-        for label, value in words.items():
-            if not isinstance(label, str):
-                yield f"label_words has the label {label!r}, which is no text: quote it"
-            if not _is_text_list(value):
-                yield f"label_words of {label!r} must be a list of texts, found {shorten(value)}"
-    source = data.get("source")
-    if source is not None:
-        yield from _source_type_problems(source)
-
-
-def _source_type_problems(source: Any) -> Iterator[str]:
-    if not isinstance(source, Mapping):
-        yield f"source must hold dataset, config and splits, found {shorten(source)}"
-        return
-    for key in sorted(str(key) for key in set(source) - {"dataset", "config", "splits"}):
-        yield f"source has the unknown key {key!r}; known: dataset, config, splits"
-    if not isinstance(source.get("dataset"), str) or not source["dataset"]:
-        yield f"source.dataset must name a Hub dataset, found {source.get('dataset')!r}"
-    if not isinstance(source.get("config"), str | None):
-        yield f"source.config must be a text or null, found {source['config']!r}"
-    splits = source.get("splits")
-    if not isinstance(splits, Mapping) or not all(isinstance(value, str) for value in splits.values()):
-        yield f"source.splits must map our splits to those of the Hub, found {shorten(splits)}"
-
-
-def _is_text_list(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
 
 
 def _name_problems(data: Mapping[str, Any]) -> Iterator[str]:
@@ -182,7 +134,9 @@ def _metric_problems(data: Mapping[str, Any]) -> Iterator[str]:
 def _source_problems(data: Mapping[str, Any]) -> Iterator[str]:
     if data.get("source") is None:
         return
-    splits = data["source"]["splits"]
+    if data["source"].get("dataset") == "":
+        yield "source.dataset must name a Hub dataset, found ''"
+    splits = data["source"].get("splits", {})
     for split in sorted(set(splits) - set(SPLITS)):
         yield f"source.splits has {split!r}; known: {', '.join(SPLITS)}"
     for split in ("train", "test"):

@@ -18,7 +18,7 @@ from promptwise.tasks.spec import TaskSpec, load_spec
 from promptwise.tasks.splits import hold_out
 from promptwise.tasks.texts import iter_texts
 
-__all__ = ["Example", "TaskData", "examples_from_rows", "iter_texts", "load_task", "task_from_file"]
+__all__ = ["Example", "TaskData", "examples_from_rows", "iter_texts", "load_file", "load_task", "task_from_file"]
 
 _FILE_PART = 10  # One row in ten of a single file becomes validation, and another one test.
 _MIN_FILE_ROWS = 10
@@ -127,11 +127,7 @@ def task_from_file(
             if column not in row:
                 raise missing_column(column, row, location(path, number))
     names = {label_name(row[label_column], location(path, number)) for number, row in rows}
-    if len(rows) < _MIN_FILE_ROWS or len(names) < 2:
-        raise DataError(
-            f"{path}: {len(rows)} rows with {len(names)} distinct labels in {label_column!r}; a task "
-            f"needs at least {_MIN_FILE_ROWS} rows and 2 labels. Add rows, or name another label column."
-        )
+    _check_size(path, len(rows), len(names), label_column)
     spec = TaskSpec(
         name=name or path.name.split(".")[0] or "task",
         description=f"Rows of {path.name}",
@@ -142,7 +138,34 @@ def task_from_file(
         template=template or "",
         label_words={label: tuple(words) for label, words in (label_words or {}).items()},
     )
-    examples = examples_from_rows(spec, rows, path)
+    return _shared_out(spec, examples_from_rows(spec, rows, path), path)
+
+
+def load_file(spec: TaskSpec, path: Path) -> TaskData:
+    """Load a task whose rows lie in one labelled file; they are split as :func:`task_from_file` does.
+
+    Args:
+        spec: The task.
+        path: A file that `read_rows` takes.
+
+    Raises:
+        DataError: The file cannot be read, does not fit the task, or has fewer than 10 rows or 2 classes.
+    """
+    examples = examples_from_rows(spec, read_rows(path), path)
+    _check_size(path, len(examples), len({example.label for example in examples}), spec.label)
+    return _shared_out(spec, examples, path)
+
+
+def _check_size(path: Path, rows: int, labels: int, column: str) -> None:
+    if rows < _MIN_FILE_ROWS or labels < 2:
+        raise DataError(
+            f"{path}: {rows} rows with {labels} distinct labels in {column!r}; a task needs at least "
+            f"{_MIN_FILE_ROWS} rows and 2 labels. Add rows, or name another label column."
+        )
+
+
+def _shared_out(spec: TaskSpec, examples: list[Example], path: Path) -> TaskData:
+    """One file's examples in three splits."""
     part = len(examples) // _FILE_PART
     rest, test = hold_out(examples, part, salt="test", origin=str(path))
     train, validation = hold_out(rest, part, salt="validation", origin=str(path))

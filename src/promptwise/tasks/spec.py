@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from promptwise.errors import ConfigError, UnknownNameError
+from promptwise.reading import fitted, yaml_of
 from promptwise.tasks._spec_checks import spec_problems
 from promptwise.tasks.fields import parse_format
 
@@ -28,9 +30,10 @@ class HubSource:
             the Hub's. Local files carry the Hub's names too.
     """
 
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     dataset: str
-    config: str | None
-    splits: Mapping[str, str] = field(hash=False)
+    config: str | None = None
+    splits: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,10 @@ class TaskSpec:
         if not self.template:
             pair = self.text_pair is not None
             object.__setattr__(self, "template", _DEFAULT_PAIR_TEMPLATE if pair else _DEFAULT_TEMPLATE)
-        if not self.label_words:
+        if not self.label_words and all(isinstance(label, str) for label in self.labels):
             words = {label: (label.replace("_", " "),) for label in self.labels}
             object.__setattr__(self, "label_words", words)
-        _raise_problems(spec_problems(self.to_dict()), self.name)
+        _checked(self.to_dict(), str(self.name))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -107,17 +110,7 @@ class TaskSpec:
         """
         if not isinstance(data, Mapping):
             raise ConfigError(f"A task spec must map keys to values, found {type(data).__name__} {data!r:.60}.")
-        _raise_problems([*_key_problems(data), *spec_problems(data)], str(data.get("name", "without a name")))
-        values = dict(data)
-        for key in ("labels", "hard_prompt", "metrics"):
-            if key in values:
-                values[key] = tuple(values[key])
-        if "label_words" in values:
-            values["label_words"] = {label: tuple(words) for label, words in values["label_words"].items()}
-        source = values.get("source")
-        if source is not None:
-            values["source"] = HubSource(source["dataset"], source.get("config"), dict(source["splits"]))
-        return cls(**values)
+        return cls(**_checked(data, str(data.get("name", "without a name"))))
 
 
 def task_names() -> tuple[str, ...]:
@@ -135,36 +128,51 @@ def load_spec(name: str) -> TaskSpec:
     """
     if name not in task_names():
         raise UnknownNameError("task", name, task_names())
-    import yaml
-
     text = _spec_folder().joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    return TaskSpec.from_dict(yaml_of(text, f"The spec file {name}.yaml"))
+
+
+def read_spec(file: Path) -> TaskSpec:
+    """Return the spec of a person's own task.
+
+    Args:
+        file: YAML, as ``promptwise tasks NAME`` prints it.
+
+    Raises:
+        ConfigError: There is no such file, or it is no valid spec; the message lists all that is wrong.
+    """
+    file = file.expanduser()
+    if not file.is_file():
+        near = get_close_matches(file.name, [path.name for path in file.parent.glob("*.y*ml")], n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else " `promptwise tasks NAME` prints one to start from."
+        raise ConfigError(f"--task-spec {file} does not exist.{hint}")
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"The spec file {name}.yaml is not valid YAML: {error}") from error
-    return TaskSpec.from_dict(data)
+        return TaskSpec.from_dict(yaml_of(file, "it"))
+    except ConfigError as error:
+        raise ConfigError(f"--task-spec {file}: {error}") from error
 
 
 def _spec_folder() -> Traversable:
     return files("promptwise.tasks").joinpath("specs")
 
 
-def _key_problems(data: Mapping[str, Any]) -> list[str]:
-    known = [one.name for one in fields(TaskSpec)]
-    required = [one.name for one in fields(TaskSpec) if one.default is MISSING and one.default_factory is MISSING]
-    problems = [f"{key} is missing" for key in required if key not in data]
-    for key in data:
-        if key not in known:
-            near = get_close_matches(str(key), known, n=1)
-            problems.append(f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
-    return problems
+def _checked(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The values of a spec's fields.
 
+    Meaning is looked at once every value has the right type, so that one slip is reported once.
 
-def _raise_problems(problems: list[str], name: str) -> None:
-    if problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        listed = "\n".join(f"  - {problem}" for problem in problems)
-        raise ConfigError(f"The task spec {name!r} has {count}; correct the spec:\n{listed}")
+    Raises:
+        ConfigError: Keys are unknown or missing, or values are wrong; the message lists all of it.
+    """
+    values, problems = fitted(TaskSpec, data)
+    sentences = [one.sentence for one in problems]
+    if not any(one.of_type for one in problems):
+        sentences += spec_problems(data)
+    if sentences:
+        count = "1 problem" if len(sentences) == 1 else f"{len(sentences)} problems"
+        lines = "\n".join(f"  - {sentence}" for sentence in sentences)
+        raise ConfigError(f"The task spec {name!r} has {count}; correct the spec:\n{lines}")
+    return values
 
 
 def _plain(value: Any) -> Any:

@@ -15,6 +15,7 @@ from transformers import EvalPrediction
 from transformers.trainer_callback import PrinterCallback
 
 from promptwise.config import FitConfig, KnowledgeConfig
+from promptwise.config.composition import values_of
 from promptwise.config.learning_rates import learning_rate
 from promptwise.errors import ConfigError, DataError
 from promptwise.tasks.batching import by_length
@@ -185,7 +186,7 @@ def _measured(
         parameters=ParameterCounts(model.tuned_parameters, model.backbone.parameter_count, model.tuned_share),
         data=DataSummary(data.origin, data.fingerprint, {split: len(getattr(data, split)) for split in _SPLITS}),
         backbone={"name": model.backbone.name, "fingerprint": model.backbone.fingerprint},
-        config={**asdict(model.prompt_config), **asdict(config), "lr": trainer.args.learning_rate},
+        config={**values_of(model.prompt_config), **asdict(config), "lr": trainer.args.learning_rate},
         optimizer={
             "name": str(trainer.args.optim),
             "schedule": str(trainer.args.lr_scheduler_type),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-_T = TypeVar("_T")
+from promptwise.reading import fitted, listed
 
 
 @dataclass(frozen=True)
@@ -92,51 +90,9 @@ class RunMetrics:
         """A record from what ``metrics.json`` holds; keys that are not known here are left out.
 
         Raises:
-            ValueError: A value is missing or of another type; names its key.
+            ValueError: Values are missing or of another type; names their keys.
         """
-        return _record(cls, values, "")
-
-
-def _record(kind: type[_T], values: Any, key: str) -> _T:
-    """A dataclass from an object of JSON."""
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{key or 'the whole'} must be an object, found {values!r:.60}")
-    types_of, found = get_type_hints(kind), {}
-    for part in fields(kind):  # type: ignore[arg-type]
-        name = f"{key}.{part.name}" if key else part.name
-        if part.name in values:
-            found[part.name] = _value(types_of[part.name], values[part.name], name)
-        elif part.default is MISSING and part.default_factory is MISSING:
-            raise ValueError(f"{name} is missing")
-    return kind(**found)
-
-
-_KINDS = {
-    str: "a text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    dict: "an object",
-    list: "a list",
-}
-
-
-def _value(kind: Any, value: Any, key: str) -> Any:
-    """A value of JSON, checked against a type hint."""
-    if kind is Any:
-        return value
-    if is_dataclass(kind):
-        return _record(kind, value, key)  # type: ignore[arg-type]
-    if isinstance(kind, types.UnionType):
-        (kind,) = (part for part in get_args(kind) if part is not type(None))
-        return None if value is None else _value(kind, value, key)
-    outer, inner = get_origin(kind) or kind, get_args(kind)
-    accepted: Any = (int, float) if outer is float else outer
-    fits = isinstance(value, accepted) and (outer is bool or not isinstance(value, bool))
-    if not fits:
-        raise ValueError(f"{key} must be {_KINDS[outer]}, found {value!r:.60}")
-    if outer is dict:
-        return {name: _value(inner[1], part, f"{key}.{name}") for name, part in value.items()}
-    if outer is list:
-        return [_value(inner[0], part, key) for part in value]
-    return value
+        found, problems = fitted(cls, values, written=True)
+        if problems:
+            raise ValueError(listed(problem.sentence for problem in problems))
+        return cls(**found)

@@ -7,13 +7,22 @@ Padding never reaches a feature, and a text without tokens has features of zero.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
+from promptwise.strategies.settings import NetworkSettings
+
 
 class TextNetwork(nn.Module, ABC):
-    """The interface: ``features`` is ``F``."""
+    """The interface.
 
+    Attributes:
+        features: ``F``.
+        settings: The dataclass of what it can be told; it gets its fields as keyword arguments.
+    """
+
+    settings: ClassVar[type] = NetworkSettings
     features: int
 
     @abstractmethod

@@ -1,0 +1,60 @@
+"""What the ways into the model can be told; no torch here, so that the command line knows it without importing any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from promptwise.config.settings import setting
+
+
+@dataclass(frozen=True)
+class InjectorSettings:
+    """Settings of an injector that has none."""
+
+
+def layers_setting(given: Any) -> str:
+    """``all``, ``first``, or the numbers of layers, ascending and each once, as in ``0,3,5``.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    if given in ("all", "first"):
+        return str(given)
+    if isinstance(given, bool):
+        raise ValueError
+    parts = given if isinstance(given, Iterable) and not isinstance(given, str) else str(given).split(",")
+    numbers = sorted({int(str(part).strip()) for part in parts})
+    if not numbers or numbers[0] < 0:
+        raise ValueError
+    return ",".join(map(str, numbers))
+
+
+@dataclass(frozen=True)
+class PromptSettings(InjectorSettings):
+    """Of :class:`~promptwise.injectors.prompt.PromptInjector`."""
+
+    init_scale: float = setting(
+        0.5, "Prompts start at U(-s, s); the paper has 0.5.", minimum=0, maximum=10**6, needs="makes_vectors"
+    )
+
+
+@dataclass(frozen=True)
+class PrefixSettings(PromptSettings):
+    """Of :class:`~promptwise.injectors.prefix.PrefixInjector`."""
+
+    layers: str = setting(
+        "first",
+        "Layers whose keys and values an instance-wise strategy adds to: all, first, or numbers from 0 as in 0,3,5.",
+        metavar="all|first|LIST",
+        read=layers_setting,
+        needs="instance_wise",
+    )
+    instance_scale: float = setting(
+        0.05,
+        "Factor of what an instance-wise strategy adds to the shared prefix; the paper has 0.05.",
+        minimum=0,
+        maximum=10**6,
+        needs="instance_wise",
+    )

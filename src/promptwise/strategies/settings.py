@@ -1,0 +1,74 @@
+"""What the strategies can be told; no torch here, so that the command line knows it without importing any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from promptwise.config.settings import setting
+
+
+@dataclass(frozen=True)
+class StrategySettings:
+    """Settings of a strategy that has none of its own, and what a strategy does."""
+
+    instance_wise: ClassVar[bool] = True
+    """Whether the prompt depends on the instance."""
+    makes_vectors: ClassVar[bool] = True
+    """Whether there is a prompt."""
+
+
+@dataclass(frozen=True)
+class SharedSettings(StrategySettings):
+    """Of :class:`~promptwise.strategies.shared.SharedPrompt`."""
+
+    instance_wise: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class NoPromptSettings(StrategySettings):
+    """Of :class:`~promptwise.strategies.none.NoPrompt`."""
+
+    instance_wise: ClassVar[bool] = False
+    makes_vectors: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class RandomSettings(StrategySettings):
+    """Of :class:`~promptwise.strategies.table.RandomTable`."""
+
+    table_rank: int | None = setting(
+        None,
+        "Numbers in a row of the table, which one learnt map takes to the prompt's width: a smaller adapter.",
+        minimum=1,
+    )
+
+
+@dataclass(frozen=True)
+class _WithKnowledge(StrategySettings):
+    knowledge: str | None = setting(
+        None,
+        "Folder of `promptwise pretrain knowledge` to start from.",
+        metavar="DIR",
+    )
+
+
+@dataclass(frozen=True)
+class PretrainedSettings(_WithKnowledge):
+    """Of :class:`~promptwise.strategies.table.PretrainedTable`."""
+
+
+@dataclass(frozen=True)
+class EncoderSettings(_WithKnowledge):
+    """Of :class:`~promptwise.strategies.encoder.EncoderPrompt`."""
+
+    encoder: str = setting("mlp", "The network that reads the text.", choices="ENCODERS")
+    train_table: bool = setting(False, "Train the token table under the network too; the paper freezes it.")
+    output_rank: int = setting(
+        16, "Rank of the map from the network's features to the prompt's vectors; the paper has 16.", minimum=1
+    )
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Settings of a text network that has none."""
