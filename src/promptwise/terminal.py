@@ -77,7 +77,8 @@ def open_standard_streams() -> None:
     """Make the three standard streams safe to use, whatever the caller did to them.
 
     The number of a closed stream would go to the next file that is opened, and what a library writes to the stream
-    would end up in that file: so the null device takes the number. Characters that the terminal's encoding lacks are escaped.
+    would end up in that file: so the null device takes the number. Characters that the terminal's encoding lacks are
+    escaped.
     """
     for number in range(3):
         try:

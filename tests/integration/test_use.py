@@ -216,8 +216,10 @@ def test_info_and_card_name_what_is_off_its_default(tickets: Path, tiny: Path, t
 @pytest.mark.parametrize("tuned", [False, True], ids=["probed", "fine-tuned"])
 def test_info_and_card_of_a_model_without_a_prompt(tickets: Path, tiny: Path, tmp_path: Path, tuned: bool) -> None:
     """Where no prompt enters the model neither base nor K is said, and a model that was tuned is not called frozen."""
-    more = ("--strategy", "none", *(["--tune-backbone"] if tuned else []))
-    ok(*train_flags(tickets, tiny, tmp_path / "run", *more))
+    run = train_flags(tickets, tiny, tmp_path / "run", "--strategy", "none", *(["--tune-backbone"] if tuned else []))
+    # There is no K without a prompt.
+    length = run.index("--length")
+    ok(*run[:length], *run[length + 2 :])
     shown, card = ok("info", tmp_path / "run").out, (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     rows = dict(line.split(maxsplit=1) for line in shown.splitlines())
     assert rows["strategy"] == ("fine-tuning" if tuned else "none")
