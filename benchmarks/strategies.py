@@ -82,7 +82,7 @@ def work(runs: Any, out: str, deadline: float, lm_head: bool) -> None:
         try:
             if backbone is None:
                 backbone = prepare_backbone(config.model, lm_head, config.dtype)
-            metrics = train(config, backbone=backbone, overwrite=True, progress=False)
+            metrics = train(config, backbone=backbone, overwrite=True, progress=False).to_dict()
         except Exception:
             print(f"FAILED {run['name']}", file=sys.stderr)
             traceback.print_exc()

@@ -21,7 +21,7 @@ CARD_FILE = "README.md"
 def open_atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file under a temporary name in the same folder, and rename it when all went well.
 
-    What is no ordinary file, such as a pipe or ``/dev/null``, is written straight through.
+    A pipe, ``/dev/null`` or anything else that is no ordinary file is written directly.
 
     Raises:
         OutputError: The file cannot be written; names the path and the reason.
@@ -34,7 +34,7 @@ def open_atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             with path.open(mode, encoding=encoding, newline=newline) as file:
                 yield file
             return
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:32]}.")
         with os.fdopen(handle, mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
@@ -49,7 +49,7 @@ def open_atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def _umask() -> int:
-    """The permissions that new files go without; the system tells only when it is set."""
+    """The process's umask; the system returns it only when a new one is set."""
     umask = os.umask(0o077)
     os.umask(umask)
     return umask

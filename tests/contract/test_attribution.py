@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import torch
 
 from promptwise import PromptedModel
+from promptwise.errors import ConfigError
 from promptwise.models.attribution import attribute
 from tests.contract.common import TinyFolder, load, make_knowledge, make_prepared
 
@@ -70,3 +72,13 @@ def test_the_model_is_left_as_it_was(tiny_folder: TinyFolder) -> None:
     assert said.words == tuple(" ".join(TEXT).split()), "also where one text ends and the other begins"
     assert model.predict([TEXT]) == before
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_text_that_the_task_does_not_read_is_refused(tiny_folder: TinyFolder) -> None:
+    """One text of a task on pairs is refused as ``predict`` refuses it, not read with an empty second one."""
+    model = make_prepared(load(tiny_folder("bert"), lm_head=False), base="prompt", strategy="shared")
+    for text in (TEXT[0], (TEXT[0], None), None, 5):
+        with pytest.raises(ConfigError) as predicted:
+            model.predict([text])  # type: ignore[list-item]
+        with pytest.raises(ConfigError, match=re.escape(str(predicted.value))):
+            attribute(model, text)  # type: ignore[arg-type]

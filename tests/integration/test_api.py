@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import pipeline
 
 from promptwise import PromptedModel, load_backbone, load_spec, load_task, task_from_file
 from promptwise.config import TrainConfig
 from promptwise.errors import ConfigError, DataError, UnknownNameError
 from promptwise.runs.train import train
 from tests.integration.command import contents, ok, ticket_rows, write_csv
+from tests.tiny import build_backbone
 
 TEXTS = ["a good film", "", "what an awful book"]
 
@@ -89,6 +93,33 @@ def test_an_empty_list_has_no_predictions(trained: Path) -> None:
     assert model.predict([]) == []
     endless = iter(lambda: "a good film", None)
     assert next(model.predict_stream(endless, batch_size=2)).label in ("praise", "blame")
+
+
+@pytest.mark.parametrize("wrong", [None, 5, ("a", 5), ("a",), ("a", "b", "c"), b"a"], ids=repr)
+def test_what_is_no_text_is_named_with_its_place(trained: Path, wrong: Any) -> None:
+    """A value that is no text is an error of the package that says which of many it is."""
+    model = PromptedModel.from_pretrained(trained)
+    with pytest.raises(ConfigError, match=f"Text 36 must be a string.*found {re.escape(repr(wrong))}"):
+        model.predict([*["good"] * 35, wrong], batch_size=2)
+    with pytest.raises(ConfigError, match="several texts"):
+        model.predict(5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "t5"])
+def test_a_pipeline_of_transformers_agrees(kind: str, tickets: Path, models: Path) -> None:
+    """A model in ``transformers.pipeline`` gives the labels and probabilities of ``predict``."""
+    data = task_from_file(tickets, text_column="body", label_column="team")
+    backbone = load_backbone(str(build_backbone(kind, models / f"pipeline-{kind}")))
+    names = backbone.config.id2label
+    model = PromptedModel.from_backbone(backbone, task=data.spec, length=4, dtype="fp32")
+    classify = pipeline("text-classification", model=model, tokenizer=backbone.tokenizer, top_k=None, device="cpu")
+    texts = ["a good film", "what a terrible, boring and awful book", "zyzzyva 7"]
+    for said, predicted in zip(classify(texts, batch_size=2), model.predict(texts), strict=True):
+        assert said[0]["label"] == predicted.label
+        found = {entry["label"]: entry["score"] for entry in said}
+        assert found == pytest.approx(predicted.probabilities, abs=1e-5)
+    assert (model.config.num_labels, model.config.label2id) == (2, {"blame": 0, "praise": 1})
+    assert backbone.config.id2label == names == {0: "LABEL_0", 1: "LABEL_1"}
 
 
 def test_wrong_options_are_named(tickets: Path, tiny: Path) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import promptwise
 from promptwise.errors import AdapterError
 from promptwise.models.prompted import PromptedModel
+from promptwise.training.run_metrics import RunMetrics
 from tests.integration.command import fails, ok, read_json, train_flags
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -61,6 +63,43 @@ def test_weights_that_are_no_safetensors_are_refused(adapter: Path) -> None:
     config["weights_sha256"] = hashlib.sha256(b"no tensors").hexdigest()
     (adapter / CONFIG).write_text(json.dumps(config), encoding="utf-8")
     fails(1, *use(adapter), says=[adapter / WEIGHTS])
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")], ids=str)
+def test_weights_that_are_not_finite_are_refused(
+    adapter: Path, tickets: Path, tiny: Path, tmp_path: Path, number: float
+) -> None:
+    """A tensor with one number that is none is named, wherever the adapter is loaded; nothing is printed."""
+    tensors = load_file(adapter / WEIGHTS)
+    name = sorted(tensors)[0]
+    tensors[name].view(-1)[0] = number
+    save_file(tensors, adapter / WEIGHTS)
+    config = read_json(adapter / CONFIG)
+    config["weights_sha256"] = hashlib.sha256((adapter / WEIGHTS).read_bytes()).hexdigest()
+    (adapter / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+    for command in (
+        use(adapter),
+        ["evaluate", "--adapter", adapter, "--data", tickets],
+        train_flags(tickets, tiny, tmp_path / "run", "--start-from", adapter),
+    ):
+        fails(1, *command, says=[adapter / WEIGHTS, name, "not finite"])
+
+
+def test_scores_that_are_not_finite_are_refused(trained: Path, tickets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row is named by its place among all inputs, also past the first batches."""
+    forward = PromptedModel.forward
+
+    def overflow(self: PromptedModel, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = forward(self, input_ids, *args, **kwargs)
+        result.logits[(input_ids == bad).any(1)] = float("inf")
+        return result
+
+    model = PromptedModel.from_pretrained(trained)
+    bad = model.backbone.tokenizer.convert_tokens_to_ids("awful")
+    monkeypatch.setattr(PromptedModel, "forward", overflow)
+    texts = [part for text in ["good"] * 37 + ["awful"] for part in ("--text", text)]
+    fails(1, "predict", "--adapter", trained, "--batch-size", 2, *texts, says=["row 38", "not finite", "--dtype fp32"])
+    fails(1, "evaluate", "--adapter", trained, "--data", tickets, says=["row 2 ", "not finite"])
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
@@ -154,6 +193,15 @@ def test_info_with_broken_metrics_names_the_file(adapter: Path, text: str) -> No
     fails(1, "info", adapter, says=["metrics.json"])
 
 
+def test_metrics_keep_their_form(trained: Path) -> None:
+    """Reading and writing the metrics of a run gives the same bytes; older files have fewer keys, later ones more."""
+    text = (trained / "metrics.json").read_text(encoding="utf-8")
+    values = json.loads(text)
+    assert json.dumps(RunMetrics.from_dict(values).to_dict(), indent=2, ensure_ascii=False) + "\n" == text
+    older = {key: values[key] for key in ("test", "validation", "majority", "seed", "parameters", "data", "time")}
+    assert RunMetrics.from_dict({**older, "later": 1}).test == values["test"]
+
+
 @pytest.mark.parametrize(
     ("file", "change", "says"),
     [
@@ -162,6 +210,11 @@ def test_info_with_broken_metrics_names_the_file(adapter: Path, text: str) -> No
         ("metrics.json", {"test": {"accuracy": "0.5"}}, ["test of 'accuracy' must be a number", "'0.5'"]),
         ("metrics.json", {"seed": "0"}, ["seed must be a whole number", "'0'"]),
         ("metrics.json", {"data": {"origin": "x", "rows": {}}}, ["data: fingerprint is missing"]),
+        ("metrics.json", {"test": {"accuracy": None}}, ["test of 'accuracy' must be a number", "None"]),
+        ("metrics.json", {"seed": True}, ["seed must be a whole number", "True"]),
+        ("metrics.json", {"data": {"origin": 1, "fingerprint": "y", "rows": {}}}, ["data.origin must be a text", "1"]),
+        ("metrics.json", {"time": None}, ["time must be", "None"]),
+        ("metrics.json", {"parameters": {}}, ["parameters: tuned is missing"]),
         (CONFIG, {"tuned_share": "1%"}, ["tuned_share must be a number", "'1%'"]),
         (CONFIG, {"tuned_parameters": None}, ["tuned_parameters must be a whole number", "None"]),
         (CONFIG, {"backbone": {"name": "x", "model_type": "bert"}}, ["backbone: fingerprint is missing"]),

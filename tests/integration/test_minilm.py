@@ -24,7 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
     """One epoch of Random IPT on prefix tuning, in float32."""
     folder = tmp_path_factory.mktemp("run")
     config = TrainConfig(task="topics13", strategy="random", epochs=1, dtype="fp32", length=8, out=str(folder / "run"))
-    return folder / "run", train(config, progress=False)
+    return folder / "run", train(config, progress=False).to_dict()
 
 
 def test_one_epoch_is_far_above_the_majority(run: tuple[Path, dict[str, Any]]) -> None:

@@ -87,7 +87,7 @@ def test_zero_shot_topics_beat_chance_and_tuned_prompts_beat_zero_shot(tmp_path:
     config = TrainConfig(
         task="topics13", model=DEFAULT_CLOZE_MODEL, head="cloze", strategy="shared", epochs=1, out=str(tmp_path / "run")
     )
-    assert train(config, progress=False)["test"]["accuracy"] > asked
+    assert train(config, progress=False).test["accuracy"] > asked
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there")

@@ -77,6 +77,32 @@ def test_a_place_that_cannot_be_a_folder_is_named(tickets: Path, tiny: Path, tmp
     assert (tmp_path / "file").read_text(encoding="utf-8") == "keep"
 
 
+def test_a_folder_without_a_name_is_refused(
+    tickets: Path, tiny: Path, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty name, as an unset variable of a script gives, is not the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for command in (
+        train_flags(tickets, tiny, Path("x"), "--out", ""),
+        ["pretrain", "cloze", "--corpus", tickets, "--out", ""],
+        ["pretrain", "knowledge", "--out", " "],
+        ["pretrain", "prompt", "--corpus", tickets, "--out", ""],
+        ["predict", "--adapter", trained, "--text", "x", "--out", ""],
+        ["compare", "paper/pt-v", "--out", ""],
+        ["report", "runs", "--out", ""],
+        ["demo", "--out", ""],
+    ):
+        fails(2, *command, says=["--out is empty"])
+    assert contents(tmp_path) == {}
+
+
+def test_a_folder_whose_name_is_too_long_is_refused(tickets: Path, tiny: Path, tmp_path: Path) -> None:
+    """The system's reason is told with the name and a way out."""
+    name = tmp_path / ("a" * 300)
+    for out in (name, name / "run"):
+        fails(1, *train_flags(tickets, tiny, out), says=[name, "File name too long", "--out"])
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(tickets: Path, tiny: Path, tmp_path: Path) -> None:
     """The message has the step, the likely cause and a way out; no adapter is written."""
     run = train_flags(tickets, tiny, tmp_path / "run", "--epochs", 5, "--lr", 1e30)

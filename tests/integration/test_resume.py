@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from promptwise.errors import OutputError
+from promptwise.runs.folder import LOCK_FILE
+from promptwise.runs.train import run_folder
 from tests.integration.command import (
     checkpoints,
     contents,
@@ -24,7 +27,7 @@ from tests.integration.command import (
     train_flags,
     write_csv,
 )
-from tests.integration.killing import run_until
+from tests.integration.killing import run_until, waiting_at
 
 STEPS_PER_EPOCH = 4
 METHODS = {
@@ -185,3 +188,41 @@ def test_resuming_nothing_is_refused(flags: Flags, tmp_path: Path) -> None:
     fails(1, *flags(tmp_path / "nothing"), "--resume", says=[tmp_path / "nothing", "train_config.json"])
     assert not (tmp_path / "nothing").exists()
     fails(2, *flags(tmp_path / "nothing"), "--resume", "--overwrite", says=["--resume", "--overwrite"])
+
+
+def test_a_folder_takes_one_run_at_a_time(flags: Flags, tmp_path: Path) -> None:
+    """While a run is at work in a folder every other one is refused; once it is killed it can be resumed."""
+    ok(*flags(tmp_path / "undisturbed"))
+    run = flags(tmp_path / "run")
+    with waiting_at(run, 2 * STEPS_PER_EPOCH + 2):
+        before = contents(tmp_path / "run")
+        for more in ([], ["--overwrite"], ["--resume"]):
+            fails(1, *run, *more, says=[tmp_path / "run", "at work", "--out"])
+        assert contents(tmp_path / "run") == before
+    assert (tmp_path / "run" / LOCK_FILE).is_file(), "what a killed process leaves behind"
+    ok(*run, "--resume")
+    check_same_run(tmp_path / "run", tmp_path / "undisturbed")
+    assert set(contents(tmp_path / "run")) == set(contents(tmp_path / "undisturbed"))
+
+
+def test_a_lock_that_was_left_behind_is_nothing_of_a_person(flags: Flags, tmp_path: Path) -> None:
+    """A folder that holds nothing else is empty to a new run, and an adapter beside it loads."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK_FILE).touch()
+    ok(*flags(tmp_path / "run", "--epochs", 1))
+    (tmp_path / "run" / LOCK_FILE).touch()
+    ok("predict", "--adapter", tmp_path / "run", "--threads", 1, "--text", "x")
+
+
+def test_only_the_main_process_takes_the_lock(tmp_path: Path) -> None:
+    """The other processes of one run work in its folder beside the one that writes it; threads exclude each other."""
+    folder = run_folder(tmp_path / "deep" / "run")
+    with folder.alone():
+        with folder.alone(main=False):
+            pass
+        with pytest.raises(OutputError, match="at work"), folder.alone():
+            pass
+    assert contents(tmp_path) == {}
+    assert not (tmp_path / "deep").exists(), "a folder that was made for the lock alone"
+    with folder.alone():
+        pass

@@ -213,6 +213,24 @@ def test_info_and_card_name_what_is_off_its_default(tickets: Path, tiny: Path, t
     assert "--hard-prompt" not in shown + card
 
 
+@pytest.mark.parametrize("tuned", [False, True], ids=["probed", "fine-tuned"])
+def test_info_and_card_of_a_model_without_a_prompt(tickets: Path, tiny: Path, tmp_path: Path, tuned: bool) -> None:
+    """Where no prompt enters the model neither base nor K is said, and a model that was tuned is not called frozen."""
+    run = train_flags(tickets, tiny, tmp_path / "run", "--strategy", "none", *(["--tune-backbone"] if tuned else []))
+    # There is no K without a prompt.
+    length = run.index("--length")
+    ok(*run[:length], *run[length + 2 :])
+    shown, card = ok("info", tmp_path / "run").out, (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    rows = dict(line.split(maxsplit=1) for line in shown.splitlines())
+    assert rows["strategy"] == ("fine-tuning" if tuned else "none")
+    for word in ("base ", "prefix", "prompt length", "K = ", "prompt-tuning"):
+        assert word not in shown + card.replace("base_model", "")
+    assert ("frozen" in card) == (not tuned)
+    assert ("no prompt, classifier head" in card) == (not tuned)
+    assert (f"The model `{tiny}`, fine-tuned" in card) == tuned
+    assert ("parameter-efficient" in card) == (not tuned)
+
+
 def test_info_needs_no_torch(trained: Path) -> None:
     """``info`` answers without importing torch or transformers."""
     code = (

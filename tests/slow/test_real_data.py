@@ -36,7 +36,7 @@ def test_prefix_tuning_reaches_its_floor(task: str, folder: str, floor: float, t
             dtype="bf16",
             out=str(tmp_path / str(seed)),
         )
-        scores.append(train(config, backbone=backbone)["test"]["accuracy"])
+        scores.append(train(config, backbone=backbone).test["accuracy"])
     assert mean(scores) >= floor
 
 

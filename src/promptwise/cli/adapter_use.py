@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from promptwise.tasks.metrics import majority_accuracy
 from promptwise.tasks.readers import read_rows
 from promptwise.tasks.spec import TaskSpec, load_spec, read_spec, task_names
 from promptwise.tasks.texts import iter_texts
+from promptwise.terminal import standard_output
 from promptwise.training.scoring import score
 
 if TYPE_CHECKING:
@@ -176,10 +178,21 @@ def input_texts(
             raise ConfigError(f"{spec.name} is a task on single texts: leave --text-pair out.")
         seconds: Sequence[str | None] = pairs or [None] * len(texts)
         return iter(list(zip(texts, seconds, strict=True)))
-    if (file is None or str(file) == "-") and sys.stdin.isatty():
-        print("Reading texts from standard input, one a line; Ctrl-D ends it.", file=sys.stderr)
-    source: Path | TextIO = sys.stdin if file is None or str(file) == "-" else file
+    source: Path | TextIO = _standard_input() if file is None or str(file) == "-" else file
     return iter_texts(source, spec, text_column=text_column, text_pair_column=text_pair_column)
+
+
+def _standard_input() -> TextIO:
+    """Standard input; a person at a terminal is told that texts are waited for.
+
+    Raises:
+        ConfigError: The caller closed it, as ``promptwise ... <&-`` does.
+    """
+    if sys.stdin is None:
+        raise ConfigError("Standard input is closed, so there are no texts to predict. Give --text or FILE.")
+    if sys.stdin.isatty():
+        print("Reading texts from standard input, one a line; Ctrl-D ends it.", file=sys.stderr)
+    return sys.stdin
 
 
 def write_predictions(predictions: Iterable[Prediction], labels: Sequence[str], form: str, out: Path | None) -> None:
@@ -194,14 +207,23 @@ def write_predictions(predictions: Iterable[Prediction], labels: Sequence[str], 
     Raises:
         OutputError: The file cannot be written.
     """
-    with contextlib.nullcontext(sys.stdout) if out is None else open_atomic(out) as stream:
+    with contextlib.nullcontext(_data_output()) if out is None else open_atomic(out) as stream:
         table = csv.writer(stream, lineterminator="\n")
         if form == "csv":
             table.writerow(["label", *labels])
-        for one in predictions:
+        for prediction in predictions:
             if form == "csv":
-                table.writerow([one.label, *(f"{value:.6f}" for value in one.probabilities.values())])
+                table.writerow([prediction.label, *(f"{value:.6f}" for value in prediction.probabilities.values())])
             else:
-                rounded = {label: round(value, 6) for label, value in one.probabilities.items()}
-                stream.write(json.dumps({"label": one.label, "probabilities": rounded}, ensure_ascii=False) + "\n")
+                rounded = {label: round(value, 6) for label, value in prediction.probabilities.items()}
+                row = {"label": prediction.label, "probabilities": rounded}
+                stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
             stream.flush()
+
+
+def _data_output() -> TextIO:
+    """Standard output for data: in UTF-8 as files are, whatever the terminal's encoding."""
+    stream = standard_output()
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding="utf-8")
+    return stream

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from promptwise.cli.flags import PlaceName
 from promptwise.errors import ConfigError
 from promptwise.terminal import quiet
 
 
 @click.command()
 @click.argument("experiment", metavar="EXPERIMENT")
-@click.option("--out", type=Path, metavar="DIR", help="Folder of the records. [default: runs/NAME]")
+@click.option("--out", type=PlaceName(), metavar="DIR", help="Folder of the records. [default: runs/NAME]")
 @click.option(
     "--data-dir", type=Path, metavar="DIR", help="Folder with a folder for each task, read instead of the Hub."
 )

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import click
 
+from promptwise.cli.flags import PlaceName
 from promptwise.terminal import quiet
 
 
 @click.command()
-@click.option("--out", type=Path, default=Path("runs/demo"), help="Folder of the demo's adapters. [default: runs/demo]")
+@click.option(
+    "--out", type=PlaceName(), default=Path("runs/demo"), help="Folder of the demo's adapters. [default: runs/demo]"
+)
 @click.option("--epochs", type=float, default=None, help="Passes over the training split.")
 def demo(out: Path, epochs: float | None) -> None:
     """See it all work on the data and the model that come along.

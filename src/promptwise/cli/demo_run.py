@@ -11,7 +11,7 @@ from promptwise.config import TrainConfig
 from promptwise.config.learning_rates import learning_rate
 from promptwise.models.prompted import PromptedModel
 from promptwise.runs.train import train
-from promptwise.terminal import console, plain_table, program, size_text
+from promptwise.terminal import console, plain_table, print_table, program, size_text
 
 SENTENCES = (
     "The orchestra tuned for a minute, then the conductor raised her baton.",
@@ -45,12 +45,12 @@ def run_demo(out: Path, epochs: float | None = None) -> None:
     table = plain_table("method", "accuracy on test", "tuned parameters")
     rows = (("instance-wise prompt", ours), ("task-level prompt", theirs))
     for name, metrics in rows:
-        tuned = metrics["parameters"]
-        table.add_row(name, f"{metrics['test']['accuracy']:.3f}", size_text(tuned["tuned"], tuned["share"]))
-    table.add_row("majority class", f"{ours['majority']:.3f}", "0")
+        size = size_text(metrics.parameters.tuned, metrics.parameters.share)
+        table.add_row(name, f"{metrics.test['accuracy']:.3f}", size)
+    table.add_row("majority class", f"{ours.majority:.3f}", "0")
     console.print()
-    console.print(table)
-    count = ours["data"]["rows"]["test"]
+    print_table(table)
+    count = ours.data.rows["test"]
     console.print(f"\n{count} test sentences, one seed: differences of a few points can be chance.")
     console.print(f"The adapter is saved in {config.out}. Loaded again, it says:\n")
     model = PromptedModel.from_pretrained(str(config.out), backbone)

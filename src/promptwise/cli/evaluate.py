@@ -9,7 +9,7 @@ import click
 from promptwise.cli.flags import adapter_options, options_of
 from promptwise.cli.tables import print_scores
 from promptwise.config import TrainConfig
-from promptwise.terminal import quiet
+from promptwise.terminal import quiet, standard_output
 
 _DATA = ("task", "task_spec", "data", "text_column", "text_pair_column", "label_column", "data_dir")
 
@@ -46,6 +46,7 @@ def evaluate(
     from promptwise.tasks.metrics import majority_accuracy
     from promptwise.training.scoring import score
 
+    standard_output()
     spec, examples = load_examples(read_config(adapter_folder(adapter)), **flags)
     quiet()
     result: dict[str, float | int] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -33,6 +34,19 @@ class Name(click.ParamType[str]):
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """All known names, as the help shows them."""
         return "[" + "|".join(self.known()) + "]"
+
+
+class PlaceName(click.ParamType[Path]):
+    """The name of a file or folder; an empty one would be the current folder."""
+
+    name = "PATH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The name as a path."""
+        if isinstance(value, str) and not value.strip():
+            flag = param.opts[0] if param is not None else "The name"
+            raise ConfigError(f"{flag} is empty: name a place, or leave it out.")
+        return Path(value)
 
 
 class CommandGroup(click.Group):

@@ -21,7 +21,8 @@ from promptwise.cli.strategies import strategies
 from promptwise.cli.tasks import tasks
 from promptwise.cli.train import train
 from promptwise.cli.zero_shot import zero_shot
-from promptwise.errors import PromptwiseError
+from promptwise.errors import OutputError, PromptwiseError
+from promptwise.terminal import ReaderEnded, flush_output, open_standard_streams
 from promptwise.training.memory import keep_freed_memory
 
 
@@ -47,16 +48,27 @@ _GOES_ON = {
 """What an interrupted command does next time."""
 
 
+_READER_ENDED = 141
+"""128 + SIGPIPE: the exit code that a shell sees of ``cat`` when ``head`` has read enough."""
+
+
 def main() -> None:
     """Run the command line; errors are one line on standard error, with ``--debug`` a traceback too."""
     # Threads that spin long while they wait stop each other where another program has a core; see LOG.md. The setting
     # must stand before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     keep_freed_memory()
+    open_standard_streams()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
-        cli.main([one for one in arguments if one != "--debug"], prog_name="promptwise", standalone_mode=False)
+        _require_current_folder()
+        cli.main(
+            [argument for argument in arguments if argument != "--debug"],
+            prog_name="promptwise",
+            standalone_mode=False,
+        )
+        flush_output()
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
@@ -65,16 +77,39 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        told = next((_GOES_ON[one] for one in arguments if one in _GOES_ON), "")
+        told = next((_GOES_ON[argument] for argument in arguments if argument in _GOES_ON), "")
         click.echo(f"Interrupted.{told}", err=True)
         sys.exit(130)
-    except PromptwiseError as error:
-        if debug:
-            traceback.print_exc()
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+    except ReaderEnded:
+        sys.exit(_READER_ENDED)
     except Exception as error:
         if debug:
             traceback.print_exc()
-        click.echo(f"Error: {type(error).__name__}: {error} (a fault of promptwise; --debug shows where)", err=True)
-        sys.exit(1)
+        click.echo(f"Error: {_message(error)}", err=True)
+        sys.exit(getattr(error, "exit_code", 1))
+
+
+def _require_current_folder() -> None:
+    """Refuse to work in a folder that is gone: relative paths, and some libraries, would fail anywhere.
+
+    Raises:
+        OutputError: It was deleted.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise OutputError("The current folder was deleted. Go to one that exists: cd DIR.") from error
+
+
+def _message(error: Exception) -> str:
+    """What an error tells a person."""
+    if isinstance(error, PromptwiseError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}."
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return (
+            "The system gives this process no more threads. Raise the limit (ulimit -u), end other programs, or use "
+            "fewer: --threads 1, and --jobs 1 in compare."
+        )
+    return f"{type(error).__name__}: {error} (a fault of promptwise; --debug shows where)"

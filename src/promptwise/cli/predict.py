@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from promptwise.cli.flags import Name, adapter_options, options_of
+from promptwise.cli.flags import Name, PlaceName, adapter_options, options_of
 from promptwise.config import TrainConfig
 from promptwise.terminal import quiet
 
@@ -28,7 +28,7 @@ from promptwise.terminal import quiet
     default="jsonl",
     help="[default: jsonl]",
 )
-@click.option("--out", type=Path, metavar="FILE", help="Write there instead of to standard output.")
+@click.option("--out", type=PlaceName(), metavar="FILE", help="Write there instead of to standard output.")
 @click.argument("file", required=False, type=click.Path(path_type=Path, allow_dash=True))
 def predict(
     adapter: str,

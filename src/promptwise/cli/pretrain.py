@@ -31,7 +31,7 @@ def cloze(overwrite: bool, resume: bool, **flags: Any) -> None:
     """
     config = config_from_mapping(ClozeConfig, given(flags), "flags")
     from promptwise.pretraining.cloze_pretraining import pretrain_cloze
-    from promptwise.runs.train import is_main_process
+    from promptwise.runs.lifecycle import is_main_process
 
     quiet()
     metrics = pretrain_cloze(config, overwrite=overwrite, resume=resume)
@@ -55,7 +55,7 @@ def knowledge(overwrite: bool, resume: bool, **flags: Any) -> None:
     """
     config = config_from_mapping(KnowledgeConfig, given(flags), "flags")
     from promptwise.pretraining.knowledge_pretraining import pretrain_knowledge
-    from promptwise.runs.train import is_main_process
+    from promptwise.runs.lifecycle import is_main_process
 
     quiet()
     metrics = pretrain_knowledge(config, overwrite=overwrite, resume=resume)
@@ -81,7 +81,8 @@ def prompt(overwrite: bool, resume: bool, **flags: Any) -> None:
     """
     config = config_from_mapping(PairsConfig, given(flags), "flags")
     from promptwise.pretraining.sentence_pairs import load_pairs
-    from promptwise.runs.train import is_main_process, train
+    from promptwise.runs.lifecycle import is_main_process
+    from promptwise.runs.train import train
 
     quiet()
     metrics = train(config, overwrite=overwrite, resume=resume, load=load_pairs)

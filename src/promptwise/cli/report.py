@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from promptwise.cli.flags import PlaceName
+
 
 @click.command()
 @click.argument("folder", type=Path)
-@click.option("--out", type=Path, metavar="DIR", help="Where to write. [default: FOLDER]")
+@click.option("--out", type=PlaceName(), metavar="DIR", help="Where to write. [default: FOLDER]")
 def report(folder: Path, out: Path | None) -> None:
     """Write the tables of an experiment as Markdown, LaTeX and HTML, from its records alone.
 

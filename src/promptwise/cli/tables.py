@@ -7,47 +7,47 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import click
-
 from promptwise.config import PromptConfig
 from promptwise.config.settings import settings_in
 from promptwise.errors import ConfigError
 from promptwise.models.adapter import read_metrics
+from promptwise.models.model_card import has_prompt
 from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES, Registry
 from promptwise.tasks.spec import load_spec, task_names
-from promptwise.terminal import console, plain_table, program, size_text
+from promptwise.terminal import console, plain_table, print_table, program, size_text, standard_output
+from promptwise.training.run_metrics import RunMetrics
 
 
-def print_result(metrics: dict[str, Any], folder: str) -> None:
+def print_result(metrics: RunMetrics, folder: str) -> None:
     """The end of a training run."""
     table = plain_table("", "validation", "test")
-    for name, value in metrics["test"].items():
-        table.add_row(name, f"{metrics['validation'][name]:.4f}", f"{value:.4f}")
-    table.add_row("majority class", "", f"{metrics['majority']:.4f}")
-    console.print(table)
-    rows = metrics["data"]["rows"]
-    tuned = metrics["parameters"]
+    for name, value in metrics.test.items():
+        table.add_row(name, f"{metrics.validation[name]:.4f}", f"{value:.4f}")
+    table.add_row("majority class", "", f"{metrics.majority:.4f}")
+    print_table(table)
+    rows = metrics.data.rows
     console.print(f"rows: {rows['train']} train, {rows['validation']} validation, {rows['test']} test")
-    console.print(f"tuned parameters: {size_text(tuned['tuned'], tuned['share'])}")
-    console.print(f"trained in {metrics['time']['train_s']:.0f} s, saved in {folder}")
-    first, value = next(iter(metrics["test"].items()))
-    if first == "accuracy" and value <= metrics["majority"]:
+    console.print(f"tuned parameters: {size_text(metrics.parameters.tuned, metrics.parameters.share)}")
+    console.print(f"trained in {metrics.time.train_s:.0f} s, saved in {folder}")
+    first, value = next(iter(metrics.test.items()))
+    if first == "accuracy" and value <= metrics.majority:
         console.print("note: this is no better than always saying the most frequent label")
     console.print(f'next: {program()} predict --adapter {folder} --text "..."')
 
 
 def print_info(folder: Path, config: dict[str, Any]) -> None:
     """What a saved adapter is."""
+    standard_output()
     prompt, backbone, task = PromptConfig.from_saved(config["prompt"]), config["backbone"], config["task"]
     table = plain_table("", "")
     table.show_header = False
     rows = {
         "adapter": str(folder),
         "backbone": f"{backbone['name']} ({backbone['model_type']}, fingerprint {backbone['fingerprint'][:16]})",
-        "base": prompt.base,
+        "base": prompt.base if has_prompt(prompt) else "",
         "strategy": prompt.method,
         "head": prompt.head,
-        "prompt length K": str(prompt.length),
+        "prompt length K": str(prompt.length) if has_prompt(prompt) else "",
         "further settings": prompt.further_flags,
         "tuned parameters": size_text(config["tuned_parameters"], config["tuned_share"]),
         "task": task["name"],
@@ -56,14 +56,14 @@ def print_info(folder: Path, config: dict[str, Any]) -> None:
     }
     metrics = read_metrics(folder)
     if metrics is not None:
-        rows["test"] = ", ".join(f"{name} {value:.4f}" for name, value in metrics["test"].items())
-        rows["majority class"] = f"{metrics['majority']:.4f}"
-        rows["seed"] = str(metrics["seed"])
-        rows["data"] = f"{metrics['data']['origin']} (fingerprint {metrics['data']['fingerprint'][:16]})"
+        rows["test"] = ", ".join(f"{name} {value:.4f}" for name, value in metrics.test.items())
+        rows["majority class"] = f"{metrics.majority:.4f}"
+        rows["seed"] = str(metrics.seed)
+        rows["data"] = f"{metrics.data.origin} (fingerprint {metrics.data.fingerprint[:16]})"
     for name, value in rows.items():
         if value:
             table.add_row(name, value)
-    console.print(table)
+    print_table(table)
 
 
 def print_pretraining(metrics: dict[str, Any], folder: str) -> None:
@@ -72,7 +72,7 @@ def print_pretraining(metrics: dict[str, Any], folder: str) -> None:
     table = plain_table("", "before", "after")
     for name, label in (("accuracy", "held-out accuracy"), ("accuracy_mask_token", "at mask tokens alone")):
         table.add_row(label, f"{first[name]:.3f}", f"{last[name]:.3f}")
-    console.print(table)
+    print_table(table)
     console.print(
         f"{metrics['tokens']:,} tokens, {metrics['trained_parameters']:,} parameters in {folder}; use it with "
         f"--model {folder}",
@@ -87,7 +87,7 @@ def print_knowledge(metrics: dict[str, Any], folder: str) -> None:
     for network, scores in metrics["test"].items():
         table.add_row(network, *(f"{scores[name]:.4f}" for name in names))
     table.add_row("majority class", f"{metrics['majority']:.4f}")
-    console.print(table)
+    print_table(table)
     rows, moved = metrics["corpus"]["rows"], metrics["table"]
     console.print(f"texts: {rows['train']:,} train, {rows['validation']:,} validation, {rows['test']:,} test")
     console.print(
@@ -100,30 +100,33 @@ def print_knowledge(metrics: dict[str, Any], folder: str) -> None:
 
 def print_tasks() -> None:
     """Every task in a line."""
+    standard_output()
     table = plain_table("task", "classes", "metrics", "source", "description")
     for name in task_names():
         spec = load_spec(name)
         source = spec.source.dataset if spec.source else "in the package"
         table.add_row(name, str(len(spec.labels)), ", ".join(spec.metrics), source, spec.description)
-    console.print(table)
+    print_table(table)
 
 
 def print_task(name: str) -> None:
     """A task's spec."""
     import yaml
 
+    standard_output()
     spec = {key: value for key, value in load_spec(name).to_dict().items() if value not in (None, "", [])}
     console.print(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True, width=100).strip(), markup=False)
 
 
 def print_strategies() -> None:
     """Every strategy, encoder, base and head in a line."""
+    standard_output()
     kinds = {"strategy": STRATEGIES, "encoder": ENCODERS, "base": BASES, "head": HEADS}
     table = plain_table("kind", "name", "what it does")
     for kind, registry in kinds.items():
         for name in registry.names():
             table.add_row(kind, name, registry.describe(name) + _settings_of_plugin(registry, name))
-    console.print(table)
+    print_table(table)
 
 
 def _settings_of_plugin(registry: Registry, name: str) -> str:
@@ -140,8 +143,9 @@ def _settings_of_plugin(registry: Registry, name: str) -> str:
 
 def print_scores(result: Mapping[str, float | int], as_json: bool) -> None:
     """Metrics in lines or as one JSON object."""
+    standard_output()
     if as_json:
-        click.echo(json.dumps(result))
+        print(json.dumps(result, allow_nan=False))
         return
     for name, value in result.items():
-        click.echo(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+        print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")

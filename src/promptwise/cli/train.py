@@ -47,7 +47,7 @@ def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any)
     values = _read_yaml(config_file) if config_file else {}
     values |= given(flags)
     config = config_from_mapping(TrainConfig, values, str(config_file or "flags"))
-    from promptwise.runs.train import is_main_process
+    from promptwise.runs.lifecycle import is_main_process
     from promptwise.runs.train import train as run
 
     quiet()

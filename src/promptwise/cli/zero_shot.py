@@ -11,7 +11,7 @@ from promptwise.cli.flags import Name, given, options_of
 from promptwise.cli.tables import print_scores
 from promptwise.config import CALIBRATIONS, TrainConfig
 from promptwise.config.composition import config_from_mapping
-from promptwise.terminal import quiet
+from promptwise.terminal import quiet, standard_output
 
 
 @click.command("zero-shot")
@@ -46,6 +46,7 @@ def zero_shot(model: str, calibration: str, batch_size: int, as_json: bool, **fl
     promptwise zero-shot --task topics13
     promptwise zero-shot --task ag_news --calibration none
     """
+    standard_output()
     config = config_from_mapping(TrainConfig, {**given(flags), "model": model, "head": "cloze"}, "flags")
     from promptwise.cli.adapter_use import zero_shot_scores
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from promptwise.experiments.engine import Engine, seconds_left
 from promptwise.experiments.plan import Plan
 from promptwise.experiments.pretrained import Pretraining
-from promptwise.terminal import console, plain_table
+from promptwise.terminal import console, plain_table, print_table
 
 
 class Display:
@@ -120,7 +120,7 @@ def print_plan(plan: Plan, jobs: int, first: Sequence[Pretraining]) -> None:
         rates = ", ".join(f"{rate:g}" for rate in cell.rates) or "own"
         counts = [str(row.get(kind, 0)) for kind in ("finished", "failed", "cancelled", "missing")]
         table.add_row(cell.task, cell.label, ", ".join(map(str, cell.seeds)), rates, *counts)
-    console.print(table)
+    print_table(table)
     left = seconds_left(plan, [], jobs)
     remaining = len(plan.remaining())
     for entry in first:

@@ -135,7 +135,7 @@ def perform(run: Run, out: Path, shared: Shared) -> Record:
             features=shared.features,
             progress=False,
             score_test=run.purpose == "result",
-        )
+        ).to_dict()
 
     try:
         metrics = run_folder(folder).go_on(config, go)

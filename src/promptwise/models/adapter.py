@@ -23,6 +23,7 @@ from promptwise.errors import AdapterError, ConfigError
 from promptwise.files import CARD_FILE, METRICS_FILE, write_atomic, write_json
 from promptwise.reading import fitted, json_of, listed
 from promptwise.tasks.spec import TaskSpec
+from promptwise.training.run_metrics import RunMetrics
 
 if TYPE_CHECKING:
     import torch
@@ -65,32 +66,10 @@ class _ConfigFile:
     weights_sha256: str
 
 
-@dataclass(frozen=True)
-class _DataPart:
-    """The form of ``data`` in ``metrics.json``."""
-
-    origin: str
-    fingerprint: str
-    rows: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class _MetricsFile:
-    """The form of ``metrics.json``, as far as it is read again."""
-
-    test: Mapping[str, float]
-    validation: Mapping[str, float]
-    majority: float
-    seed: int
-    parameters: Mapping[str, Any]
-    data: _DataPart
-    time: Mapping[str, Any]
-
-
 def save_adapter(model: PromptedModel, folder: Path) -> dict[str, Any]:
     """Write the two files, each whole or not at all, and return the configuration.
 
-    A tensor whose numbers float16 holds to the bit is stored in it; so are all after ``--half``.
+    A tensor is stored in float16 where that changes no number, as is the case for every tensor after ``--half``.
 
     Raises:
         OutputError: A file cannot be written.
@@ -120,7 +99,7 @@ def save_adapter(model: PromptedModel, folder: Path) -> dict[str, Any]:
 
 
 def _stored(value: Tensor) -> Tensor:
-    """The tensor on the CPU, in float16 where that loses nothing."""
+    """The tensor on the CPU, in float16 where that changes no number."""
     value = value.detach().cpu().contiguous()
     if not value.is_floating_point():
         return value
@@ -158,7 +137,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return checked
 
 
-def read_metrics(folder: Path) -> dict[str, Any] | None:
+def read_metrics(folder: Path) -> RunMetrics | None:
     """What the run that made an adapter measured, or ``None`` if it was not made by a run.
 
     Raises:
@@ -167,9 +146,11 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
     file = folder / METRICS_FILE
     if not file.is_file():
         return None
-    metrics: dict[str, Any] = json_of(file, AdapterError, _AGAIN)
-    _check_form(_MetricsFile, metrics, file)
-    return metrics
+    values = json_of(file, AdapterError, _AGAIN)
+    try:
+        return RunMetrics.from_dict(values)
+    except ValueError as error:
+        raise AdapterError(f"{file} was not written by promptwise: {error}") from error
 
 
 def _check_form(form: type[Any], data: Any, file: Path) -> None:
@@ -208,7 +189,6 @@ def load_adapter(
 ) -> PromptedModel:
     """See :meth:`promptwise.PromptedModel.from_pretrained`."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     from promptwise.backbones.placement import place
     from promptwise.registry import HEADS
@@ -229,10 +209,28 @@ def load_adapter(
         )
     model = kind(backbone, spec, prompt_config)
     try:
-        model.load_state_dict(load_file(weights, device=str(model.device)))
+        model.load_state_dict(_read_tensors(weights, model.device))
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         raise AdapterError(f"{weights} does not fit its own {CONFIG_FILE}: {error}") from error
     return model.eval()
+
+
+def _read_tensors(weights: Path, device: torch.device) -> dict[str, Tensor]:
+    """The tensors of a weights file, all of whose numbers are finite.
+
+    Raises:
+        AdapterError: Some are not; names the tensor.
+    """
+    from safetensors.torch import load_file
+
+    tensors: dict[str, Tensor] = load_file(weights, device=str(device))
+    broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise AdapterError(
+            f"{weights} cannot be used: the tensor {broken[0]!r} holds numbers that are not finite (NaN or infinite), "
+            "so every prediction would be wrong. Train the adapter again, with a lower --lr if training broke it."
+        )
+    return tensors
 
 
 def _check_backbone(folder: Path, made_for: dict[str, Any], backbone: Backbone) -> None:
@@ -257,8 +255,6 @@ def start_from(model: PromptedModel, name: str | Path) -> str:
     Raises:
         AdapterError: It is of another kind, or was made for another backbone. Nothing is changed.
     """
-    from safetensors.torch import load_file
-
     folder = adapter_folder(name)
     config = read_config(folder)
     weights = check_weights(folder, config)
@@ -276,7 +272,7 @@ def start_from(model: PromptedModel, name: str | Path) -> str:
         differences = ", ".join(f"{flag_name(part)} {other.get(part)}" for part in wrong)
         raise AdapterError(f"The adapter in {folder} was made with {differences}; start from it with the same.")
     _check_backbone(folder, config["backbone"], model.backbone)
-    tensors = load_file(weights, device=str(model.device))
+    tensors = _read_tensors(weights, model.device)
     parts_of = ("strategy.", "injector.")
     prompt = {key: value for key, value in tensors.items() if key.startswith(parts_of)}
     if prompt.keys() != {key for key in model.state_dict() if key.startswith(parts_of)}:

@@ -1,8 +1,9 @@
 """How much each word of an input moves a prediction: integrated gradients (Sundararajan et al. 2017) with captum.
 
-A text token is faded in from the absence of itself: its embedding from that of the mask token (or the unknown token),
-and in strategies that look vectors up by token, those vectors from the one of an unknown token. So a word counts on
-both of its ways into the model, as input and through the prompt. Special tokens and template words are always there.
+The path of the integral starts at an input whose text is absent and ends at the input itself. An absent token has the
+embedding of the mask token (or of the unknown token), and in strategies that look vectors up by token, the vector of an
+unknown token. A word reaches the model as input and through the prompt, and its score counts both. Special tokens and
+template words are present along the whole path.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Attribution:
         probability: Its probability.
         words: The words of the text, in order, as the tokenizer has them.
         scores: For each word how far it moves the log-odds of that label; positive is towards it.
-        error: The log-odds that the scores do not account for: what is left of the integral.
+        error: How far the sum of the scores is from the change of the log-odds, because the integral is approximated.
     """
 
     label: str
@@ -45,15 +46,15 @@ def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attri
         steps: Points of the integral.
 
     Raises:
-        ConfigError: captum is not installed.
+        ConfigError: captum is not installed, or the text is one where the task has two, or two where it has one.
     """
     try:
         from captum.attr import IntegratedGradients
     except ImportError as missing:
         raise ConfigError("Attribution needs captum: pip install 'promptwise[figures]'.") from missing
     model.eval()
-    pair: Texts = (text, None) if isinstance(text, str) else text
-    batch = {key: value.to(model.device) for key, value in model.collate(model.input_format.encode([pair])).items()}
+    rows = model.input_format.encode([model.checked(text)])
+    batch = {key: value.to(model.device) for key, value in model.collate(rows).items()}
     tokenizer = model.backbone.tokenizer
     absent = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else tokenizer.unk_token_id or 0
     instance, position = model.aligned(

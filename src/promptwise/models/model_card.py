@@ -2,84 +2,78 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-import yaml
-
 from promptwise.config import PromptConfig
+from promptwise.training.run_metrics import RunMetrics
 
-REPOSITORY = "https://arxiv.org/abs/2206.01958"
+PAPER = "https://arxiv.org/abs/2206.01958"
+TEMPLATE = Path(__file__).parent / "templates" / "adapter_card.md"
 
 
-def model_card(config: dict[str, Any], metrics: dict[str, Any] | None, place: str) -> str:
+def model_card(config: dict[str, Any], metrics: RunMetrics | None, place: str) -> str:
     """The card in Markdown with the Hub's metadata block.
 
     Args:
         config: What ``adapter_config.json`` holds.
-        metrics: What ``metrics.json`` holds, if the adapter was trained by a run.
+        metrics: What the run measured that made the adapter, if it was made by one.
         place: Folder or repository, as the usage example names it.
     """
-    task, prompt, backbone = config["task"], config["prompt"], config["backbone"]
-    chosen = PromptConfig.from_saved(prompt)
-    further = f" (`{chosen.further_flags}`)" if chosen.further_flags else ""
-    method = f"{chosen.base} tuning, strategy {chosen.method}{further}"
-    header = {
-        "base_model": backbone["name"],
-        "library_name": "promptwise",
-        "pipeline_tag": "text-classification",
-        "tags": ["promptwise", "prompt-tuning", "parameter-efficient"],
-    }
-    lines = [
-        "---",
-        yaml.safe_dump(header, sort_keys=True).strip(),
-        "---",
-        "",
-        f"# {task['name']}: {task['description']}",
-        "",
-        f"An adapter for the frozen model `{backbone['name']}`, made with promptwise {config['promptwise_version']}: "
-        f"{method}, K = {prompt['length']}, {prompt['head']} head. It tunes {config['tuned_parameters']:,} numbers, "
-        f"{config['tuned_share']:.2%} of the backbone's.",
-        "",
-        "```python",
-        "from promptwise import PromptedModel",
-        "",
-        f'model = PromptedModel.from_pretrained("{place}")',
-        f"print(model.predict([{_example(task)}]))",
-        "```",
-        "",
-        f"Labels: {', '.join(task['labels'])}.",
-        "",
-    ]
-    if metrics is not None:
-        lines += [
-            "## Results",
-            "",
-            "| split | rows | " + " | ".join(metrics["validation"]) + " |",
-            "|---" * (len(metrics["validation"]) + 2) + "|",
-            *(
-                f"| {split} | {metrics['data']['rows'][split]} | "
-                + " | ".join(f"{value:.4f}" for value in metrics[split].values())
-                + " |"
-                for split in ("validation", "test")
-                if metrics[split]
-            ),
-            "",
-            f"The checkpoint was chosen on the validation rows; the test rows were scored once. "
-            f"Majority class on test: {metrics['majority']:.4f}. Seed {metrics['seed']}, one run.",
-            "",
-            f"Data: {metrics['data']['origin']} (fingerprint `{metrics['data']['fingerprint'][:16]}`). "
-            f"Training took {metrics['time']['train_s']:.0f} s on {metrics['versions']['device']}.",
-            "",
-        ]
-    lines += [
-        "## Limits",
-        "",
-        "The adapter works on the exact backbone weights that it was trained on, and knows the labels above alone. "
-        f"Method: Instance-wise Prompt Tuning ({REPOSITORY}).",
-        "",
-    ]
-    return "\n".join(lines)
+    from huggingface_hub import ModelCard, ModelCardData
+
+    task, prompt, backbone = config["task"], PromptConfig.from_saved(config["prompt"]), config["backbone"]["name"]
+    tags = ["fine-tuning"] if prompt.tune_backbone else ["parameter-efficient"]
+    header = ModelCardData(
+        base_model=backbone,
+        library_name="promptwise",
+        pipeline_tag="text-classification",
+        tags=["promptwise", *(["prompt-tuning"] if has_prompt(prompt) else []), *tags],
+    )
+    card = ModelCard.from_template(
+        header,
+        template_path=str(TEMPLATE),
+        task=task,
+        opening=_opening(prompt, backbone),
+        version=config["promptwise_version"],
+        made_of=_made_of(prompt),
+        tuned=config["tuned_parameters"],
+        share=config["tuned_share"],
+        place=place,
+        example='("First text.", "Second text.")' if task.get("text_pair") else '"A text to classify."',
+        metrics=metrics,
+        limits=_limits(prompt),
+        paper=PAPER,
+    )
+    return f"{card}\n"
 
 
-def _example(task: dict[str, Any]) -> str:
-    return '("First text.", "Second text.")' if task.get("text_pair") else '"A text to classify."'
+def has_prompt(prompt: PromptConfig) -> bool:
+    """Whether a prompt enters the model at all; without one, base and K say nothing about it."""
+    return prompt.strategy != "none"
+
+
+def _opening(prompt: PromptConfig, backbone: str) -> str:
+    """What the adapter is for the model that it was made from."""
+    if prompt.tune_backbone:
+        return f"The model `{backbone}`, fine-tuned"
+    return f"An adapter for the frozen model `{backbone}`"
+
+
+def _made_of(prompt: PromptConfig) -> str:
+    """Base, strategy, K and head, as far as the adapter has them."""
+    further = f" (`{prompt.further_flags}`)" if prompt.further_flags else ""
+    if has_prompt(prompt):
+        return f"{prompt.base} tuning, strategy {prompt.method}{further}, K = {prompt.length}, {prompt.head} head"
+    method = "all weights trained" if prompt.tune_backbone else "no prompt"
+    return f"{method}{further}, {prompt.head} head"
+
+
+def _limits(prompt: PromptConfig) -> str:
+    """What the adapter is not good for."""
+    if prompt.tune_backbone:
+        return (
+            "The folder holds every weight of the tuned model, is loaded on the exact backbone weights that it was "
+            "trained from, and knows the labels above alone."
+        )
+    return "The adapter works on the exact backbone weights that it was trained on, and knows the labels above alone."

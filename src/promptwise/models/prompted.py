@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +134,20 @@ class PromptedModel(TextModel):
         backbone = place(backbone, HEADS.get(config.head).cloze, dtype, device, trainable=config.tune_backbone)
         return cls(backbone, spec, config, seed)
 
+    @cached_property
+    def config(self) -> Any:
+        """The backbone's configuration with the task's labels, for ``transformers.pipeline``; a copy of its own."""
+        config = copy.deepcopy(self.backbone.config)
+        config.id2label = dict(enumerate(self.spec.labels))
+        config.label2id = {label: number for number, label in enumerate(self.spec.labels)}
+        config.problem_type = "single_label_classification"
+        return config
+
+    @staticmethod
+    def can_generate() -> bool:
+        """Whether the model writes text; ``transformers.pipeline`` asks."""
+        return False
+
     @property
     def tuned_share(self) -> float:
         """Tuned parameters divided by those of the frozen backbone."""
@@ -235,7 +251,7 @@ class PromptedModel(TextModel):
         """
         from promptwise.training.fit import fit
 
-        return fit(self, data, {"seed": self.seed, **options}, output_dir)
+        return fit(self, data, {"seed": self.seed, **options}, output_dir).to_dict()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``adapter_config.json`` and ``adapter_model.safetensors``; see :mod:`promptwise.models.adapter`."""

@@ -14,7 +14,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from promptwise.backbones.backbone import Backbone
 from promptwise.core.instance import Instance, left_order
-from promptwise.errors import ConfigError
+from promptwise.errors import BackboneError, ConfigError
 from promptwise.heads.base import Head
 from promptwise.tasks.batching import SharedFeatures, by_length, chunks, collate, encode_examples
 from promptwise.tasks.spec import TaskSpec
@@ -72,8 +72,8 @@ class TextModel(nn.Module, ABC):
         Args:
             input_ids: ``[B, T]``, padded on either side.
             attention_mask: ``[B, T]``, 1 or ``True`` for real tokens.
-            text_mask: ``[B, T]``, the tokens of the input's own text, which the strategy reads; all real tokens
-                without it.
+            text_mask: ``[B, T]``, the tokens of the input's own text, which the strategy reads; without it all real
+                tokens but special ones, as a tokenizer's output has them.
             token_type_ids: ``[B, T]``.
             mask_position: ``[B]``, the column of the mask token.
             labels: ``[B]`` class indices.
@@ -98,7 +98,7 @@ class TextModel(nn.Module, ABC):
     ) -> tuple[Instance, Tensor | None]:
         """The left-aligned instance of a batch, with its mask positions; see :meth:`forward`."""
         mask = attention_mask.bool()
-        text = mask if text_mask is None else text_mask.bool() & mask
+        text = mask & (self._ordinary(input_ids) if text_mask is None else text_mask.bool())
         # Every backbone numbers positions from the left: with real tokens first the side of the padding cannot matter.
         order = left_order(mask)
         ids = input_ids.gather(1, order)
@@ -119,6 +119,12 @@ class TextModel(nn.Module, ABC):
         if mask_position is not None:
             mask_position = mask.long().cumsum(1).gather(1, mask_position.unsqueeze(1)).squeeze(1) - 1
         return instance, mask_position
+
+    def _ordinary(self, ids: Tensor) -> Tensor:
+        """Which tokens ``[B, T]`` stand for text, unknown words included, and not for its beginning or end."""
+        tokenizer = self.backbone.tokenizer
+        special = [token for token in tokenizer.all_special_ids if token != tokenizer.unk_token_id]
+        return ~torch.isin(ids, torch.tensor(special, device=ids.device, dtype=ids.dtype))
 
     @abstractmethod
     def hidden(self, instance: Instance) -> Tensor:
@@ -154,35 +160,59 @@ class TextModel(nn.Module, ABC):
         """Predictions in the order of the texts; a pair of texts is a tuple.
 
         Raises:
-            ConfigError: One string instead of several, or one text where the task has two, or two where it has one.
+            ConfigError: One string instead of several, or what is no text, or one text where the task has two, or two
+                where it has one; names the value and its place.
+            BackboneError: The scores of a text are not finite; names its place.
         """
         return list(self.predict_stream(texts, batch_size))
 
     def predict_stream(self, texts: Iterable[str | Texts], batch_size: int = 64) -> Iterator[Prediction]:
         """As :meth:`predict`, without holding more than a few batches at a time."""
-        if isinstance(texts, str):
-            raise ConfigError(f"predict takes several texts: write [{texts[:40]!r}].")
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            raise ConfigError(f"predict takes several texts: write [{str(texts)[:40]!r}].")
+        done = 0
         for chunk in chunks(texts, batch_size * _SORTED_BATCHES):
-            pairs = [self._checked(text) for text in chunk]
-            for row in torch.softmax(self.logits(self.input_format.encode(pairs), batch_size), dim=-1).tolist():
+            pairs = [self.checked(text, number) for number, text in enumerate(chunk, done + 1)]
+            logits = self.logits(self.input_format.encode(pairs), batch_size, first=done + 1)
+            done += len(chunk)
+            for row in torch.softmax(logits, dim=-1).tolist():
                 probabilities = dict(zip(self.spec.labels, row, strict=True))
                 yield Prediction(max(probabilities, key=probabilities.__getitem__), probabilities)
 
-    def _checked(self, text: str | Texts) -> Texts:
-        pair: Texts = (text, None) if isinstance(text, str) else text
+    def checked(self, text: str | Texts, number: int = 1) -> Texts:
+        """A text, or a pair of texts, as the task reads them.
+
+        Args:
+            text: What a caller gave.
+            number: Its place among the texts, counted from 1.
+
+        Raises:
+            ConfigError: It is no text, or one text where the task has two, or two where it has one.
+        """
+        pair = (text, None) if isinstance(text, str) else text
+        if not _is_texts(pair):
+            raise ConfigError(
+                f"Text {number} must be a string, or a tuple of two for a task on pairs; found {text!r:.60}."
+            )
         if (pair[1] is None) != (self.spec.text_pair is None):
             needed = "single texts" if self.spec.text_pair is None else "pairs of texts, each a tuple"
-            raise ConfigError(f"{self.spec.name} is a task on {needed}; found {str(text)[:60]!r}.")
-        return pair
+            raise ConfigError(f"{self.spec.name} is a task on {needed}; found {str(text)[:60]!r} as text {number}.")
+        return pair[0], pair[1]
 
     @torch.inference_mode()
-    def logits(self, rows: Sequence[Features], batch_size: int = 64, progress: str | None = None) -> Tensor:
+    def logits(
+        self, rows: Sequence[Features], batch_size: int = 64, progress: str | None = None, first: int = 1
+    ) -> Tensor:
         """Logits ``[N, C]`` of features, on the CPU; inputs of like length share a batch.
 
         Args:
             rows: Features as :meth:`features` makes them.
             batch_size: How many at a time.
             progress: Title of a progress bar, which shows once it takes more than two seconds.
+            first: The number that an error gives to the first row.
+
+        Raises:
+            BackboneError: A score is not finite; names the row.
         """
         self.eval()
         logits = torch.empty(len(rows), len(self.spec.labels))
@@ -192,4 +222,21 @@ class TextModel(nn.Module, ABC):
                 batch.pop("labels", None)
                 logits[indices] = self(**{key: value.to(self.device) for key, value in batch.items()}).logits.cpu()
                 bar.update(len(indices))
+        broken = torch.nonzero(~torch.isfinite(logits).all(1)).flatten().tolist()
+        if broken:
+            raise BackboneError(
+                f"The scores of row {broken[0] + first} are not finite (NaN or infinite): {self.backbone.name} cannot "
+                f"compute them in {str(self.backbone.compute_dtype).removeprefix('torch.')}, or its weights are "
+                "broken. Try --dtype fp32, or load the model again."
+            )
         return logits
+
+
+def _is_texts(pair: Any) -> bool:
+    """Whether a value is a pair of a text and of a text or ``None``."""
+    return (
+        isinstance(pair, (tuple, list))
+        and len(pair) == 2
+        and isinstance(pair[0], str)
+        and isinstance(pair[1], str | None)
+    )

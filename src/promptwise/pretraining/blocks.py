@@ -43,8 +43,8 @@ class Blocks:
 def pack(tokenizer: Any, texts: Sequence[str], length: int) -> Blocks:
     """Put texts one after the other, a separator after each, and cut them into blocks of the same length.
 
-    Every block has the special tokens that the tokenizer puts around one text. A word that is cut goes on as another
-    word; what does not fill the last block is left out, so that short texts may give no block at all.
+    Every block has the special tokens that the tokenizer puts around one text. A word that is cut counts as two
+    words. Tokens that do not fill a last block are left out, so short texts may give no block at all.
     """
     prefix, suffix = special_tokens(tokenizer)
     separator = suffix[-1:] or ([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])
@@ -113,11 +113,11 @@ class Shuffled(Dataset[dict[str, Any]]):
 
 
 class Masking:
-    """Masks whole words of a batch: dynamic masking, as RoBERTa, of whole words, as the later BERT models.
+    """Masks whole words of a batch, anew each time that a block is read (as RoBERTa and the later BERT models).
 
     Words are drawn until ``rate`` of the maskable tokens are chosen; 80% of these become the mask token, 10% a random
     token and 10% stay (Devlin et al. 2019, section 3.1), each token for itself. ``P`` is the same for all full batches,
-    so that compiled code meets one shape.
+    so that ``torch.compile`` compiles once.
 
     Args:
         blocks: The blocks that rows name.
@@ -135,11 +135,11 @@ class Masking:
         """Make a batch.
 
         Args:
-            rows: Rows of :class:`Shuffled`; the first one's index decides the masks.
+            rows: Rows of :class:`Shuffled`; the index of the first row seeds the masks.
 
         Returns:
             ``input_ids`` ``[B, T]``; ``positions`` ``[P]`` in the flattened batch; ``labels`` ``[P]``, the tokens
-            that stood there, :data:`IGNORED` where a place is left over.
+            that stood there. Places that no word filled have the label :data:`IGNORED`.
         """
         generator = torch.Generator().manual_seed(_seed(self.seed, "mask", rows[0]["index"]))
         some = torch.tensor([row["block"] for row in rows])
@@ -164,7 +164,7 @@ class Masking:
         order = torch.randperm(count, generator=generator)
         fits = sizes[order].cumsum(0) <= int(self.rate * int(maskable.sum()))
         if not bool(sizes[order][fits].any()):
-            # Of a batch of few tokens one word is drawn, so that there is always something to learn.
+            # A batch of few tokens still gets one masked word: a batch without any has no loss.
             fits[int((sizes[order] > 0).int().argmax())] = True
         drawn = torch.zeros(count, dtype=torch.bool)
         drawn[order[fits]] = True

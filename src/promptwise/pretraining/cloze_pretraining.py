@@ -15,7 +15,7 @@ from promptwise.backbones.loading import load_backbone
 from promptwise.backbones.placement import default_device, prepare_backbone, resolve_dtype
 from promptwise.config import ClozeConfig
 from promptwise.errors import BackboneError, ConfigError, DataError
-from promptwise.files import CARD_FILE, METRICS_FILE, write_atomic, write_json
+from promptwise.files import METRICS_FILE
 from promptwise.models.assembly import seeded
 from promptwise.pretraining.blocks import Blocks, pack
 from promptwise.pretraining.cloze_trainer import make_trainer
@@ -24,7 +24,8 @@ from promptwise.pretraining.evaluation import held_out_accuracy
 from promptwise.pretraining.masked_lm import SCALE, MaskedLM
 from promptwise.pretraining.pretraining_cards import cloze_card
 from promptwise.runs.folder import RunFolder
-from promptwise.runs.train import is_main_process, set_threads, standing
+from promptwise.runs.lifecycle import FolderRun, run_conditions
+from promptwise.runs.train import set_threads
 from promptwise.training.environment import versions
 from promptwise.training.memory import peak_memory
 from promptwise.training.trainer import check_compiler, check_logger, last_checkpoint
@@ -53,76 +54,120 @@ def pretrain_cloze(
         OutputError: The folder holds a run, or cannot be written.
         TrainingError: The loss is not finite.
     """
-    if config.out is None:
-        raise ConfigError("--out is missing: name the folder that receives the weights.")
-    if Path(config.out).resolve() == Path(config.model).expanduser().resolve():
-        raise ConfigError(f"--out and --model are the same folder, {config.out}: the encoder would be overwritten.")
-    folder = RunFolder(Path(config.out), RUN_FILE, WEIGHTS_FILE)
-    finished = folder.enter(config, overwrite, resume, is_main_process(), folder.finished)
-    if finished is not None:
-        return finished
-    check_logger(config.report_to)
-    if config.compile:
-        check_compiler()
-    set_threads(config.threads)
-    with seeded(config.seed):
-        backbone = load_encoder(config.model)
-    corpus = read_corpus(config.corpus, config.text_column, config.held_out)
-    train, held_out = pack_corpus(backbone, corpus, config)
+    return _ClozeRun(config, progress).run(overwrite, resume)
+
+
+class _ClozeRun(FolderRun[dict[str, Any]]):
+    """Trains a language-model head and updates of an encoder; see :func:`pretrain_cloze` for the arguments."""
+
+    product = "weights"
+    config: ClozeConfig
+    backbone: Backbone
+    corpus: Corpus
+    blocks: Blocks
+    held_out: Blocks
+    model: MaskedLM
+    earlier_tokens: int
+
+    def __init__(self, config: ClozeConfig, progress: bool) -> None:
+        super().__init__(config)
+        self.progress = progress
+
+    def folder(self) -> RunFolder:
+        """See :meth:`FolderRun.folder`.
+
+        Raises:
+            ConfigError: It is that of the encoder.
+        """
+        out = Path(str(self.config.out))
+        if out.resolve() == Path(self.config.model).expanduser().resolve():
+            raise ConfigError(f"--out and --model are the same folder, {out}: the encoder would be overwritten.")
+        return RunFolder(out, RUN_FILE, WEIGHTS_FILE)
+
+    def finished(self, folder: RunFolder) -> dict[str, Any] | None:
+        """See :meth:`FolderRun.finished`."""
+        return folder.finished()
+
+    def prepare(self) -> dict[str, str]:
+        """See :meth:`FolderRun.prepare`."""
+        config = self.config
+        check_logger(config.report_to)
+        if config.compile:
+            check_compiler()
+        set_threads(config.threads)
+        with seeded(config.seed):
+            self.backbone = load_encoder(config.model)
+        self.corpus = read_corpus(config.corpus, config.text_column, config.held_out)
+        self.blocks, self.held_out = pack_corpus(self.backbone, self.corpus, config)
+        _place(self.backbone, config.dtype)
+        with seeded(config.seed):
+            self.model = MaskedLM(self.backbone, config.rank)
+        self.earlier_tokens = _earlier(config.start_from, self.model)
+        return {"corpus": self.corpus.fingerprint, **run_conditions(self.backbone)}
+
+    def train(self, checkpoints: Path, resume: bool) -> dict[str, Any]:
+        """See :meth:`FolderRun.train`."""
+        trainer = make_trainer(self.model, self.blocks, self.held_out, self.config, checkpoints, self.progress)
+        checkpoint = last_checkpoint(checkpoints) if resume else None
+        # A resumed run has the score of the untrained model in its history already.
+        trainer.args.eval_on_start = checkpoint is None
+        trainer.run(checkpoint)
+        return {
+            "history": trainer.curve(),
+            "steps": trainer.state.global_step,
+            "tokens": trainer.state.global_step * trainer.tokens_per_step,
+            "earlier_tokens": self.earlier_tokens,
+            "corpus": self._about_corpus(),
+            "backbone": {"name": self.config.model, "fingerprint": self.backbone.fingerprint},
+            "trained_parameters": sum(value.numel() for value in self.model.state_dict().values()),
+            "config": asdict(self.config),
+            "time": {"train_s": trainer.elapsed, "resumed": checkpoint is not None},
+            "memory": peak_memory(),
+            "versions": {**versions(self.backbone), "peft": importlib.metadata.version("peft")},
+        }
+
+    def _about_corpus(self) -> dict[str, Any]:
+        """What the metrics say of the corpus."""
+        return {
+            "sources": list(self.config.corpus),
+            "paragraphs": len(self.corpus.train),
+            "tokens": self.blocks.ids.numel(),
+            "held_out_paragraphs": len(self.corpus.held_out),
+            "held_out_tokens": self.held_out.ids.numel(),
+            "fingerprint": self.corpus.fingerprint,
+        }
+
+    def save(self, folder: Path, metrics: dict[str, Any]) -> str:
+        """See :meth:`FolderRun.save`; the weights' sha256 and their score, once read back, are put to the metrics."""
+        config, encoder = self.config, Path(self.config.model).expanduser()
+        metrics["weights_sha256"] = write_cloze_weights(
+            folder / WEIGHTS_FILE,
+            # A relative path would be found from this folder alone.
+            str(encoder.resolve()) if encoder.is_dir() else config.model,
+            self.backbone.fingerprint,
+            SCALE,
+            self.model.cloze_tensors(),
+        )
+        written = prepare_backbone(str(folder), True, config.dtype)
+        metrics["written"] = held_out_accuracy(written, self.held_out, config.mask_rate, config.batch_size)
+        return cloze_card(metrics, str(folder))
+
+    def to_json(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """See :meth:`FolderRun.to_json`."""
+        return metrics
+
+
+def _place(backbone: Backbone, dtype: str) -> None:
+    """Bring an encoder to its device, and choose the attention and the dtype that it trains with there."""
     backbone.to(default_device())
     if backbone.device.type == "cpu":
         # The backward pass of torch's fused attention is slow on CPUs; see LOG.md.
         backbone.model.set_attn_implementation("eager")
-    backbone.set_compute_dtype(resolve_dtype(config.dtype, backbone.device))
-    with seeded(config.seed):
-        model = MaskedLM(backbone, config.rank)
-    earlier = _earlier(config.start_from, model)
-    folder.begin(config, {"corpus": corpus.fingerprint, **standing(backbone)}, resume, is_main_process())
-    trainer = make_trainer(model, train, held_out, config, folder.trainer, progress)
-    checkpoint = last_checkpoint(folder.trainer) if resume else None
-    # A resumed run has that score in its history.
-    trainer.args.eval_on_start = checkpoint is None
-    trainer.run(checkpoint)
-    metrics = {
-        "history": trainer.curve(),
-        "steps": trainer.state.global_step,
-        "tokens": trainer.state.global_step * trainer.tokens_per_step,
-        "earlier_tokens": earlier,
-        "corpus": {
-            "sources": list(config.corpus),
-            "paragraphs": len(corpus.train),
-            "tokens": train.ids.numel(),
-            "held_out_paragraphs": len(corpus.held_out),
-            "held_out_tokens": held_out.ids.numel(),
-            "fingerprint": corpus.fingerprint,
-        },
-        "backbone": {"name": config.model, "fingerprint": backbone.fingerprint},
-        "trained_parameters": sum(value.numel() for value in model.state_dict().values()),
-        "config": asdict(config),
-        "time": {"train_s": trainer.elapsed, "resumed": checkpoint is not None},
-        "memory": peak_memory(),
-        "versions": {**versions(backbone), "peft": importlib.metadata.version("peft")},
-    }
-    if is_main_process():
-        base = Path(config.model).expanduser()
-        metrics["weights_sha256"] = write_cloze_weights(
-            folder.path / WEIGHTS_FILE,
-            # A relative path would be found from this folder alone.
-            str(base.resolve()) if base.is_dir() else config.model,
-            backbone.fingerprint,
-            SCALE,
-            model.cloze_tensors(),
-        )
-        written = prepare_backbone(str(folder.path), True, config.dtype)
-        metrics["written"] = held_out_accuracy(written, held_out, config.mask_rate, config.batch_size)
-        write_atomic(folder.path / CARD_FILE, cloze_card(metrics, str(folder.path)))
-        write_json(folder.path / METRICS_FILE, metrics)
-        folder.remove_checkpoints()
-    return metrics
+    backbone.set_compute_dtype(resolve_dtype(dtype, backbone.device))
 
 
 def _earlier(folder: str | None, model: MaskedLM) -> int:
-    """Start from an earlier run's weights, if there is one, and tell how many tokens it saw."""
+    """Take the first values from an earlier run, if one is named, and return how many tokens it was trained on."""
     if folder is None:
         return 0
     weights, file = find_cloze_weights(folder), Path(folder) / METRICS_FILE

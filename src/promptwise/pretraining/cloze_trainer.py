@@ -22,7 +22,7 @@ _ELAPSED = "elapsed_s"
 
 
 class ClozeTrainer(PromptTrainer):
-    """Draws other masks for training than for scoring, which are the same at every scoring."""
+    """Masks held-out text the same way at every scoring, and training text anew in every pass."""
 
     safe_lr: ClassVar[float] = ClozeConfig.lr
     data_collator: Any

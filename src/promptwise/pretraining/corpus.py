@@ -24,7 +24,7 @@ from promptwise.tasks.sources import HubDataset
 from promptwise.tasks.spec import HubSource
 
 MIN_WORDS = 8
-"""Shorter paragraphs are headings and remains of markup."""
+"""Paragraphs with fewer words are left out: most are headings and remains of markup."""
 
 _DATASET = re.compile(
     r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[\w.-]+))??(?::(?P<split>[\w.+-]+(?:\[[^\]]*\])?))?"
@@ -82,7 +82,7 @@ def read_corpus(sources: Iterable[str], text_column: str = "text", held_out: int
 
 
 def paragraphs(text: str) -> Iterator[str]:
-    """The paragraphs of a text of at least :data:`MIN_WORDS` words; line breaks, HTML's too, part them."""
+    """The paragraphs of a text of at least :data:`MIN_WORDS` words; line breaks and ``<br>`` separate them."""
     for part in _BREAKS.split(text):
         words = part.split()
         if len(words) >= MIN_WORDS:

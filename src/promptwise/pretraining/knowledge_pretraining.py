@@ -9,15 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from promptwise.backbones.backbone import Backbone
 from promptwise.backbones.placement import prepare_backbone
 from promptwise.config import KnowledgeConfig
 from promptwise.errors import ConfigError, DataError
-from promptwise.files import CARD_FILE, METRICS_FILE, write_atomic, write_json
 from promptwise.pretraining.pretraining_cards import knowledge_card
 from promptwise.pretraining.topic_corpus import load_topic_corpus
 from promptwise.pretraining.topic_model import TopicModel, table_report
 from promptwise.runs.folder import RunFolder
-from promptwise.runs.train import is_main_process, set_threads, standing
+from promptwise.runs.lifecycle import FolderRun, run_conditions
+from promptwise.runs.train import set_threads
 from promptwise.strategies.knowledge import WEIGHTS_FILE, vocabulary_fingerprint, write_knowledge
 from promptwise.tasks.data import TaskData
 from promptwise.tasks.examples import Example
@@ -57,61 +58,93 @@ def pretrain_knowledge(
         OutputError: The folder holds a run, or cannot be written.
         TrainingError: The loss is not finite.
     """
-    if config.out is None:
-        raise ConfigError("--out is missing: name the folder that receives the knowledge.")
-    folder = run_folder(Path(config.out))
-    finished = folder.enter(config, overwrite, resume, is_main_process(), folder.finished)
-    if finished is not None:
-        return finished
-    check_logger(config.report_to)
-    set_threads(config.threads)
-    data = _load(config)
-    backbone = prepare_backbone(config.model, False, "fp32")
-    folder.begin(config, {"data": data.fingerprint, **standing(backbone)}, resume, is_main_process())
-    started = time.perf_counter()
-    model = TopicModel(backbone, data.spec, config.encoder, config.max_length, data.train, config.seed)
-    rows = model.features(data.train)
-    model.prepare(rows)
-    trainer = make_trainer(model, data, rows, config, folder.trainer, progress, learning_rate=config.lr)
-    checkpoint = last_checkpoint(folder.trainer) if resume else None
-    trainer.run(checkpoint)
-    topic_of, table = table_report(model, rows)
-    metrics = {
-        "corpus": {
-            "name": config.corpus,
-            "description": data.spec.description,
-            "origin": data.origin,
-            "fingerprint": data.fingerprint,
-            "rows": {split: len(getattr(data, split)) for split in ("train", "validation", "test")},
-            "topics": _by_topic(data),
-        },
-        "validation": best_validation(trainer, data.spec.metrics),
-        "test": _test_scores(model, data.test, config.encoder),
-        "majority": majority_accuracy([example.label for example in data.test]),
-        "table": table,
-        "parameters": model.tuned_parameters,
-        "steps": trainer.state.global_step,
-        "best_step": trainer.state.best_global_step,
-        "backbone": {"name": backbone.name, "fingerprint": backbone.fingerprint},
-        "config": asdict(config),
-        "time": {"total_s": time.perf_counter() - started, "resumed": checkpoint is not None},
-        "memory": peak_memory(),
-        "versions": versions(backbone),
-        "history": trainer.state.log_history,
-    }
-    if is_main_process():
+    return _KnowledgeRun(config, progress).run(overwrite, resume)
+
+
+class _KnowledgeRun(FolderRun[dict[str, Any]]):
+    """Trains a table of token vectors and networks over it; see :func:`pretrain_knowledge` for the arguments."""
+
+    product = "knowledge"
+    config: KnowledgeConfig
+    data: TaskData
+    backbone: Backbone
+
+    def __init__(self, config: KnowledgeConfig, progress: bool) -> None:
+        super().__init__(config)
+        self.progress = progress
+
+    def folder(self) -> RunFolder:
+        """See :meth:`FolderRun.folder`."""
+        return run_folder(Path(str(self.config.out)))
+
+    def finished(self, folder: RunFolder) -> dict[str, Any] | None:
+        """See :meth:`FolderRun.finished`."""
+        return folder.finished()
+
+    def prepare(self) -> dict[str, str]:
+        """See :meth:`FolderRun.prepare`."""
+        check_logger(self.config.report_to)
+        set_threads(self.config.threads)
+        self.data = _load(self.config)
+        self.backbone = prepare_backbone(self.config.model, False, "fp32")
+        return {"data": self.data.fingerprint, **run_conditions(self.backbone)}
+
+    def train(self, checkpoints: Path, resume: bool) -> dict[str, Any]:
+        """See :meth:`FolderRun.train`."""
+        config, data = self.config, self.data
+        started = time.perf_counter()
+        self.model = TopicModel(self.backbone, data.spec, config.encoder, config.max_length, data.train, config.seed)
+        rows = self.model.features(data.train)
+        self.model.prepare(rows)
+        trainer = make_trainer(self.model, data, rows, config, checkpoints, self.progress, learning_rate=config.lr)
+        checkpoint = last_checkpoint(checkpoints) if resume else None
+        trainer.run(checkpoint)
+        self.topic_of, table = table_report(self.model, rows)
+        return {
+            "corpus": _about_corpus(config.corpus, data),
+            "validation": best_validation(trainer, data.spec.metrics),
+            "test": _test_scores(self.model, data.test, config.encoder),
+            "majority": majority_accuracy([example.label for example in data.test]),
+            "table": table,
+            "parameters": self.model.tuned_parameters,
+            "steps": trainer.state.global_step,
+            "best_step": trainer.state.best_global_step,
+            "backbone": {"name": self.backbone.name, "fingerprint": self.backbone.fingerprint},
+            "config": asdict(config),
+            "time": {"total_s": time.perf_counter() - started, "resumed": checkpoint is not None},
+            "memory": peak_memory(),
+            "versions": versions(self.backbone),
+            "history": trainer.state.log_history,
+        }
+
+    def save(self, folder: Path, metrics: dict[str, Any]) -> str:
+        """See :meth:`FolderRun.save`; the sha256 of the weights is put to the metrics."""
         metrics["weights_sha256"] = write_knowledge(
-            folder.path,
-            about={"topics": data.spec.labels, "vocabulary": vocabulary_fingerprint(backbone.tokenizer)},
-            ids=model.table.ids,
-            rows=model.table.rows.detach(),
-            topic_of=topic_of,
-            networks=dict(model.networks),
+            folder,
+            about={"topics": self.data.spec.labels, "vocabulary": vocabulary_fingerprint(self.backbone.tokenizer)},
+            ids=self.model.table.ids,
+            rows=self.model.table.rows.detach(),
+            topic_of=self.topic_of,
+            networks=dict(self.model.networks),
         )
-        write_atomic(folder.path / CARD_FILE, knowledge_card(metrics, str(folder.path)))
-        write_json(folder.path / METRICS_FILE, metrics)
-        folder.remove_checkpoints()
-    return metrics
+        return knowledge_card(metrics, str(folder))
+
+    def to_json(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """See :meth:`FolderRun.to_json`."""
+        return metrics
+
+
+def _about_corpus(name: str, data: TaskData) -> dict[str, Any]:
+    """What the metrics say of the corpus."""
+    counts = Counter(example.label for example in data.train)
+    return {
+        "name": name,
+        "description": data.spec.description,
+        "origin": data.origin,
+        "fingerprint": data.fingerprint,
+        "rows": {split: len(getattr(data, split)) for split in ("train", "validation", "test")},
+        "topics": {topic: counts[label] for label, topic in enumerate(data.spec.labels)},
+    }
 
 
 def _load(config: KnowledgeConfig) -> TaskData:
@@ -127,17 +160,11 @@ def _load(config: KnowledgeConfig) -> TaskData:
     return data
 
 
-def _by_topic(data: TaskData) -> dict[str, int]:
-    """How many training texts each topic has."""
-    counts = Counter(example.label for example in data.train)
-    return {topic: counts[label] for label, topic in enumerate(data.spec.labels)}
-
-
 def _test_scores(model: TopicModel, test: Sequence[Example], encoders: Sequence[str]) -> dict[str, dict[str, float]]:
     """The metrics of each network, and of all of them together."""
     scores = {}
     for name in encoders:
-        model.asked = (name,)
+        model.scoring_networks = (name,)
         scores[name] = score(model, model.spec, test)
-    model.asked = tuple(encoders)
+    model.scoring_networks = tuple(encoders)
     return scores if len(scores) == 1 else {**scores, "together": score(model, model.spec, test)}

@@ -37,10 +37,10 @@ class MaskedLM(nn.Module):
         matrices = [name for name, part in backbone.base.named_modules() if isinstance(part, nn.Linear)]
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=matrices), backbone.base)
         tied = backbone.base.get_input_embeddings().weight
-        inside = {id(parameter) for parameter in backbone.base.parameters()}
+        encoder = {id(parameter) for parameter in backbone.base.parameters()}
         for name, parameter in backbone.model.named_parameters():
-            # The word embeddings, which are the output matrix too, are inside.
-            parameter.requires_grad_(id(parameter) not in inside or "lora_" in name)
+            # The output matrix is the word-embedding matrix, which is among the encoder's parameters and stays frozen.
+            parameter.requires_grad_(id(parameter) not in encoder or "lora_" in name)
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
         self.register_buffer("output_matrix", tied.detach().to(backbone.compute_dtype), persistent=False)
@@ -79,7 +79,7 @@ class MaskedLM(nn.Module):
         if strict and (wrong := set(state_dict) ^ set(self.state_dict())):
             raise KeyError(f"not the tensors of this model: {', '.join(sorted(wrong)[:3])}")
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        # The frozen tensors are not missing; Trainer warns of those that are.
+        # The frozen tensors are left out on purpose; Trainer would warn of each.
         result.missing_keys.clear()
         return result
 

@@ -28,9 +28,10 @@ SPEC = TaskSpec(
 )
 
 MIN_WORDS = 4
-"""Shorter pieces are abbreviations and remains of headings."""
+"""Sentences with fewer words are left out: most are pieces of abbreviations and headings."""
 
 _APART = 2
+"""Sentences between which at least one other stands; they are of the same paragraph, but not next to each other."""
 _END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
 
 
@@ -59,7 +60,7 @@ def sentence_pairs(paragraphs: Sequence[str], count: int) -> list[Example]:
         count: How many pairs.
 
     Raises:
-        DataError: Too few paragraphs have sentences enough.
+        DataError: Too few paragraphs have enough sentences.
     """
     parts = [sentences for sentences in map(split_sentences, paragraphs) if len(sentences) > _APART]
     if len(parts) < 10:
@@ -78,7 +79,7 @@ def sentence_pairs(paragraphs: Sequence[str], count: int) -> list[Example]:
             place = draw.randrange(len(sentences) - _APART)
             first, second = sentences[place], draw.choice(sentences[place + _APART :])
         else:
-            other = draw.choice([one for one in draw.sample(parts, 2) if one is not sentences])
+            other = draw.choice([part for part in draw.sample(parts, 2) if part is not sentences])
             first, second = draw.choice(sentences), draw.choice(other)
         pairs.append(Example(first, second, kind))
     return pairs

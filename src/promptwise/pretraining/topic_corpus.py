@@ -144,7 +144,9 @@ class TopicCorpus:
         examples = examples_from_rows(spec, _with_topic(source, rows, where), where)
         if source.rows is None or len(examples) <= source.rows:
             return examples
-        return heapq.nsmallest(source.rows, examples, key=lambda one: hashlib.sha256(one.text.encode()).digest())
+        return heapq.nsmallest(
+            source.rows, examples, key=lambda example: hashlib.sha256(example.text.encode()).digest()
+        )
 
     def _file(self, name: str, data_dir: Path | None) -> Path:
         """The file of a source: in the data folder, in its subfolder of the corpus's name, or beside the corpus."""

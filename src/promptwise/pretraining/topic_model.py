@@ -25,7 +25,7 @@ from promptwise.tasks.template import Features
 class TopicModel(TextModel):
     """Tells the topic of a text with one or several networks over one table (paper, section 3).
 
-    The table starts from the backbone's word embeddings. Each network has a linear layer of its own; what they say is
+    The table starts from the backbone's word embeddings. Each network has a linear layer of its own; their scores are
     averaged, and so are their losses. A topic counts as much as any other, however many texts it has.
 
     Args:
@@ -64,7 +64,7 @@ class TopicModel(TextModel):
         counts = Counter(example.label for example in examples)
         weights = [len(examples) / (len(counts) * max(counts[label], 1)) for label in range(len(spec.labels))]
         self.register_buffer("topic_weights", torch.tensor(weights), persistent=False)
-        self.asked = tuple(encoders)
+        self.scoring_networks = tuple(encoders)
         self.register_state_dict_post_hook(leave_out_backbone)
         self.register_load_state_dict_post_hook(expect_no_backbone)
         self.to(backbone.device)
@@ -81,10 +81,10 @@ class TopicModel(TextModel):
         return self.normalise_tokens(self.table.vectors(instance))  # type: ignore[no-any-return]
 
     def scores(self, instance: Instance, hidden: Tensor, mask_position: Tensor | None) -> Tensor:
-        """Log-probabilities ``[B, C]``, the mean over the networks in ``asked``."""
+        """Log-probabilities ``[B, C]``, the mean over the networks in ``scoring_networks``."""
         order = left_order(instance.text)
         tokens, mask = gather_rows(hidden, order), instance.text.gather(1, order)
-        said = [self.outputs[name](self.networks[name](tokens, mask)).log_softmax(-1) for name in self.asked]
+        said = [self.outputs[name](self.networks[name](tokens, mask)).log_softmax(-1) for name in self.scoring_networks]
         return torch.stack(said).mean(0)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,20 +1,28 @@
-"""The folder of a run: its settings from the start, its results at the end, and whose it is to write."""
+"""The folder of a run: its settings from the start, its results at the end, and which process may write it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
 
 from promptwise.config.composition import values_of, without_useless
 from promptwise.config.settings import flag_name
 from promptwise.errors import ConfigError, OutputError, ResumeError
 from promptwise.files import CARD_FILE, METRICS_FILE, write_json
 
-_FOUND = "stands_on"
+LOCK_FILE = ".promptwise.lock"
+"""Held by the process that writes a folder; one that a killed process left behind holds nobody up."""
+
+_CONDITIONS = "stands_on"
+"""Where the settings file keeps the conditions that a run began under."""
+
 _T = TypeVar("_T")
 
 
@@ -39,10 +47,67 @@ class RunFolder:
         """The folder of the checkpoints."""
         return self.path / "trainer"
 
-    def enter(
-        self, config: Any, overwrite: bool, resume: bool, main: bool, read: Callable[[], dict[str, Any] | None]
-    ) -> dict[str, Any] | None:
-        """Make sure that the folder is this run's to write; the metrics of a run to resume that is finished.
+    @contextlib.contextmanager
+    def alone(self, main: bool = True) -> Iterator[None]:
+        """Keep other processes out of the folder; the system frees the lock of a process that is killed.
+
+        A folder that was made for the lock and holds nothing at the end is removed again.
+
+        Args:
+            main: Whether this process writes the files; the others of the same run need no lock.
+
+        Raises:
+            OutputError: Another process is at work in it, or it cannot be written.
+        """
+        if not main:
+            yield
+            return
+        missing = self._missing_folders()
+        file = self.path / LOCK_FILE
+        keep = file.exists()
+        lock = FileLock(file, timeout=0)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout as error:
+            raise OutputError(
+                f"Another process is at work in {self.path}. Wait until it ends, or use another --out."
+            ) from error
+        except (OSError, NotImplementedError) as error:
+            raise OutputError(
+                f"{self.path} cannot be written: {getattr(error, 'strerror', None) or error}. Use another --out."
+            ) from error
+        try:
+            yield
+            keep = False
+        finally:
+            # What fails leaves the folder as it was, with the file that a killed process left there.
+            if not keep:
+                with contextlib.suppress(OSError):
+                    file.unlink()
+            lock.release()
+            with contextlib.suppress(OSError):
+                for place in missing:
+                    place.rmdir()
+
+    def _missing_folders(self) -> list[Path]:
+        """The folders that are to be made, the innermost first.
+
+        Raises:
+            OutputError: There is a file in the place of one, or its name cannot be one.
+        """
+        missing = []
+        for place in (self.path, *self.path.parents):
+            try:
+                if place.exists() and not place.is_dir():
+                    raise OutputError(f"{place} is a file; --out names a folder.")
+                missing += [] if place.exists() else [place]
+            except OSError as error:
+                raise OutputError(f"{place} cannot be used: {error.strerror}. Use another --out.") from error
+        return missing
+
+    def enter(self, config: Any, overwrite: bool, resume: bool, main: bool, read: Callable[[], _T | None]) -> _T | None:
+        """Make sure that this run may write the folder; return the metrics where the run to resume is finished.
 
         Args:
             config: The run's configuration.
@@ -63,21 +128,20 @@ class RunFolder:
         return finished
 
     def check(self, config: Any, overwrite: bool, resume: bool) -> None:
-        """Make sure that the folder is this run's to write.
+        """Make sure that this run may write the folder.
 
         Raises:
             ConfigError: ``overwrite`` and ``resume`` exclude each other.
             ResumeError: The run to resume has other settings.
-            OutputError: The folder holds a run that is neither, or no run to resume.
+            OutputError: The folder holds a run and neither is asked for, files of somebody else, or no run to resume.
         """
         if overwrite and resume:
             raise ConfigError("--overwrite and --resume exclude each other.")
-        for place in (self.path, *self.path.parents):
-            if place.exists() and not place.is_dir():
-                raise OutputError(f"{place} is a file; --out names a folder.")
         held = [name for name in (self.settings_file, self.product_file) if (self.path / name).is_file()]
         foreign = [name for name in self.other_files if (self.path / name).exists()]
-        foreign += [f"{self.trainer.name}/{one.name}" for one in sorted(self.trainer.glob("checkpoint-*"))]
+        foreign += [
+            f"{self.trainer.name}/{checkpoint.name}" for checkpoint in sorted(self.trainer.glob("checkpoint-*"))
+        ]
         if foreign and not held:
             raise OutputError(
                 f"{self.path} holds {', '.join(foreign)}, but no run that wrote it: it would be lost. "
@@ -96,33 +160,34 @@ class RunFolder:
                 "it, or another --out."
             )
 
-    def begin(self, config: Any, found: Mapping[str, Any], resume: bool, main: bool) -> None:
+    def begin(self, config: Any, conditions: Mapping[str, Any], resume: bool, main: bool) -> None:
         """Write the settings, and remove what would be mistaken for results of this run.
 
         Args:
             config: The run's configuration, a dataclass.
-            found: What the run stands on, such as the fingerprint of its data, by the names that messages give it.
-            resume: Keep the checkpoints, of a run that stood on the same.
+            conditions: What the result depends on besides the settings, such as the fingerprint of the data, by the
+                names that messages give it.
+            resume: Keep the checkpoints, if the run began under the same conditions.
             main: Whether this process writes the files; the others only look.
 
         Raises:
-            ResumeError: The run to resume began with something else.
+            ResumeError: The run to resume began under other conditions.
         """
         if resume:
-            self._check_unchanged(found)
+            self._check_unchanged(conditions)
         if not main:
             return
         if not resume:
-            # The products are replaced when their successors are whole.
+            # The old adapter or weights stay until the new ones are written.
             (self.path / METRICS_FILE).unlink(missing_ok=True)
             self.remove_checkpoints()
-        write_json(self.path / self.settings_file, {**values_of(config), _FOUND: found})
+        write_json(self.path / self.settings_file, {**values_of(config), _CONDITIONS: conditions})
 
-    def _check_unchanged(self, found: Mapping[str, Any]) -> None:
-        """Make sure that what the run stands on is what it began with."""
-        before = json.loads((self.path / self.settings_file).read_text(encoding="utf-8")).get(_FOUND, {})
-        for name in dict.fromkeys((*found, *before)):
-            value = found.get(name)
+    def _check_unchanged(self, conditions: Mapping[str, Any]) -> None:
+        """Make sure that the run to resume began under these conditions."""
+        before = json.loads((self.path / self.settings_file).read_text(encoding="utf-8")).get(_CONDITIONS, {})
+        for name in dict.fromkeys((*conditions, *before)):
+            value = conditions.get(name)
             if before.get(name) != value:
                 raise ResumeError(
                     f"The {name} has changed since the run in {self.path} began: it was {str(before.get(name))[:16]} "
@@ -132,8 +197,9 @@ class RunFolder:
     def go_on(self, config: Any, go: Callable[[bool], _T]) -> _T:
         """Go on with the folder's run, or begin it.
 
-        For callers that know the folder's run by what its data and its model hold; they may have moved since. A run
-        that was begun on another device, or with other weights, is begun anew: half of it is of no use.
+        For callers that name the folder after what the run's data and model hold: these may have moved to another
+        place since the run began. A run that was begun on another device, or with other weights, is removed and begun
+        again, because its checkpoints cannot lead to the same result.
 
         Args:
             config: The run's configuration.
@@ -146,7 +212,7 @@ class RunFolder:
             return go(False)
 
     def _take_up(self, config: Any) -> bool:
-        """Whether there is a run to resume, which then has its data where a configuration says that it lies."""
+        """Whether there is a run to resume; its settings then name the places where its data lies now."""
         file = self.path / self.settings_file
         if not file.is_file():
             return False
@@ -185,7 +251,7 @@ class RunFolder:
             )
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
-            values.pop(_FOUND, None)
+            values.pop(_CONDITIONS, None)
             before = type(config)(**without_useless(type(config), values))
         except (TypeError, ValueError, ConfigError) as error:
             raise OutputError(

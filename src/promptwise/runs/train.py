@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptwise.config import ModelConfig, TrainConfig
-from promptwise.errors import ConfigError
-from promptwise.files import CARD_FILE, METRICS_FILE, write_atomic, write_json
+from promptwise.files import CARD_FILE, METRICS_FILE
 from promptwise.models.adapter import CONFIG_FILE, WEIGHTS_FILE, read_metrics, save_adapter, start_from
 from promptwise.models.model_card import model_card
 from promptwise.registry import HEADS
 from promptwise.runs.folder import RunFolder
+from promptwise.runs.lifecycle import FolderRun, run_conditions
+from promptwise.training.run_metrics import RunMetrics
 
 if TYPE_CHECKING:
     from promptwise.backbones.backbone import Backbone
+    from promptwise.models.prompted import PromptedModel
     from promptwise.tasks.batching import SharedFeatures
     from promptwise.tasks.data import TaskData
 
@@ -70,7 +71,7 @@ def train(
     features: SharedFeatures | None = None,
     progress: bool = True,
     score_test: bool = True,
-) -> dict[str, Any]:
+) -> RunMetrics:
     """Run a configuration and write its folder.
 
     Args:
@@ -84,7 +85,7 @@ def train(
         score_test: Whether to look at the test split at all.
 
     Returns:
-        What ``metrics.json`` holds.
+        What was measured, as ``metrics.json`` holds it.
 
     Raises:
         ConfigError: A setting cannot work.
@@ -92,51 +93,90 @@ def train(
         DataError: The data is missing or malformed.
         TrainingError: The loss is not finite.
     """
-    if config.out is None:
-        raise ConfigError("--out is missing: name the folder that receives the adapter.")
-    folder = run_folder(Path(config.out))
-    finished = folder.enter(config, overwrite, resume, is_main_process(), lambda: read_metrics(folder.path))
-    if finished is not None:
-        return finished
-    data = load(config)
+    run = _AdapterRun(config, backbone, load, features, progress, score_test)
+    return run.run(overwrite, resume)
 
-    from promptwise.backbones.placement import prepare_backbone
-    from promptwise.models.assembly import knowledge_of
-    from promptwise.models.prompted import PromptedModel
-    from promptwise.training.fit import check_fit, fit
 
-    check_fit(config)
-    set_threads(config.threads)
-    backbone = backbone or prepare_backbone(
-        config.model, HEADS.get(config.head).cloze, config.dtype, trainable=config.tune_backbone
-    )
-    model = PromptedModel(backbone, data.spec, config.prompt_config(), config.seed)
-    model.shared_features = features
-    found = {"data": data.fingerprint, **standing(backbone)}
-    knowledge = knowledge_of(model.prompt_config, backbone)
-    if knowledge is not None:
-        found["knowledge"] = knowledge.digest
-    if config.get("task_spec") is not None:
-        # The fingerprint of the data knows neither the template nor the label words.
-        found["task spec"] = hashlib.sha256(json.dumps(data.spec.to_dict(), sort_keys=True).encode()).hexdigest()
-    if config.start_from is not None:
-        found["adapter to start from"] = start_from(model, Path(config.start_from))
-    folder.begin(config, found, resume, is_main_process())
-    metrics = fit(
-        model,
-        data,
-        config.fit_config(),
-        folder.trainer,
-        resume=resume,
-        progress=progress,
-        score_test=score_test,
-    )
-    if is_main_process():
-        saved = save_adapter(model, folder.path)
-        write_atomic(folder.path / CARD_FILE, model_card(saved, metrics, str(folder.path)))
-        write_json(folder.path / METRICS_FILE, metrics)
-        folder.remove_checkpoints()
-    return metrics
+class _AdapterRun(FolderRun[RunMetrics]):
+    """Trains a prompted model and saves it as an adapter; see :func:`train` for the arguments."""
+
+    product = "adapter"
+    config: ModelConfig
+    data: TaskData
+    model: PromptedModel
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        backbone: Backbone | None,
+        load: Callable[[Any], TaskData],
+        features: SharedFeatures | None,
+        progress: bool,
+        score_test: bool,
+    ) -> None:
+        super().__init__(config)
+        self.backbone, self.load, self.features = backbone, load, features
+        self.progress, self.score_test = progress, score_test
+
+    def folder(self) -> RunFolder:
+        """See :meth:`FolderRun.folder`."""
+        return run_folder(Path(str(self.config.out)))
+
+    def finished(self, folder: RunFolder) -> RunMetrics | None:
+        """See :meth:`FolderRun.finished`."""
+        return read_metrics(folder.path)
+
+    def prepare(self) -> dict[str, str]:
+        """See :meth:`FolderRun.prepare`."""
+        config = self.config
+        # First, because a mistake in the data is found without waiting for torch.
+        self.data = self.load(config)
+
+        from promptwise.backbones.placement import prepare_backbone
+        from promptwise.models.assembly import knowledge_of
+        from promptwise.models.prompted import PromptedModel
+        from promptwise.training.fit import check_fit
+
+        check_fit(config)
+        set_threads(config.threads)
+        backbone = self.backbone or prepare_backbone(
+            config.model, HEADS.get(config.head).cloze, config.dtype, trainable=config.tune_backbone
+        )
+        self.model = PromptedModel(backbone, self.data.spec, config.prompt_config(), config.seed)
+        self.model.shared_features = self.features
+        conditions = {"data": self.data.fingerprint, **run_conditions(backbone)}
+        knowledge = knowledge_of(self.model.prompt_config, backbone)
+        if knowledge is not None:
+            conditions["knowledge"] = knowledge.digest
+        if config.get("task_spec") is not None:
+            # The fingerprint of the data knows neither the template nor the label words.
+            spec = json.dumps(self.data.spec.to_dict(), sort_keys=True)
+            conditions["task spec"] = hashlib.sha256(spec.encode()).hexdigest()
+        if config.start_from is not None:
+            conditions["adapter to start from"] = start_from(self.model, Path(config.start_from))
+        return conditions
+
+    def train(self, checkpoints: Path, resume: bool) -> RunMetrics:
+        """See :meth:`FolderRun.train`."""
+        from promptwise.training.fit import fit
+
+        return fit(
+            self.model,
+            self.data,
+            self.config.fit_config(),
+            checkpoints,
+            resume=resume,
+            progress=self.progress,
+            score_test=self.score_test,
+        )
+
+    def save(self, folder: Path, metrics: RunMetrics) -> str:
+        """See :meth:`FolderRun.save`."""
+        return model_card(save_adapter(self.model, folder), metrics, str(folder))
+
+    def to_json(self, metrics: RunMetrics) -> dict[str, Any]:
+        """See :meth:`FolderRun.to_json`."""
+        return metrics.to_dict()
 
 
 def run_folder(path: Path) -> RunFolder:
@@ -150,17 +190,3 @@ def set_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
-
-
-def standing(backbone: Backbone) -> dict[str, str]:
-    """What every run's result stands on besides its settings and its data, by the names that messages give it."""
-    return {
-        "backbone": backbone.fingerprint,
-        "compute dtype": str(backbone.compute_dtype),
-        "number of processes": os.environ.get("WORLD_SIZE", "1"),
-    }
-
-
-def is_main_process() -> bool:
-    """Whether this process writes the files of a run that ``accelerate launch`` or ``torchrun`` shares out."""
-    return os.environ.get("RANK", "0") == "0"

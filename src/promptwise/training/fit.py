@@ -24,6 +24,7 @@ from promptwise.tasks.metrics import compute, get_metric, majority_accuracy
 from promptwise.training.environment import versions
 from promptwise.training.memory import peak_memory, reset_peak_memory
 from promptwise.training.progress import ProgressBar
+from promptwise.training.run_metrics import DataSummary, ParameterCounts, RunMetrics, RunTime
 from promptwise.training.scoring import choose, packed_choices, score_choices
 from promptwise.training.trainer import PromptTrainer, check_compiler, check_logger, last_checkpoint, training_arguments
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from promptwise.models.prompted import PromptedModel
     from promptwise.models.text_model import TextModel
     from promptwise.tasks.data import TaskData
+
+_SPLITS = ("train", "validation", "test")
 
 
 def fit(
@@ -42,7 +45,7 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     score_test: bool = True,
-) -> dict[str, Any]:
+) -> RunMetrics:
     """Train a model, load its best checkpoint, and score the test split once.
 
     Args:
@@ -55,41 +58,90 @@ def fit(
         score_test: Whether to look at the test split at all; a search of settings does not.
 
     Returns:
-        What ``metrics.json`` holds.
+        What was measured.
 
     Raises:
+        ConfigError: There is no such option.
         DataError: A split is empty.
         TrainingError: The loss is not finite.
     """
-    try:
-        config = options if isinstance(options, FitConfig) else FitConfig(**options)
-    except TypeError as error:
-        raise ConfigError(f"{error}; the options are {', '.join(asdict(FitConfig()))}.") from error
+    config = _fit_config(options)
     check_fit(config)
-    for split in ("train", "validation", "test"):
-        if not getattr(data, split):
-            raise DataError(f"The {split} split of {data.spec.name} ({data.origin}) has no rows.")
+    _check_splits(data)
     if output_dir is None:
         with tempfile.TemporaryDirectory() as folder:
             return fit(model, data, config, folder, resume=resume, progress=progress, score_test=score_test)
     started = time.perf_counter()
     train_rows = model.features(data.train)
     model.prepare(train_rows)
+    trainer = _trainer_of(model, data, train_rows, config, Path(output_dir), progress)
+    checkpoint = last_checkpoint(Path(output_dir)) if resume else None
+    reset_peak_memory()
+    train_seconds = _train(trainer, model, config, checkpoint)
+    if config.half:
+        round_to_half(model)
+    bar = "scoring test" if progress and trainer.is_world_process_zero() else None
+    choices = choose(model, data.test, progress=bar) if score_test else []
+    return _measured(
+        model,
+        data,
+        config,
+        trainer,
+        choices,
+        RunTime(train_s=train_seconds, total_s=time.perf_counter() - started, resumed=checkpoint is not None),
+    )
+
+
+def _fit_config(options: dict[str, Any] | FitConfig) -> FitConfig:
+    """The options of a caller as a configuration.
+
+    Raises:
+        ConfigError: There is no such option.
+    """
+    try:
+        return options if isinstance(options, FitConfig) else FitConfig(**options)
+    except TypeError as error:
+        raise ConfigError(f"{error}; the options are {', '.join(asdict(FitConfig()))}.") from error
+
+
+def _check_splits(data: TaskData) -> None:
+    """Refuse data that cannot be trained on, chosen on and tested on.
+
+    Raises:
+        DataError: A split is empty.
+    """
+    for split in _SPLITS:
+        if not getattr(data, split):
+            raise DataError(f"The {split} split of {data.spec.name} ({data.origin}) has no rows.")
+
+
+def _trainer_of(
+    model: PromptedModel,
+    data: TaskData,
+    train_rows: list[dict[str, Any]],
+    config: FitConfig,
+    output_dir: Path,
+    progress: bool,
+) -> PromptTrainer:
+    """The trainer of a prompted model, with what :func:`make_trainer` leaves to its caller."""
     trainer = make_trainer(
         model,
         data,
         train_rows,
         config,
-        Path(output_dir),
+        output_dir,
         progress,
         learning_rate=learning_rate(model.prompt_config, config),
         gradient_accumulation_steps=config.gradient_accumulation,
         torch_compile=config.compile,
     )
     trainer.batch_tokens = config.batch_tokens
-    checkpoint = last_checkpoint(Path(output_dir)) if resume else None
-    reset_peak_memory()
-    train_started = time.perf_counter()
+    return trainer
+
+
+def _train(trainer: PromptTrainer, model: PromptedModel, config: FitConfig, checkpoint: Path | None) -> float:
+    """Train to the end, and return how many seconds that took."""
+    started = time.perf_counter()
     before = model.checkpointing
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable()
@@ -97,50 +149,55 @@ def fit(
         trainer.run(checkpoint)
     finally:
         model.checkpointing = before
-    train_seconds = time.perf_counter() - train_started
-    if config.half:
-        round_to_half(model)
-    shown = progress and trainer.is_world_process_zero()
-    choices = choose(model, data.test, progress="scoring test" if shown else None) if score_test else []
-    metrics = {
-        "task": data.spec.name,
-        "test": score_choices(data.spec, data.test, choices) if score_test else {},
-        "test_choices": packed_choices(choices),
-        "test_labels": packed_choices([example.label for example in data.test]) if score_test else "",
-        "test_groups": group_numbers(data.test) if score_test else [],
-        "validation": best_validation(trainer, data.spec.metrics),
-        "majority": majority_accuracy([example.label for example in data.test]),
-        "seed": config.seed,
-        "steps": trainer.state.global_step,
-        "best_step": trainer.state.best_global_step,
-        "parameters": {
-            "tuned": model.tuned_parameters,
-            "backbone": model.backbone.parameter_count,
-            "share": model.tuned_share,
-        },
-        "data": {
-            "origin": data.origin,
-            "fingerprint": data.fingerprint,
-            "rows": {split: len(getattr(data, split)) for split in ("train", "validation", "test")},
-        },
-        "backbone": {"name": model.backbone.name, "fingerprint": model.backbone.fingerprint},
-        "config": {**values_of(model.prompt_config), **asdict(config), "lr": trainer.args.learning_rate},
-        "optimizer": {
+    return time.perf_counter() - started
+
+
+def _measured(
+    model: PromptedModel,
+    data: TaskData,
+    config: FitConfig,
+    trainer: PromptTrainer,
+    choices: Sequence[int],
+    seconds: RunTime,
+) -> RunMetrics:
+    """What a run measured.
+
+    Args:
+        model: The trained model.
+        data: The task's splits.
+        config: How it was trained.
+        trainer: What trained it.
+        choices: The predicted class of each test row; empty where test was not looked at.
+        seconds: How long it took.
+    """
+    tested = bool(choices)
+    labels = [example.label for example in data.test]
+    return RunMetrics(
+        task=data.spec.name,
+        test=score_choices(data.spec, data.test, choices) if tested else {},
+        test_choices=packed_choices(choices),
+        test_labels=packed_choices(labels) if tested else "",
+        test_groups=group_numbers(data.test) if tested else [],
+        validation=best_validation(trainer, data.spec.metrics),
+        majority=majority_accuracy(labels),
+        seed=config.seed,
+        steps=trainer.state.global_step,
+        best_step=trainer.state.best_global_step,
+        parameters=ParameterCounts(model.tuned_parameters, model.backbone.parameter_count, model.tuned_share),
+        data=DataSummary(data.origin, data.fingerprint, {split: len(getattr(data, split)) for split in _SPLITS}),
+        backbone={"name": model.backbone.name, "fingerprint": model.backbone.fingerprint},
+        config={**values_of(model.prompt_config), **asdict(config), "lr": trainer.args.learning_rate},
+        optimizer={
             "name": str(trainer.args.optim),
             "schedule": str(trainer.args.lr_scheduler_type),
             "max_grad_norm": trainer.args.max_grad_norm,
             "strategy_lr": trainer.args.learning_rate * model.strategy.lr_scale,
         },
-        "time": {
-            "train_s": train_seconds,
-            "total_s": time.perf_counter() - started,
-            "resumed": bool(checkpoint),
-        },
-        "memory": peak_memory(),
-        "versions": versions(model.backbone),
-        "history": trainer.state.log_history,
-    }
-    return metrics
+        time=seconds,
+        memory=peak_memory(),
+        versions=versions(model.backbone),
+        history=trainer.state.log_history,
+    )
 
 
 def round_to_half(model: PromptedModel) -> None:

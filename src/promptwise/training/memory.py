@@ -31,9 +31,9 @@ def reset_peak_memory() -> None:
 
     libc = _libc()
     if libc is not None and hasattr(libc, "malloc_trim"):
-        # What was freed before is none of the new run's.
+        # Memory that an earlier run freed would count towards this run's peak.
         libc.malloc_trim(0)
-    # As proc(5) says; where the system has no such file or does not let us, the peak is that since the process started.
+    # Writing 5 resets the peak, see proc(5). Where that is not possible the peak is that since the process started.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     if torch.cuda.is_available():
@@ -47,7 +47,7 @@ def peak_memory() -> dict[str, float]:
     memory = {}
     status = Path("/proc/self/status")
     if status.is_file():
-        # Not getrusage: a process inherits the peak of the one that started it.
+        # Not getrusage: there a new process starts from the peak of the process that started it.
         (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
         memory["process_peak_mib"] = int(line.split()[1]) / 1024
     elif sys.platform != "win32":

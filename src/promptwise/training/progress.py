@@ -49,6 +49,6 @@ class ProgressBar(TrainerCallback):
         self.close()
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Stop drawing the bar; what it shows stays on the screen."""
         if self.bar is not None:
             self.bar.close()

@@ -55,18 +55,21 @@ class PromptTrainer(Trainer):
         return loader
 
     def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler:
-        """The order of the rows, which grouped metrics count on; ``Trainer`` would group them by length."""
+        """Rows in their order, by which metrics find the group of each; ``Trainer`` would group them by length."""
         return SequentialSampler(eval_dataset)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Keep weights that are not finite from following a good checkpoint: the loss shows them a step later."""
+        """Save a checkpoint, but never weights that are not finite.
+
+        The loss shows broken weights only at the next step, when they would have replaced a good checkpoint.
+        """
         broken = [name for name, value in self.model.state_dict().items() if not torch.isfinite(value).all()]
         if broken:
             raise TrainingError(self._not_finite(f"{broken[0]} is not finite after step {self.state.global_step}"))
         try:
             super()._save_checkpoint(*args, **kwargs)
         except (OSError, RuntimeError, SafetensorError) as error:
-            # A full disk is an error of three types: json, torch and safetensors write a part of a checkpoint each.
+            # json, torch and safetensors each write a part of a checkpoint, and raise different errors on a full disk.
             kept = last_checkpoint(Path(self.args.output_dir))
             safe = f"{kept} is whole: make room and go on from it with --resume" if kept else "None was written before"
             raise OutputError(
@@ -81,7 +84,7 @@ class PromptTrainer(Trainer):
         try:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
-            # Trainer tells its callbacks nothing of an error; an open bar would be drawn again below the message.
+            # Trainer does not tell its callbacks of an error, and an open bar would be drawn again below the message.
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, ProgressBar):
                     callback.close()
@@ -137,7 +140,7 @@ def training_arguments(
 
 
 def _find_best_again(checkpoint: Path) -> None:
-    """Name the best checkpoint by where it is now: its folder may have been moved since it was written."""
+    """Correct the path of the best checkpoint, whose folder may have been moved since the path was written."""
     file = checkpoint / "trainer_state.json"
     state = json.loads(file.read_text(encoding="utf-8"))
     best = checkpoint.parent / f"checkpoint-{state.get('best_global_step')}"
@@ -146,7 +149,10 @@ def _find_best_again(checkpoint: Path) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The latest checkpoint that is whole: ``Trainer`` writes its state last, and a killed write has none or a part."""
+    """The latest complete checkpoint.
+
+    ``Trainer`` writes the state last, so a checkpoint whose writing was killed has no state, or a part of it.
+    """
     whole = {}
     for state in folder.glob("checkpoint-*/trainer_state.json"):
         step = state.parent.name.partition("-")[2]

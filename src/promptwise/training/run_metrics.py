@@ -1,0 +1,98 @@
+"""What a training run measured, as ``metrics.json`` holds it. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from promptwise.reading import fitted, listed
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """How many numbers were trained, how many the backbone has, and the first divided by the second."""
+
+    tuned: int
+    backbone: int
+    share: float
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """Where the data came from, its fingerprint, and the rows of each split."""
+
+    origin: str
+    fingerprint: str
+    rows: dict[str, int]
+
+
+@dataclass(frozen=True)
+class RunTime:
+    """Seconds of training and of the whole run, and whether it went on from a checkpoint."""
+
+    train_s: float
+    total_s: float
+    resumed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunMetrics:
+    """The scores of a run, with the settings, data and versions that they were reached with.
+
+    Attributes:
+        task: Name of the task.
+        test: Metrics on the test split by name; empty where it was not looked at.
+        test_choices: The predicted class of each test row, one character each.
+        test_labels: The true class of each, likewise.
+        test_groups: The group of each, where the task has groups.
+        validation: Metrics of the chosen checkpoint on the validation split.
+        majority: Accuracy on test of the class that is most frequent there.
+        seed: The run's seed.
+        steps: Optimizer steps.
+        best_step: The step of the checkpoint that was chosen.
+        parameters: Trained and frozen numbers.
+        data: The data.
+        backbone: Its ``name`` and ``fingerprint``.
+        config: All settings, with the learning rate that was used.
+        optimizer: Its name, schedule and rates.
+        time: Seconds.
+        memory: Peaks in MiB.
+        versions: Of packages, and the device.
+        history: What the trainer logged.
+    """
+
+    task: str = ""
+    test: dict[str, float]
+    test_choices: str = ""
+    test_labels: str = ""
+    test_groups: list[int] = field(default_factory=list)
+    validation: dict[str, float]
+    majority: float
+    seed: int
+    steps: int = 0
+    best_step: int | None = None
+    parameters: ParameterCounts
+    data: DataSummary
+    backbone: dict[str, str] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    time: RunTime
+    memory: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    history: list[Any] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as ``metrics.json`` holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> RunMetrics:
+        """A record from what ``metrics.json`` holds; keys that are not known here are left out.
+
+        Raises:
+            ValueError: Values are missing or of another type; names their keys.
+        """
+        found, problems = fitted(cls, values, written=True)
+        if problems:
+            raise ValueError(listed(problem.sentence for problem in problems))
+        return cls(**found)
