@@ -16,8 +16,8 @@ from promptwise.config.learning_rates import learning_rate
 from promptwise.experiments.cache import InputCache
 from promptwise.experiments.pretrained import USED_BY, Pretraining, digest_of
 from promptwise.experiments.record import Record, run_id
-from promptwise.experiments.spec import Cell, Experiment, chosen_settings
 from promptwise.experiments.run import Run, data_settings
+from promptwise.experiments.spec import Cell, Experiment, chosen_settings
 
 Kind = Literal["finished", "failed", "cancelled", "missing"]
 
