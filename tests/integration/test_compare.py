@@ -24,13 +24,14 @@ from rich.console import Console
 
 from promptwise.backbones.placement import prepare_backbone
 from promptwise.config import TrainConfig
-from promptwise.experiments import status
+from promptwise.experiments import engine, status
+from promptwise.experiments.cache import InputCache
 from promptwise.experiments.compare import compare
+from promptwise.experiments.engine import Engine, visible_devices
 from promptwise.experiments.folder import LOCK
 from promptwise.experiments.plan import Plan
 from promptwise.experiments.read import read_experiment
 from promptwise.experiments.record import read_records
-from promptwise.experiments.worker import Shared
 from promptwise.models.prompted import PromptedModel
 from tests.integration.command import checkpoints, contents, fails, ok, promptwise, read_json
 
@@ -187,6 +188,105 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(make_spec: MakeSpec, tmp_
     assert "failed: tickets, broken" in ok("compare", file, "--out", out, "--threads", 1, "--retry-failed").out
 
 
+def test_a_search_of_which_every_rate_failed_ends(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """Its results can never be run, so nothing remains and nothing is missing; a new try opens all of it again."""
+    file = make_spec(
+        methods={"probe": {"strategy": "none"}, "fixed": {"strategy": "none", "lr": 0.02, "max_length": 64}},
+        lr_search={"values": [0.001, 0.01], "seeds": [0]},
+        seeds=[0, 1],
+    )
+    experiment = read_experiment(file)
+    plan = Plan(experiment, {})
+    assert len(plan.remaining()) == 2 + 2 + 2
+    while (run := plan.next_run([])) is not None:
+        plan.add(run.record("failed", error="no memory"))
+    assert plan.remaining() == []
+    assert plan.counts() == {"finished": 0, "failed": 4, "cancelled": 0, "missing": 0}
+    assert [cell.method for cell in plan.without_rate()] == ["probe"]
+    again = Plan(experiment, plan.records, retry_failed=True)
+    assert len(again.remaining()) == 2 + 2 + 2
+    assert again.without_rate() == []
+    for record in plan.records.values():
+        record.write(tmp_path / "out" / "records")
+    printed = ok("compare", file, "--out", tmp_path / "out", "--dry-run").out
+    assert "no results: tickets, probe: every learning rate" in " ".join(printed.split())
+    assert "0 runs to do" in printed
+
+
+def test_a_dry_run_after_a_search_that_failed_for_every_task(
+    make_spec: MakeSpec, tickets: Path, tmp_path: Path
+) -> None:
+    """A task whose rate is searched for on another one has no run at all then, and still has its row."""
+    data = {"data": str(tickets), "text_column": "body", "label_column": "team"}
+    file = make_spec(
+        tasks={"searched": data, "follows": {**data, "train_rows": 40}},
+        methods={"probe": {"strategy": "none"}},
+        lr_search={"values": [0.01], "seeds": [0], "tasks": ["searched"]},
+    )
+    plan = Plan(read_experiment(file), {})
+    run = plan.next_run([])
+    assert run is not None
+    run.record("failed", error="no memory").write(tmp_path / "out" / "records")
+    printed = ok("compare", file, "--out", tmp_path / "out", "--dry-run").out
+    assert re.search(r"follows +probe", printed)
+    assert "0 runs to do" in printed
+
+
+def test_runs_on_one_backbone_follow_each_other(make_spec: MakeSpec) -> None:
+    """Within a seed the backbone changes as often as there are heads, however the grid alternates them."""
+    file = make_spec(grid={"head": ["classifier", "cloze"]}, lr_search={"values": [0.001, 0.01], "seeds": [0]})
+    experiment = read_experiment(file)
+    searches = [planned.cell.settings["head"] for planned in Plan(experiment, {}).planned()]
+    assert searches == ["classifier"] * 4 + ["cloze"] * 4
+    plan = Plan(read_experiment(make_spec(grid={"head": ["classifier", "cloze"]})), {})
+    assert [(planned.seed, planned.cell.settings["head"]) for planned in plan.planned()] == [
+        (seed, head) for seed in (0, 1) for head in ("classifier", "cloze") for _ in range(2)
+    ]
+    # The report keeps the order of the file.
+    assert [cell["method"] for cell in plan.layout()["cells"]] == [cell.label for cell in plan.experiment.cells]
+
+
+@pytest.mark.parametrize(
+    ("limited", "count", "found"),
+    [
+        ("", 0, [None, None, None]),
+        ("", 2, ["0", "1", "0"]),
+        ("5, 2", 2, ["5", "2", "5"]),
+        ("GPU-a1,GPU-b2,GPU-gone", 2, ["GPU-a1", "GPU-b2", "GPU-a1"]),
+    ],
+)
+def test_each_worker_has_a_device(limited: str, count: int, found: list[str | None]) -> None:
+    """Worker i gets device i, counted anew after the last one, out of those that the person allows."""
+    environment = {"CUDA_VISIBLE_DEVICES": limited} if limited else {}
+    assert [visible_devices(number, count, environment) for number in range(3)] == found
+
+
+def test_workers_are_spread_over_the_devices(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Side by side they get a device each; the successor of one that died gets the device that became free."""
+    given: list[str | None] = []
+
+    class Process:
+        """Starts nothing, and says which devices it was given."""
+
+        def __init__(self, target: Any, args: tuple[Any, ...], daemon: bool) -> None:
+            given.append(args[-1])
+
+        def start(self) -> None:
+            """Nothing starts."""
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(engine, "device_count", lambda: 2)
+    monkeypatch.setattr(engine._SPAWN, "Process", Process)
+    two = Engine(Plan(read_experiment(make_spec()), {}), tmp_path, 2, 1, lambda _: None)
+    first = two._start()
+    two._start()
+    two.workers.remove(first)
+    two._start()
+    assert given == ["0", "1", "0"]
+
+
 def test_two_jobs_give_the_same_records(finished_grid: tuple[Path, str], make_spec: MakeSpec, tmp_path: Path) -> None:
     """Side by side or one after the other, records are the same."""
     ok("compare", make_spec(grid=GRID), "--out", tmp_path / "two", "--jobs", 2, "--threads", 1)
@@ -198,18 +298,18 @@ def test_two_jobs_give_the_same_records(finished_grid: tuple[Path, str], make_sp
 
 def test_runs_share_what_is_tokenised(tickets: Path, tiny: Path) -> None:
     """Texts are tokenised once for each way of asking, however often a backbone is loaded or tuned."""
-    shared = Shared()
+    cache = InputCache()
     config = TrainConfig(model=str(tiny), data=str(tickets), text_column="body", label_column="team", dtype="fp32")
-    data = shared.data(config)
+    data = cache.data(config)
     found: dict[str, set[int]] = {"classifier": set(), "cloze": set(), "tuned": set()}
     for kind in ("classifier", "cloze", "tuned", "classifier", "cloze", "tuned"):
         head = "cloze" if kind == "cloze" else "classifier"
         one = replace(
             config, head=head, strategy="none" if kind == "tuned" else "shared", tune_backbone=kind == "tuned"
         )
-        backbone = shared.backbone(one) or prepare_backbone(one.model, head == "cloze", "fp32", trainable=True)
+        backbone = cache.backbone(one) or prepare_backbone(one.model, head == "cloze", "fp32", trainable=True)
         model = PromptedModel(backbone, data.spec, one.prompt_config(), 0)
-        model.shared_features = shared.features
+        model.shared_features = cache.features
         found[kind].add(id(model.features(data.train)))
     assert [len(ids) for ids in found.values()] == [1, 1, 1]
     assert found["classifier"] == found["tuned"] != found["cloze"]

@@ -214,7 +214,7 @@ def test_a_report_shows_the_runs_of_its_experiment_alone(spec: dict[str, Any], t
     ok("compare", write(spec, tmp_path), "--out", out, "--threads", 1)
     assert len(list((out / "records").iterdir())) == 2
     ok("report", out)
-    assert "train 20," in (out / "report.md").read_text(encoding="utf-8")
+    assert "accuracy; 20 / " in (out / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

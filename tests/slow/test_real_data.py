@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from statistics import mean
 
@@ -13,6 +14,7 @@ from promptwise.pretraining.blocks import pack
 from promptwise.pretraining.corpus import read_corpus
 from promptwise.pretraining.evaluation import held_out_accuracy
 from promptwise.runs.train import train
+from promptwise.tasks.subsets import with_files, with_rows
 from promptwise.training.scoring import score
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -59,3 +61,14 @@ def test_held_out_masks_are_filled() -> None:
     backbone = load_backbone("minilm-cloze")
     held_out = pack(backbone.tokenizer, read_corpus(map(str, sources)).held_out, 128)
     assert held_out_accuracy(backbone, held_out)["accuracy"] >= 0.40
+
+
+@pytest.mark.slow
+def test_grouped_data_of_committed_records_has_their_fingerprint() -> None:
+    """MultiRC as ``paper/table-end-to-end`` and ``paper/few-shot`` use it; see ``promptwise.tasks.data``."""
+    shots = [str(DATA / "fewglue" / "multirc" / name) for name in ("train.jsonl.gz", "dev32.jsonl.gz")]
+    if not all(map(os.path.isfile, shots)):
+        pytest.skip(f"{shots[0]} is not there")
+    whole = load_task("multirc", DATA / "multirc")
+    assert with_rows(whole, 256, 100, 300).fingerprint.startswith("db7b151c5b06")
+    assert with_rows(with_files(whole, *shots), None, None, 500).fingerprint.startswith("2a6c1f029c51")

@@ -18,7 +18,7 @@ from promptwise.experiments.record import Record
 from promptwise.reports.render import latex, markdown, page
 from promptwise.reports.results import read_results
 from promptwise.reports.significance import Differences, Spread, bootstrap
-from promptwise.reports.table import MEAN, NO_BETTER, NOT_SIGNIFICANT, make_table
+from promptwise.reports.table import MEAN, NO_BETTER, NOT_SIGNIFICANT, SIZES, make_table
 from promptwise.reports.write import write_report
 
 TASKS, METHODS, SEEDS = ("films", "news_1"), ("plain", "ours & theirs"), (0, 1, 2)
@@ -131,8 +131,11 @@ def test_means_and_spreads_are_those_of_the_records(folder: Path) -> None:
     assert not films.best
     assert rows["ours & theirs"][0].best
     assert rows["majority class"][0].text == "50.0"
-    assert table.columns[0] == "films (accuracy; train 50, validation 5, test 400; 3 seeds)"
-    assert table.columns[1].endswith("; 1 to 3 seeds)")
+    assert table.columns[:2] == TASKS
+    assert table.sizes[0] == "accuracy; 50 / 5 / 400; 3 seeds"
+    assert table.sizes[1].endswith("; 1 to 3 seeds")
+    assert set(table.sizes[2:]) == {""}
+    assert len(table.sizes) == len(table.columns)
     assert rows["plain"][3].text == "1,005 to 1,006 (0.10%)"
 
 
@@ -186,6 +189,18 @@ def test_what_is_no_better_than_the_majority_is_marked(tmp_path: Path) -> None:
     marks = {method: entries[0].marks for method, entries in table.rows[1:]}
     assert marks == {"chance": NO_BETTER, "better": ""}
     assert any(NO_BETTER in note for note in table.notes)
+
+
+def test_nothing_from_one_seed_is_better_than_the_majority(tmp_path: Path) -> None:
+    """Forty points on 400 examples are not, as nobody knows the next seed; the same points of two seeds are."""
+    write_layout(tmp_path, [cell("films", "alone", (0,)), cell("films", "twice", (0, 1))])
+    for method, seeds in (("alone", (0,)), ("twice", (0, 1))):
+        for seed in seeds:
+            record("films", method, seed, 0.9).write(tmp_path / "records")
+    table = make_table(read_results(tmp_path))
+    assert {method: entries[0].marks for method, entries in table.rows[1:]} == {"alone": NO_BETTER, "twice": ""}
+    (note,) = [note for note in table.notes if note.startswith(NO_BETTER)]
+    assert "one seed" in note
 
 
 def test_the_mean_of_the_tasks(folder: Path) -> None:
@@ -347,6 +362,109 @@ def test_three_formats(folder: Path) -> None:
     parser.close()
     assert [file.name for file in write_report(folder)] == ["report.md", "report.tex", "report.html"]
     assert (folder / "report.html").read_text(encoding="utf-8") == text
+
+
+@pytest.fixture
+def barred(tmp_path: Path) -> Path:
+    """An experiment with a bar in the names of its methods and its task, and with a case study."""
+    layout = write_layout(
+        tmp_path,
+        [cell("films|a", method, (0, 1), against=against) for method, against in (("x|y", None), ("ours", "x|y"))],
+        figure={"kind": "case study"},
+    )
+    runs = []
+    for method, right in (("x|y", 0.6), ("ours", 0.9)):
+        for seed in (0, 1):
+            record("films|a", method, seed, right).write(tmp_path / "records")
+            runs.append(run_of("films|a", method, seed))
+    explained = {"label": "0", "probability": 0.8, "words": ["good|bad", "it's"], "scores": [0.5, -0.25], "error": 0.01}
+    case = {"task": "films|a", "text": "good|bad it's", "text_pair": None, "label": "1", "by": {"x|y": explained}}
+    (tmp_path / "cases.json").write_text(json.dumps({"runs": runs, "cases": [case]}), encoding="utf-8")
+    return layout
+
+
+def test_a_bar_in_a_name_stays_in_its_cell(barred: Path) -> None:
+    """Every table of the Markdown report has as many cells in each row as its heading has."""
+    write_report(barred)
+    text = (barred / "report.md").read_text(encoding="utf-8")
+    blocks: list[list[int]] = [[]]
+    for line in text.splitlines():
+        if line.startswith("|"):
+            blocks[-1].append(len(re.findall(r"(?<!\\)\|", line)))
+        elif blocks[-1]:
+            blocks.append([])
+    blocks = [block for block in blocks if block]
+    assert len(blocks) == 3, "results, differences and a case"
+    assert [len(set(block)) for block in blocks] == [1, 1, 1]
+    assert text.count(r"x\|y") == 3
+
+
+class Tables(html.parser.HTMLParser):
+    """The tables of a page: whether each lies in a box that scrolls, and the class of every cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.boxes: list[str | None] = []
+        self.tables: list[list[list[str | None]]] = []
+        self.box: str | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note a box, a table, a row or a cell."""
+        given = dict(attrs).get("class")
+        if tag == "div":
+            self.box = given
+        elif tag == "table":
+            self.boxes.append(self.box)
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append(given)
+
+    def handle_endtag(self, tag: str) -> None:
+        """Note the end of a box."""
+        if tag == "div":
+            self.box = None
+
+
+def test_wide_tables_scroll_beside_the_method(barred: Path) -> None:
+    """Each table scrolls in a box, and in each of its rows the one cell of the method is fixed."""
+    write_report(barred)
+    text = (barred / "report.html").read_text(encoding="utf-8")
+    parser = Tables()
+    parser.feed(text)
+    parser.close()
+    assert parser.boxes == ["scroll"] * 3
+    for rows in parser.tables:
+        assert all(row.count("method") == 1 for row in rows)
+        assert len({(len(row), row.index("method")) for row in rows}) == 1
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert re.search(r"\.scroll \{[^}]*overflow-x: auto", style)
+    assert re.search(r"\.method \{[^}]*position: sticky; left: 0;[^}]*background: #fff", style)
+    assert "border-collapse: collapse" not in style, "collapsed borders do not move with a fixed cell"
+
+
+def test_sizes_have_a_row_of_their_own(folder: Path) -> None:
+    """A heading is the name of its task; what is known of the task stands below it in each format."""
+    table = make_table(read_results(folder))
+    lines = markdown(table).splitlines()
+    head = next(place for place, line in enumerate(lines) if line.startswith("| method |"))
+    assert lines[head].startswith("| method | films | news_1 |")
+    assert lines[head + 2].startswith(f"| {SIZES} | accuracy; 50 / 5 / 400; 3 seeds |")
+    tex = latex(table).splitlines()
+    head = next(place for place, line in enumerate(tex) if line.startswith("method & films & "))
+    assert tex[head + 1].startswith(f"{SIZES} & accuracy; 50 / 5 / 400; 3 seeds & ")
+    assert tex[head + 2] == r"\midrule"
+    assert f'<tr class="sizes"><th class="method">{SIZES}</th><th>accuracy; 50 / 5 / 400; 3 seeds</th>' in page(table)
+
+
+def test_text_of_a_page_is_escaped(barred: Path) -> None:
+    """A name cannot add markup to the page, and a figure can."""
+    table = replace(make_table(read_results(barred)), title="<script>a & b</script>")
+    text = page(table, "caption <i>", "<?xml?>\n<svg><g/></svg>")
+    assert "<script>" not in text
+    assert "&lt;script&gt;a &amp; b" in text
+    assert "<figure><svg><g/></svg><figcaption>caption &lt;i&gt;</figcaption></figure>" in text
 
 
 def test_a_folder_without_an_experiment(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections import Counter
@@ -16,11 +17,13 @@ from promptwise.tasks import (
     Example,
     TaskData,
     TaskSpec,
+    data,
     examples_from_rows,
     load_spec,
     load_task,
     task_from_file,
 )
+from promptwise.tasks.data import task_data
 from promptwise.tasks.splits import hold_out
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -247,6 +250,48 @@ def test_fingerprint_sees_every_part(tmp_path: Path) -> None:
     variants = [relabelled, changed, rows[::-1]]
     found = {load_task("sst2", sst2_folder(tmp_path / str(i), train=one)).fingerprint for i, one in enumerate(variants)}
     assert len(found | {base}) == 4
+
+
+def fingerprint_of(examples: list[Example]) -> str:
+    """The fingerprint of a task with these examples for its test."""
+    return task_data(load_spec("multirc"), {"train": [], "validation": [], "test": examples}, "made up").fingerprint
+
+
+def test_fingerprint_sees_groups() -> None:
+    """The question and the paragraph of an answer count, as exact match and the test of a difference stand on them."""
+    answers = [("0-0", "0"), ("0-0", "0"), ("0-1", "0"), ("1-0", "1")]
+    regrouped = [("0-0", "0"), ("0-1", "0"), ("0-1", "0"), ("1-0", "1")]
+    other_paragraph = [("0-0", "0"), ("0-0", "0"), ("0-1", "0"), ("1-0", "0")]
+    found = {
+        fingerprint_of([Example("t", "p", 0, group, split_group) for group, split_group in groups])
+        for groups in (answers, regrouped, other_paragraph)
+    }
+    assert len(found) == 3
+
+
+def test_fingerprint_of_a_task_without_groups_stays() -> None:
+    """It is what it was before groups counted, so that records of such tasks keep their ids."""
+    line = json.dumps(["test", "t", "p", 1]).encode() + b"\n"
+    assert fingerprint_of([Example("t", "p", 1)]) == hashlib.sha256(line).hexdigest()
+
+
+def test_fingerprints_of_committed_records_stay() -> None:
+    """Grouped data of which docs/results has records keeps the fingerprint that their ids were made of."""
+    used = set()
+    for file in (Path(__file__).parents[2] / "docs" / "results").glob("*/records/*.json"):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if record.get("groups"):
+            used.add(record["metrics"]["data"]["fingerprint"])
+    assert used
+    assert used <= set(data._WITHOUT_GROUPS.values())
+
+
+def test_only_data_in_the_same_groups_keeps_its_old_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same texts in other groups are other data, whose runs are done anew."""
+    same, other = [Example("t", "p", 0, "0-0", "0")], [Example("t", "p", 0, "0-1", "0")]
+    monkeypatch.setattr(data, "_WITHOUT_GROUPS", {fingerprint_of(same): "old"})
+    assert fingerprint_of(same) == "old"
+    assert fingerprint_of(other) != "old"
 
 
 def test_hold_out_keeps_groups_and_equal_texts_together() -> None:

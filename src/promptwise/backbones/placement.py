@@ -54,12 +54,24 @@ def place(
     if isinstance(backbone, str):
         return prepare_backbone(backbone, lm_head, dtype, device, trainable=trainable)
     same_dtype = dtype == "auto" or resolve_dtype(dtype, backbone.device) == backbone.compute_dtype
-    if not same_dtype or (device is not None and torch.device(device).type != backbone.device.type):
+    if not same_dtype or (device is not None and not same_device(torch.device(device), backbone.device)):
         raise ConfigError(
             f"The loaded backbone runs in {backbone.compute_dtype} on {backbone.device}; {dtype} on "
             f"{device or backbone.device} was asked for. Leave both out, or name the model instead."
         )
     return backbone
+
+
+def same_device(first: torch.device, second: torch.device) -> bool:
+    """Whether two devices are the same one; an accelerator without an index is the one that is current."""
+    return first.type == second.type and _index(first) == _index(second)
+
+
+def _index(device: torch.device) -> int:
+    """The number of a device among those of its type; processors have one number, whatever ``cpu:1`` would say."""
+    if device.type == "cpu":
+        return 0
+    return torch.accelerator.current_device_index() if device.index is None else device.index
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from promptwise.experiments.cache import InputCache
 from promptwise.experiments.folder import CASES, RUNS
-from promptwise.experiments.worker import Shared
 from promptwise.files import write_json
 from promptwise.terminal import console
 
 if TYPE_CHECKING:
     from promptwise.experiments.plan import Plan
+    from promptwise.tasks.examples import Example
 
 _MAX_WORDS = 25
 _EXAMPLES = 4
@@ -31,14 +32,20 @@ def write_cases(plan: Plan, out: Path) -> None:
     from promptwise.models.prompted import PromptedModel
     from promptwise.tasks.splits import hold_out
 
-    shared, cases, runs = Shared(), [], []
+    cache, cases, runs = InputCache(), [], []
     for task in dict.fromkeys(cell.task for cell in plan.experiment.cells):
-        planned = [one for one in plan.planned() if one.purpose == "result" and one.cell.task == task]
-        first = [one for one in planned if one.seed == one.cell.seeds[0] and plan.kind(one) == "finished"]
-        if not first:
+        first_seeds = [
+            planned
+            for planned in plan.planned()
+            if planned.purpose == "result" and planned.cell.task == task and planned.seed == planned.cell.seeds[0]
+        ]
+        finished = [planned for planned in first_seeds if plan.kind(planned) == "finished"]
+        # The plan goes by backbones; readers expect the order of the experiment's file.
+        finished.sort(key=lambda planned: plan.experiment.cells.index(planned.cell))
+        if not finished:
             continue
-        data = shared.data(plan.run(first[0]).config)
-        short = [one for one in data.test if len(f"{one.text} {one.text_pair or ''}".split()) <= _MAX_WORDS]
+        data = cache.data(plan.run(finished[0]).config)
+        short = [example for example in data.test if _words(example) <= _MAX_WORDS]
         if len(short) < 2:
             console.print(
                 f"no cases of {task}: it has {len(short)} test texts of at most {_MAX_WORDS} words; 2 are needed"
@@ -46,21 +53,32 @@ def write_cases(plan: Plan, out: Path) -> None:
             continue
         count = int(plan.experiment.figure.get("examples", _EXAMPLES))
         _, chosen = hold_out(short, min(count, len(short) - 1), salt="cases", origin=data.origin)
-        runs += [plan.run(one).id for one in first]
+        runs += [plan.run(planned).id for planned in finished]
         entries: list[dict[str, Any]] = [
-            {"task": task, "text": one.text, "text_pair": one.text_pair, "label": data.spec.labels[one.label], "by": {}}
-            for one in chosen
+            {
+                "task": task,
+                "text": example.text,
+                "text_pair": example.text_pair,
+                "label": data.spec.labels[example.label],
+                "by": {},
+            }
+            for example in chosen
         ]
-        for one in first:
-            model = PromptedModel.from_pretrained(out / RUNS / plan.run(one).id, dtype="fp32")
+        for planned in finished:
+            model = PromptedModel.from_pretrained(out / RUNS / plan.run(planned).id, dtype="fp32")
             for entry in entries:
-                said = attribute(model, (entry["text"], entry["text_pair"]))
-                entry["by"][one.cell.label] = {
-                    "label": said.label,
-                    "probability": said.probability,
-                    "words": said.words,
-                    "scores": said.scores,
-                    "error": said.error,
+                explained = attribute(model, (entry["text"], entry["text_pair"]))
+                entry["by"][planned.cell.label] = {
+                    "label": explained.label,
+                    "probability": explained.probability,
+                    "words": explained.words,
+                    "scores": explained.scores,
+                    "error": explained.error,
                 }
         cases += entries
     write_json(out / CASES, {"runs": runs, "cases": cases})
+
+
+def _words(example: Example) -> int:
+    """How many words the texts of an example have."""
+    return len(f"{example.text} {example.text_pair or ''}".split())

@@ -18,7 +18,7 @@ from promptwise.experiments.pretrained import Pretraining
 from promptwise.experiments.read import read_experiment
 from promptwise.experiments.record import Record, read_records
 from promptwise.experiments.spec import Experiment
-from promptwise.experiments.status import Display, overview, print_plan
+from promptwise.experiments.status import Display, overview, print_plan, print_without_rate
 from promptwise.files import write_json
 from promptwise.terminal import console
 
@@ -133,6 +133,7 @@ def _run(plan: Plan, out: Path, jobs: int, threads: int) -> None:
             # A search names the runs of its cell when it ends.
             write_layout()
     console.print(overview(engine), highlight=False)
+    print_without_rate(plan)
     if plan.experiment.figure.get("kind") == "case study":
         from promptwise.experiments.case_study import write_cases
 

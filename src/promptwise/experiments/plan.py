@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from collections.abc import Iterator, Sequence
@@ -12,10 +13,11 @@ from typing import Any, Literal
 from promptwise.backbones.hub import model_digest
 from promptwise.config import TrainConfig
 from promptwise.config.learning_rates import learning_rate
+from promptwise.experiments.cache import InputCache
 from promptwise.experiments.pretrained import USED_BY, Pretraining, digest_of
 from promptwise.experiments.record import Record, run_id
+from promptwise.experiments.run import Run, data_settings
 from promptwise.experiments.spec import Cell, Experiment, chosen_settings
-from promptwise.experiments.worker import Run, Shared, data_settings
 
 Kind = Literal["finished", "failed", "cancelled", "missing"]
 
@@ -46,8 +48,9 @@ class Planned:
 class Plan:
     """The runs of an experiment in the order that they are done in, and their records.
 
-    First seeds come first, so that a stopped experiment says something about every cell. A cell's results wait for
-    its search of the learning rate.
+    First seeds come first, so that a stopped experiment says something about every cell. Among the runs of a seed those
+    on the same backbone follow each other, as a worker keeps only the last one that it loaded. A cell's results wait
+    for its search of the learning rate.
 
     Args:
         experiment: What is wanted.
@@ -62,7 +65,8 @@ class Plan:
         self._runs: dict[tuple[object, ...], Run] = {}
         self._model = cache(model_digest)
         self._estimates: dict[tuple[object, ...], float | None] = {}
-        self._shared = Shared()
+        self._inputs = InputCache()
+        self._ordered = by_backbone(experiment.cells)
 
     def planned(self) -> Iterator[Planned]:
         """Every run that is wanted and can be named yet: results of a cell appear when its rate is known."""
@@ -70,12 +74,12 @@ class Plan:
         searches = [
             Planned(cell, seed, rate, "search")
             for seed in self.experiment.search_seeds
-            for cell in self.experiment.cells
+            for cell in self._ordered
             for rate in cell.rates
             if not chosen or cell.task in chosen
         ]
         yield from searches
-        chosen_rates = [(cell, self.best_rate(cell)) for cell in self.experiment.cells]
+        chosen_rates = [(cell, self.best_rate(cell)) for cell in self._ordered]
         ready = [(cell, rate) for cell, rate in chosen_rates if not cell.rates or rate is not None]
         for place in range(max((len(cell.seeds) for cell, _ in ready), default=0)):
             for cell, rate in ready:
@@ -86,10 +90,11 @@ class Plan:
         """The learning rate with the best mean validation score; ``None`` until all of a cell's search is done.
 
         The mean is over the search's seeds, and over its tasks where it names some. Of equal ones the lowest is taken.
-        A rate whose runs failed takes no part.
+        A rate whose runs failed takes no part, so there is none either where every rate failed.
         """
         means: dict[float, float] = {}
-        for rate, records in self._search(cell).items():
+        for rate, runs in self._search(cell).items():
+            records = [self.record(planned) for planned in runs]
             if any(record is None or record.status == "cancelled" for record in records):
                 return None
             scores = [_first(record.metrics["validation"]) for record in records if record and record.metrics]
@@ -97,22 +102,34 @@ class Plan:
                 means[rate] = statistics.mean(scores)
         return max(means, key=lambda rate: means[rate]) if means else None
 
+    def without_rate(self) -> list[Cell]:
+        """The cells that get no results because the search is over and every learning rate of it failed."""
+        return [cell for cell in self.experiment.cells if self._search_failed(cell)]
+
+    def _search_failed(self, cell: Cell) -> bool:
+        """Whether a cell has no learning rate and no run of its search is left that could bring one."""
+        if not cell.rates or self.best_rate(cell) is not None:
+            return False
+        return not any(self._is_to_do(self.run(planned)) for runs in self._search(cell).values() for planned in runs)
+
     def failed_rates(self, cell: Cell) -> list[float]:
         """The rates that take no part because a run failed."""
         return [
-            rate
-            for rate, records in self._search(cell).items()
-            if any(record is not None and record.status == "failed" for record in records)
+            rate for rate, runs in self._search(cell).items() if any(self.kind(planned) == "failed" for planned in runs)
         ]
 
-    def _search(self, cell: Cell) -> dict[float, list[Record | None]]:
-        """The records of the search that decides for a cell, by rate."""
+    def _search(self, cell: Cell) -> dict[float, list[Planned]]:
+        """The runs of the search that decides for a cell, by rate, the lowest rate first."""
         tasks = self.experiment.search_tasks
-        searched = [one for one in self.experiment.cells if one.label == cell.label and one.task in tasks] or [cell]
+        searched = [
+            candidate
+            for candidate in self.experiment.cells
+            if candidate.label == cell.label and candidate.task in tasks
+        ]
         return {
             rate: [
-                self.record(Planned(one, seed, rate, "search"))
-                for one in searched
+                Planned(searched_cell, seed, rate, "search")
+                for searched_cell in searched or [cell]
                 for seed in self.experiment.search_seeds
             ]
             for rate in sorted(cell.rates)
@@ -172,7 +189,7 @@ class Plan:
         busy = {run.id for run in running}
         for planned in self.planned():
             run = self.run(planned)
-            if run.id not in busy and run.id not in self._tried and self._is_open(run.id):
+            if run.id not in busy and self._is_to_do(run):
                 return run
         return None
 
@@ -189,12 +206,7 @@ class Plan:
 
     def remaining(self) -> list[TrainConfig]:
         """Configurations of all runs that are still to do, those that wait for a search included."""
-        open_runs = []
-        for planned in self.every():
-            run = self.run(planned)
-            if run.id not in self._tried and self._is_open(run.id):
-                open_runs.append(run.config)
-        return open_runs
+        return [run.config for run in map(self.run, self.every()) if self._is_to_do(run)]
 
     def layout(self) -> dict[str, Any]:
         """What a report needs besides the records: which cells there are, in which order, and the ids of their runs.
@@ -262,14 +274,22 @@ class Plan:
         return None
 
     def every(self) -> Iterator[Planned]:
-        """Every run, with the first rate of the search in place of one that is not known yet."""
+        """Every run that can still have a result: a rate that is not known yet is written as the search's first.
+
+        The results of a cell whose search ended without a rate are left out: there is nothing to run them with.
+        """
         yield from self.planned()
         for cell in self.experiment.cells:
-            if cell.rates and self.best_rate(cell) is None:
+            if cell.rates and self.best_rate(cell) is None and not self._search_failed(cell):
                 for seed in cell.seeds:
                     yield Planned(cell, seed, cell.rates[0], "result")
 
+    def _is_to_do(self, run: Run) -> bool:
+        """Whether a run is open and was not done by this plan already."""
+        return run.id not in self._tried and self._is_open(run.id)
+
     def _is_open(self, run: str) -> bool:
+        """Whether the record of a run, if it has one, lets it be done (again)."""
         record = self.records.get(run)
         if record is None or record.status == "cancelled":
             return True
@@ -279,10 +299,24 @@ class Plan:
         """The fingerprint of a configuration's data and of what its task says to a model; read once."""
         key = repr(data_settings(config))
         if key not in self._fingerprints:
-            data = self._shared.data(config)
+            data = self._inputs.data(config)
             task = {name: value for name, value in data.spec.to_dict().items() if name not in _ABOUT}
             self._fingerprints[key] = f"{data.fingerprint} {json.dumps(task, sort_keys=True)}"
         return self._fingerprints[key]
+
+
+def by_backbone(cells: Sequence[Cell]) -> tuple[Cell, ...]:
+    """Cells in the same order, but that those whose runs load the same backbone follow the first of them."""
+    together: dict[tuple[object, ...], list[Cell]] = {}
+    for cell in cells:
+        together.setdefault(_backbone_of(cell), []).append(cell)
+    return tuple(itertools.chain.from_iterable(together.values()))
+
+
+def _backbone_of(cell: Cell) -> tuple[object, ...]:
+    """What decides which backbone the runs of a cell load, and whether they can share it."""
+    config = cell.config(cell.seeds[0], cell.rates[0] if cell.rates else None)
+    return config.model, config.head, config.dtype, config.tune_backbone
 
 
 def _first(scores: dict[str, float]) -> float:

@@ -116,11 +116,12 @@ def print_plan(plan: Plan, jobs: int, first: Sequence[Pretraining]) -> None:
         kind = plan.kind(planned)
         row[kind] = row.get(kind, 0) + 1
     for cell in plan.experiment.cells:
-        row = cells[cell.task, cell.label]
+        row = cells.get((cell.task, cell.label), {})
         rates = ", ".join(f"{rate:g}" for rate in cell.rates) or "own"
         counts = [str(row.get(kind, 0)) for kind in ("finished", "failed", "cancelled", "missing")]
         table.add_row(cell.task, cell.label, ", ".join(map(str, cell.seeds)), rates, *counts)
     print_table(table)
+    print_without_rate(plan)
     left = seconds_left(plan, [], jobs)
     remaining = len(plan.remaining())
     for entry in first:
@@ -129,6 +130,17 @@ def print_plan(plan: Plan, jobs: int, first: Sequence[Pretraining]) -> None:
     if first and left is not None:
         how_long += ", and that of the pre-training"
     console.print(f"{remaining} runs to do; time: {how_long}.", highlight=False)
+
+
+def print_without_rate(plan: Plan) -> None:
+    """A line for each cell that cannot have results because every learning rate of its search failed."""
+    for cell in plan.without_rate():
+        console.print(
+            f"no results: {cell.task}, {cell.label}: every learning rate of its search failed. Try others, or "
+            "--retry-failed.",
+            highlight=False,
+            markup=False,
+        )
 
 
 def duration(seconds: float) -> str:

@@ -19,10 +19,12 @@ from promptwise.reports.significance import (
 
 MISSING = "-"
 MEAN = "mean of the tasks"
+SIZES = "metric; train / validation / test rows; seeds"
+"""Heads the row below the names of the tasks."""
 NOT_SIGNIFICANT = "°"
 """After a mean: the difference from the method that it is compared with is not significant."""
 NO_BETTER = "†"
-"""After a mean: not significantly better than always saying the most frequent class."""
+"""After a mean: not significantly better than always saying the most frequent class, as nothing from one seed is."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class ReportTable:
         title: Name of the experiment.
         description: What it shows, in a sentence.
         columns: Headings of the columns after the method's.
+        sizes: What stands below each heading: of a task its metric, rows and seeds, see :data:`SIZES`; else nothing.
         rows: A method and its entries.
         notes: Sentences below the table.
         comparisons: Rows of the table of differences: task, method, opponent, comparison.
@@ -58,9 +61,15 @@ class ReportTable:
     title: str
     description: str
     columns: tuple[str, ...]
+    sizes: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Entry, ...]], ...]
     notes: tuple[str, ...]
     comparisons: tuple[tuple[str, str, str, Comparison], ...]
+
+    @property
+    def has_sizes(self) -> bool:
+        """Whether any task has a result, from which its sizes are known."""
+        return any(self.sizes)
 
 
 def make_table(results: Results) -> ReportTable:
@@ -79,16 +88,12 @@ def make_table(results: Results) -> ReportTable:
         if means:
             entries.append(_mean_entry(results, means, method, first.get((MEAN, method))))
         rows.append((method, (*entries, Entry(_tuned(cells)), Entry(_rates(cells)), Entry(_time(cells)))))
+    after = [*([MEAN] if means else []), "tuned parameters", "learning rate", "training time"]
     return ReportTable(
         title=results.name,
         description=results.description,
-        columns=(
-            *(_heading(results, task) for task in results.tasks),
-            *([MEAN] if means else []),
-            "tuned parameters",
-            "learning rate",
-            "training time",
-        ),
+        columns=(*results.tasks, *after),
+        sizes=(*(_sizes(results, task) for task in results.tasks), *("" for _ in after)),
         rows=tuple(rows),
         notes=_notes(results),
         comparisons=tuple(comparisons),
@@ -172,23 +177,27 @@ def _entry(results: Results, task: str, method: str, comparison: Comparison | No
         notes.insert(0, "1 seed")
     marks = _mark(cell.against, comparison)
     chance = compare_with_majority(cell, spread)
-    if chance is not None and not (chance.p < LEVEL and chance.difference > 0):
-        marks += NO_BETTER
-    return Entry(text, "; ".join(notes), best and NO_BETTER not in marks, marks)
+    if chance is not None:
+        better = chance.p < LEVEL and chance.difference > 0
+        best = best and better
+        # However many examples speak for a single seed, nobody knows the next one.
+        if not (better and chance.significant):
+            marks += NO_BETTER
+    return Entry(text, "; ".join(notes), best, marks)
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _heading(results: Results, task: str) -> str:
+def _sizes(results: Results, task: str) -> str:
+    """The metric, the rows of each split and the seeds of a task; empty where it has no result yet."""
     record = results.any_record(task)
     if record is None:
-        return task
+        return ""
     rows = record.metrics["data"]["rows"]
-    metric = next(iter(record.metrics["test"]))
-    sizes = ", ".join(f"{split} {rows[split]:,}" for split in ("train", "validation", "test"))
-    return f"{task} ({metric}; {sizes}; {results.seeds(task)})"
+    counts = " / ".join(f"{rows[split]:,}" for split in ("train", "validation", "test"))
+    return f"{results.metric(task)}; {counts}; {results.seeds(task)}"
 
 
 def _majority(results: Results, task: str) -> str:
@@ -240,7 +249,10 @@ def _notes(results: Results) -> tuple[str, ...]:
             f"{NOT_SIGNIFICANT} the difference from the method that it is compared with is not significant, or could "
             "not be tested; from one seed none is."
         )
-    notes.append(f"{NO_BETTER} not significantly better than always saying the most frequent class of the test split.")
+    notes.append(
+        f"{NO_BETTER} not significantly better than always saying the most frequent class of the test split; "
+        "from one seed none is."
+    )
     if results.published:
         notes.append("paper: the published figure, of the paper's model on all training data; theirs and not ours.")
     backbones = sorted({record.metrics["backbone"]["name"] for cell in cells for record in cell.finished})

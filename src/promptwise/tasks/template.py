@@ -53,7 +53,7 @@ class InputFormat:
         """How many tokens an input has besides its texts."""
         pair = "" if self.spec.text_pair else None
         if self.cloze:
-            return len(self._fill("", pair)["input_ids"])
+            return len(self._filled([("", pair)])[0]["input_ids"])
         special = int(self.tokenizer.num_special_tokens_to_add(pair=pair is not None))
         return special + len(self.tokenizer(self.hard_prompt, add_special_tokens=False)["input_ids"])
 
@@ -79,10 +79,7 @@ class InputFormat:
 
     def encode(self, batch: Sequence[Texts]) -> list[Features]:
         """Features of each input; ``text_mask`` marks the tokens of its own texts."""
-        if self.cloze:
-            rows = [self._fill(text, pair) for text, pair in batch]
-        else:
-            rows = list(self._plain(batch))
+        rows = self._filled(batch) if self.cloze else list(self._plain(batch))
         for row in rows:
             if not row["input_ids"]:
                 # A tokenizer without special tokens makes nothing of an empty text; the model needs one position.
@@ -123,17 +120,24 @@ class InputFormat:
                 row["token_type_ids"] = encoded["token_type_ids"][index]
             yield row
 
-    def _fill(self, text: str, pair: str | None) -> Features:
-        """The template with its texts, cut to ``max_tokens``."""
+    def _filled(self, batch: Sequence[Texts]) -> list[Features]:
+        """The template with the texts of each input, cut to ``max_tokens``."""
         before, _, after = (self.hard_prompt + self.spec.template).partition("{mask}")
-        before_ids, before_field = self._tokens(before.rstrip(), text, pair)
-        after_ids, after_field = ([], []) if self.mask_token_id is None else self._tokens(after, text, pair)
+        starts = self._tokens(before.rstrip(), batch)
+        # A decoder's input ends where the mask would stand.
+        ends = self._tokens("" if self.mask_token_id is None else after, batch)
+        return [self._row(*start, *end) for start, end in zip(starts, ends, strict=True)]
+
+    def _row(
+        self, before_ids: list[int], before_fields: list[int], after_ids: list[int], after_fields: list[int]
+    ) -> Features:
+        """Features of one input from the tokens before and after its mask, and their fields."""
         mask = [] if self.mask_token_id is None else [self.mask_token_id]
         first, last = self._special_tokens
         if self.mask_token_id is None:
             last = []
         ids = [*first, *before_ids, *mask, *after_ids, *last]
-        fields = [*[0] * len(first), *before_field, *[0] * len(mask), *after_field, *[0] * len(last)]
+        fields = [*[0] * len(first), *before_fields, *[0] * len(mask), *after_fields, *[0] * len(last)]
         kept = _shortened(fields, self.max_tokens)
         row: Features = {"input_ids": [ids[i] for i in kept], "text_mask": [fields[i] > 0 for i in kept]}
         if mask:
@@ -142,17 +146,21 @@ class InputFormat:
             row["token_type_ids"] = [0] * len(kept)
         return row
 
-    def _tokens(self, template: str, text: str, pair: str | None) -> tuple[list[int], list[int]]:
-        """Token ids of a part of the template, and the field of each: 0 template, 1 text, 2 second text.
+    def _tokens(self, template: str, batch: Sequence[Texts]) -> list[tuple[list[int], list[int]]]:
+        """For each input the token ids of a part of the template, and the field of each: 0 template, 1 text, 2 pair.
 
         The part is tokenised as a whole, as running text; a token belongs to the field that it starts in.
         """
-        filled, ends = "", []
-        for piece, number in _pieces(template):
-            filled += {0: piece, 1: text, 2: pair or ""}[number]
-            ends.append((len(filled), number))
-        if not filled:
-            return [], []
+        filled, field_ends = [], []
+        for text, pair in batch:
+            part, ends = "", []
+            for piece, number in _pieces(template):
+                part += {0: piece, 1: text, 2: pair or ""}[number]
+                ends.append((len(part), number))
+            filled.append(part)
+            field_ends.append(ends)
+        if not any(filled):
+            return [([], []) for _ in batch]
         encoded = self.tokenizer(
             filled,
             add_special_tokens=False,
@@ -161,12 +169,13 @@ class InputFormat:
             # Texts are cut below; until then they may be longer than the model, which transformers warns of.
             verbose=False,
         )
-        fields = []
-        for start, stop in encoded["offset_mapping"]:
-            while start < stop - 1 and filled[start].isspace():
-                start += 1
-            fields.append(next((number for end, number in ends if start < end), ends[-1][1]))
-        return list(encoded["input_ids"]), fields
+        found: list[tuple[list[int], list[int]]] = []
+        for part, ends, ids, offsets in zip(
+            filled, field_ends, encoded["input_ids"], encoded["offset_mapping"], strict=True
+        ):
+            # Some tokenizers make a token of nothing; there is no field that it could belong to.
+            found.append((list(ids), _fields(part, ends, offsets)) if part else ([], []))
+        return found
 
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -175,6 +184,22 @@ def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
     inner = [index for index, flag in enumerate(special) if not flag]
     return list(ids[: inner[0]]), list(ids[inner[-1] + 1 :])
+
+
+def _fields(part: str, ends: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """The field that each token starts in, past the space that some tokenizers count to it.
+
+    Args:
+        part: The text that was tokenised.
+        ends: Where each of its pieces ends, and the field of the piece.
+        offsets: Where each token starts and stops.
+    """
+    fields = []
+    for start, stop in offsets:
+        while start < stop - 1 and part[start].isspace():
+            start += 1
+        fields.append(next((number for end, number in ends if start < end), ends[-1][1]))
+    return fields
 
 
 def _pieces(template: str) -> Iterator[tuple[str, int]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
-from promptwise.backbones.placement import default_device
+from promptwise.backbones.placement import default_device, same_device
 from promptwise.config import ClozeConfig, FitConfig, KnowledgeConfig
 from promptwise.config.learning_rates import PROMPT_LR
 from promptwise.errors import ConfigError, OutputError, TrainingError, UnknownNameError
@@ -116,7 +116,12 @@ class PromptTrainer(Trainer):
 def training_arguments(
     config: FitConfig | ClozeConfig | KnowledgeConfig, output_dir: Path, device: torch.device, **own: Any
 ) -> TrainingArguments:
-    """The arguments that every training here shares, with those of its own."""
+    """The arguments that every training here shares, with those of its own.
+
+    Raises:
+        ConfigError: ``Trainer`` would train on another device than ``device``. It would move the backbone there, which
+            other models may be using.
+    """
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         per_device_train_batch_size=config.batch_size,
@@ -134,6 +139,12 @@ def training_arguments(
         ddp_find_unused_parameters=False,
         **own,
     )
+    if not same_device(arguments.device, device):
+        visible = f", or start with CUDA_VISIBLE_DEVICES={device.index}" if device.type == "cuda" else ""
+        raise ConfigError(
+            f"The model is on {device}, and transformers' Trainer trains on {arguments.device}. Load the model on "
+            f"{arguments.device}{visible}."
+        )
     # Without a launcher Trainer would spread the model over every GPU of the machine with DataParallel.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments

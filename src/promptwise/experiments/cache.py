@@ -1,0 +1,51 @@
+"""Data, tokens and frozen backbones that several runs of one process need, each loaded once."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from promptwise.config import TrainConfig
+from promptwise.experiments.run import data_settings
+from promptwise.registry import HEADS
+
+if TYPE_CHECKING:
+    from promptwise.backbones.backbone import Backbone
+    from promptwise.tasks.data import TaskData
+
+
+class InputCache:
+    """Loads data and frozen backbones for the runs of one process, and keeps them for the next run.
+
+    Attributes:
+        features: The tokens of the data.
+    """
+
+    def __init__(self) -> None:
+        from promptwise.tasks.batching import SharedFeatures
+
+        self.features = SharedFeatures()
+        self._data: dict[str, TaskData] = {}
+        self._backbone: tuple[tuple[Any, ...], Backbone] | None = None
+
+    def data(self, config: TrainConfig) -> TaskData:
+        """The loaded data of a configuration."""
+        from promptwise.runs.train import load_data
+
+        key = json.dumps(data_settings(config))
+        if key not in self._data:
+            self._data[key] = load_data(config)
+        return self._data[key]
+
+    def backbone(self, config: TrainConfig) -> Backbone | None:
+        """The frozen backbone of a configuration; ``None`` where it is tuned and so cannot be shared."""
+        from promptwise.backbones.placement import prepare_backbone
+
+        if config.tune_backbone:
+            return None
+        key = (config.model, HEADS.get(config.head).cloze, config.dtype)
+        if self._backbone is None or self._backbone[0] != key:
+            # The last backbone is let go before the next one is loaded: two large ones may not fit into memory.
+            self._backbone = None
+            self._backbone = (key, prepare_backbone(*key))
+        return self._backbone[1]
