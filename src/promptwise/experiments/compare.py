@@ -96,7 +96,7 @@ def _to_pretrain(plan: Plan, out: Path) -> list[Pretraining]:
 
 
 def _pretrain(entry: Pretraining, plan: Plan, out: Path, threads: int) -> None:
-    """Pre-train what runs start from; where it fails so do they, and the others go on."""
+    """Pre-train what runs start from. If that fails, its runs are recorded as failed and the others are still done."""
     console.print(f"pre-training {entry.name} ({entry.what}) in {out / entry.folder}", highlight=False)
     try:
         entry.perform(out, threads)

@@ -71,7 +71,7 @@ class Engine:
             self._end()
             written = read_records(self.out / RECORDS)
             for run, _ in self.running:
-                # It may have ended in the moment before its process was.
+                # A run may have written its record just before its process was ended.
                 if run.id not in written or written[run.id].status != "finished":
                     run.record("cancelled").write(self.out / RECORDS)
             raise
@@ -97,11 +97,11 @@ class Engine:
         taken = {worker.number for worker in self.workers}
         number = next(number for number in range(self.jobs) if number not in taken)
         devices = visible_devices(number, device_count(), os.environ)
-        ours, theirs = _SPAWN.Pipe()
-        process = _SPAWN.Process(target=work, args=(theirs, str(self.out), self.threads, devices), daemon=True)
+        engine_end, worker_end = _SPAWN.Pipe()
+        process = _SPAWN.Process(target=work, args=(worker_end, str(self.out), self.threads, devices), daemon=True)
         process.start()
-        theirs.close()
-        worker = _Worker(number, process, ours)
+        worker_end.close()
+        worker = _Worker(number, process, engine_end)
         self.workers.append(worker)
         return worker
 

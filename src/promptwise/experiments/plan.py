@@ -140,7 +140,7 @@ class Plan:
         return self.records.get(self.run(planned).id)
 
     def kind(self, planned: Planned) -> Kind:
-        """How a run stands."""
+        """Whether a run finished, failed, was cancelled or has no record yet."""
         record = self.record(planned)
         return "missing" if record is None else record.status
 
@@ -154,7 +154,7 @@ class Plan:
 
     def _made(self, planned: Planned) -> Run:
         config = planned.cell.config(planned.seed, planned.lr)
-        # Written out: what is usual may be another rate some day.
+        # The default rate is written out, so that a later default does not change which run this id means.
         config = replace(config, lr=learning_rate(config, config))
         starts = {
             setting: self.experiment.pretrained[config.get(setting)]
@@ -171,7 +171,7 @@ class Plan:
             content["model"] = self._model(config.model)
         keep = self.experiment.keep_adapters and planned.purpose == "result"
         if keep:
-            # A finished run without its adapter would not do.
+            # A record of the same run without its adapter is not enough, so this run has an id of its own.
             content["keep_adapter"] = True
         return Run(
             id=run_id({**content, "purpose": planned.purpose}, self._fingerprint(config)),
@@ -248,7 +248,7 @@ class Plan:
         return [entry for name, entry in self.experiment.pretrained.items() if name in used]
 
     def counts(self) -> dict[Kind, int]:
-        """How many runs stand how."""
+        """How many runs finished, failed, were cancelled and are missing."""
         kinds = [self.kind(planned) for planned in self.every()]
         return {kind: kinds.count(kind) for kind in ("finished", "failed", "cancelled", "missing")}
 
@@ -261,7 +261,7 @@ class Plan:
 
     def _mean_time(self, config: TrainConfig) -> float | None:
         finished = [record for record in self.records.values() if record.status == "finished"]
-        # A resumed run knows the time since then alone.
+        # The time of a resumed run leaves out what was done before it was stopped.
         finished = [record for record in finished if not record.metrics["time"]["resumed"]] or finished
         for names in (_ALIKE, _ALIKE[:2], ()):
             alike: list[float] = [

@@ -58,7 +58,7 @@ class Pretraining:
 
         corpus = self.settings.get("corpus")
         if self.what == "prompt":
-            return [sha256_of(Path(one)) if Path(one).is_file() else one for one in corpus or ()]
+            return [sha256_of(Path(text)) if Path(text).is_file() else text for text in corpus or ()]
         folder = self.settings.get("data_dir")
         if folder is None and not Path(str(corpus)).is_file():
             return corpus
@@ -85,7 +85,7 @@ class Pretraining:
         return made
 
     def perform(self, out: Path, threads: int) -> None:
-        """Pre-train it, or go on where that was stopped.
+        """Pre-train it, or resume a pre-training that was stopped.
 
         Args:
             out: Folder of the experiment.
@@ -93,7 +93,7 @@ class Pretraining:
         """
         from promptwise.runs.train import set_threads
 
-        # Not a setting: who goes on with it may have more or fewer.
+        # No setting of its configuration, as the number may be another one when it is resumed.
         set_threads(threads)
         config = self.config(out)
         from promptwise.pretraining import knowledge_pretraining as knowledge
@@ -160,5 +160,5 @@ def _local(what: str, corpus: Any, data_root: Path | None) -> dict[str, Any] | N
         if place.suffix in (".yaml", ".yml") and place.is_file():
             return {"corpus": str(place), "data_dir": str(data_root)}
         return {"corpus": corpus, "data_dir": str(place)} if place.is_dir() else None
-    files = [data_root / str(one) for one in corpus or ()]
+    files = [data_root / str(name) for name in corpus or ()]
     return {"corpus": [str(file) for file in files]} if files and all(file.is_file() for file in files) else None

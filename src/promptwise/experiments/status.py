@@ -39,7 +39,7 @@ class Display:
             self.live.stop()
 
     def __call__(self, engine: Engine) -> None:
-        """Show how the engine stands."""
+        """Show what the engine has done and is doing."""
         self._engine = engine
         self._print_ended()
         if time.monotonic() - self._drawn > 0.5:

@@ -21,14 +21,14 @@ from promptwise.experiments.run import Run
 
 
 def perform(run: Run, out: Path, cache: InputCache) -> Record:
-    """Do a run, or go on with it where it was stopped, and write its record."""
+    """Do a run, or resume it from its last checkpoint, and write its record."""
     from promptwise.runs.train import run_folder, train
 
     folder = out / RUNS / run.id
     starts: dict[str, Any] = {name: str(out / start) for name, start in run.starts.items()}
     config = replace(run.config, out=str(folder), **starts)
 
-    def go(resume: bool) -> dict[str, Any]:
+    def start(resume: bool) -> dict[str, Any]:
         return train(
             config,
             resume=resume,
@@ -40,7 +40,7 @@ def perform(run: Run, out: Path, cache: InputCache) -> Record:
         ).to_dict()
 
     try:
-        metrics = run_folder(folder).go_on(config, go)
+        metrics = run_folder(folder).go_on(config, start)
     except Exception as error:
         message = str(error) if isinstance(error, PromptwiseError) else traceback.format_exc()
         record = run.record("failed", error=message)
@@ -69,7 +69,7 @@ def work(connection: Connection, out: str, threads: int, visible_devices: str | 
         # CUDA reads this when it is first used, which in this process is later.
         os.environ["CUDA_VISIBLE_DEVICES"] = visible_devices
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # Ctrl-C reaches the whole group of processes; the engine answers it for all.
+    # Ctrl-C reaches every process of the terminal. The engine handles it, and ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from promptwise.runs.train import set_threads
     from promptwise.terminal import quiet
@@ -84,7 +84,7 @@ def work(connection: Connection, out: str, threads: int, visible_devices: str | 
 
 
 def _end_with_parent() -> None:
-    """A killed engine leaves no run behind that would write beside its successor's."""
+    """End this process when the engine dies, so that it does not write into the folder of the next engine."""
     parent = parent_process()
     if parent is not None:
         wait([parent.sentinel])

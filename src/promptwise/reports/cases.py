@@ -33,8 +33,8 @@ def read_cases(results: Results, folder: Path) -> list[dict[str, Any]]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         cases: list[dict[str, Any]] = found["cases"]
-        ours = {record.id for cell in results.cells.values() for record in cell.finished}
-        return cases if set(found["runs"]) <= ours else []
+        shown = {record.id for cell in results.cells.values() for record in cell.finished}
+        return cases if set(found["runs"]) <= shown else []
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{file} cannot be read ({error}). Remove it, and run `promptwise compare` again.") from error
 

@@ -95,8 +95,10 @@ def _lines(results: Results, folder: Path) -> Figure:
         for number, entry in enumerate(dict.fromkeys(cell.entry for cell in mine)):
             line = sorted((cell for cell in mine if cell.entry == entry), key=lambda cell: float(cell.grid[x]))
             _one_line(ax, entry, number, [(factor * _place(cell, x), cell) for cell in line])
-            theirs = [(factor * float(cell.grid[x]), results.published.get(cell.method, {}).get(task)) for cell in line]
-            known = [(place, score) for place, score in theirs if score is not None]
+            published = [
+                (factor * float(cell.grid[x]), results.published.get(cell.method, {}).get(task)) for cell in line
+            ]
+            known = [(place, score) for place, score in published if score is not None]
             if known:
                 ax.plot(*zip(*known, strict=True), label=f"{entry}, paper", color="#999999", **_style(number))
         _majority_line(ax, results, task)
@@ -132,7 +134,7 @@ def _one_line(ax: Axes, entry: str, number: int, points: Sequence[tuple[float, R
 
 
 def _widen(ax: Axes) -> None:
-    """Show five points at least: differences of single examples are none to look at closely."""
+    """Let the axis span five points or more, so that a difference of a few examples does not look large."""
     low, high = ax.get_ylim()
     missing = max(0.0, 5 - (high - low))
     ax.set_ylim(low - missing / 2, high + missing / 2)

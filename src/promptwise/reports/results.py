@@ -64,7 +64,7 @@ class ResultCell:
 
     @property
     def gaps(self) -> str:
-        """The planned runs that have no result, by how they stand; empty where there are none."""
+        """How many planned runs failed, were cancelled or are missing; empty where each has a result."""
         kinds = [self.records[seed].status if seed in self.records else "missing" for seed in self.seeds]
         counted = [(kinds.count(kind), kind) for kind in ("failed", "cancelled", "missing")]
         return ", ".join(f"{count} {kind}" for count, kind in counted if count)

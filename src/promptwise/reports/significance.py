@@ -56,8 +56,8 @@ class Spread:
 def spread_of_seeds(cells: Sequence[ResultCell]) -> Spread:
     """The spread of a task's cells."""
     scores = [np.asarray(cell.scores) for cell in cells if len(cell.scores) > 1]
-    freedom = sum(len(one) - 1 for one in scores)
-    return Spread(sum(one.var() * len(one) for one in scores) / freedom, freedom) if freedom else Spread()
+    freedom = sum(len(seeds) - 1 for seeds in scores)
+    return Spread(sum(seeds.var() * len(seeds) for seeds in scores) / freedom, freedom) if freedom else Spread()
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Differences:
         return float(self.sums.mean(0).sum() / self.sizes.sum())
 
 
-def compare_cells(one: ResultCell, other: ResultCell, spread: Spread) -> Comparison | None:
+def compare_cells(first: ResultCell, second: ResultCell, spread: Spread) -> Comparison | None:
     """The test of two cells; ``None`` where no seed of both has predictions for the same examples.
 
     Examples (groups of them, where the task has some) are drawn with replacement, the same for both methods and all
@@ -91,14 +91,14 @@ def compare_cells(one: ResultCell, other: ResultCell, spread: Spread) -> Compari
     replacement would understate their spread, so each replicate is moved by the standard error over seeds times a draw
     of Student's t. The variance over seeds is that of the task's methods, or that of these two where it is larger.
     """
-    differences = _differences(one, other, spread)
+    differences = _differences(first, second, spread)
     return None if differences is None else bootstrap([differences])
 
 
 def compare_means(pairs: Sequence[tuple[ResultCell, ResultCell, Spread]]) -> Comparison | None:
     """The same for the means of two methods over tasks, of which each is drawn from by itself; a pair for each task."""
-    found = [_differences(one, other, spread) for one, other, spread in pairs]
-    differences = [one for one in found if one is not None]
+    found = [_differences(first, second, spread) for first, second, spread in pairs]
+    differences = [task for task in found if task is not None]
     return bootstrap(differences) if differences and len(differences) == len(pairs) else None
 
 
@@ -113,10 +113,10 @@ def compare_with_majority(cell: ResultCell, spread: Spread) -> Comparison | None
     return bootstrap([_grouped(rows, spread)]) if rows else None
 
 
-def _differences(one: ResultCell, other: ResultCell, spread: Spread) -> Differences | None:
+def _differences(first: ResultCell, second: ResultCell, spread: Spread) -> Differences | None:
     """The differences of two cells, or ``None`` without a seed of both."""
-    firsts = {record.seed: record for record in one.finished if record.choices}
-    seconds = {record.seed: record for record in other.finished if record.choices}
+    firsts = {record.seed: record for record in first.finished if record.choices}
+    seconds = {record.seed: record for record in second.finished if record.choices}
     shared = [seed for seed in firsts if seed in seconds and firsts[seed].labels == seconds[seed].labels]
     if not shared:
         return None
@@ -136,18 +136,18 @@ def _grouped(rows: Sequence[tuple[Record, np.ndarray]], spread: Spread) -> Diffe
 def bootstrap(tasks: Sequence[Differences], replicates: int = REPLICATES) -> Comparison:
     """The comparison of two methods on the mean of tasks, of each of which examples are drawn by themselves."""
     generator = np.random.default_rng(0)
-    means = np.mean([_resampled_means(one, replicates, generator) for one in tasks], axis=0)
-    variance = sum(one.variance for one in tasks)
+    means = np.mean([_resampled_means(task, replicates, generator) for task in tasks], axis=0)
+    variance = sum(task.variance for task in tasks)
     if variance:
-        # Satterthwaite 1946.
-        freedom = variance**2 / sum(one.variance**2 / one.freedom for one in tasks if one.freedom)
+        # The degrees of freedom of a sum of variances, as Satterthwaite (1946) approximates them.
+        freedom = variance**2 / sum(task.variance**2 / task.freedom for task in tasks if task.freedom)
         means = means + variance**0.5 / len(tasks) * generator.standard_t(freedom, size=replicates)
     low, high = np.quantile(means, [LEVEL / 2, 1 - LEVEL / 2])
     below, above = float((means <= 0).mean()), float((means >= 0).mean())
-    # A replicate is never impossible, so the p-value is not below one part in their number.
+    # No replicate beyond zero among so many shows no more than a p-value below one in their number.
     p = min(1.0, max(2 * min(below, above), 1 / replicates))
-    difference = float(np.mean([one.mean for one in tasks]))
-    fewest, examples = min(len(one.sums) for one in tasks), int(sum(one.sizes.sum() for one in tasks))
+    difference = float(np.mean([task.mean for task in tasks]))
+    fewest, examples = min(len(task.sums) for task in tasks), int(sum(task.sizes.sum() for task in tasks))
     return Comparison(difference, float(low), float(high), p, fewest, examples)
 
 

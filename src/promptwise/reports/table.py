@@ -33,7 +33,7 @@ class Entry:
 
     Attributes:
         text: The mean with its spread; a dash where there is no result.
-        note: Small print: how runs without a result stand, and the published figure.
+        note: Small print: how many runs failed, were cancelled or are missing, and the published figure.
         best: Whether it is the best mean of its column.
         marks: Those of :data:`NOT_SIGNIFICANT` and :data:`NO_BETTER` that hold.
     """
@@ -73,7 +73,7 @@ class ReportTable:
 
 
 def make_table(results: Results) -> ReportTable:
-    """The table of an experiment's results, with a paper's figures beside ours, marked as theirs."""
+    """The table of an experiment's results, with a paper's published figures marked as such."""
     means, spreads = _means(results), {task: spread_of_seeds(results.of_task(task)) for task in results.tasks}
     comparisons = _comparisons(results, means, spreads)
     first: dict[tuple[str, str], Comparison] = {}
@@ -155,21 +155,21 @@ def _mean_entry(results: Results, means: dict[str, float], method: str, comparis
 
 
 def _mark(opponents: tuple[str, ...], comparison: Comparison | None) -> str:
-    """The mark of a mean that nothing shows to differ from its opponent's, as where that one has no result yet."""
+    """The mark of a mean whose difference from its opponent's is not significant, or cannot be tested yet."""
     return NOT_SIGNIFICANT if opponents and not (comparison is not None and comparison.significant) else ""
 
 
 def _entry(results: Results, task: str, method: str, comparison: Comparison | None, spread: Spread) -> Entry:
-    cell, theirs = results.cells.get((task, method)), results.published.get(method, {}).get(task)
+    cell, published = results.cells.get((task, method)), results.published.get(method, {}).get(task)
     notes = []
     if cell is not None and cell.gaps:
         notes.append(cell.gaps)
-    if theirs is not None:
-        notes.append(f"paper {theirs:g}")
+    if published is not None:
+        notes.append(f"paper {published:g}")
     if cell is None or cell.mean is None:
         return Entry(MISSING, "; ".join(notes))
     text = _percent(cell.mean)
-    # Means that look alike are alike: all of them are the best, and none that any constant answer reaches.
+    # Means that are printed alike are all the best; none is that a constant answer reaches, see below.
     best = text == _percent(results.best(task) or 0.0)
     if cell.deviation is not None:
         text += f" ± {_percent(cell.deviation)}"
@@ -210,8 +210,9 @@ def _tuned(cells: list[ResultCell]) -> str:
     found = [record.metrics["parameters"] for cell in cells for record in cell.finished]
     if not found:
         return MISSING
-    numbers, shares = [one["tuned"] for one in found], [one["share"] for one in found]
-    text, share = _range(numbers, "{:,}"), _range([100 * one for one in shares], "{:.2f}")
+    numbers = [parameters["tuned"] for parameters in found]
+    percents = [100 * parameters["share"] for parameters in found]
+    text, share = _range(numbers, "{:,}"), _range(percents, "{:.2f}")
     return f"{text} ({share}%)"
 
 

@@ -38,11 +38,11 @@ def write_report(folder: Path, out: Path | None = None) -> list[Path]:
 
 def _write(results: Results, folder: Path, drawn: dict[str, bytes], out: Path) -> list[Path]:
     table, cases = make_table(results), read_cases(results, folder)
-    said = caption(results) if drawn else None
+    figure_caption = caption(results) if drawn else None
     contents: dict[str, str | bytes] = {f"figure.{ending}": content for ending, content in drawn.items()}
-    contents["report.md"] = markdown(table, said, cases)
-    contents["report.tex"] = latex(table, said)
-    contents["report.html"] = page(table, said, drawn.get("svg", b"").decode(), cases)
+    contents["report.md"] = markdown(table, figure_caption, cases)
+    contents["report.tex"] = latex(table, figure_caption)
+    contents["report.html"] = page(table, figure_caption, drawn.get("svg", b"").decode(), cases)
     files = []
     for name, content in contents.items():
         files.append(out / name)
