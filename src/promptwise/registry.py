@@ -164,6 +164,16 @@ STRATEGIES = Registry(
             "Encoder IPT: a small CNN, RNN or MLP turns the input's tokens into K vectors",
             "promptwise.strategies.settings:EncoderSettings",
         ),
+        "token-bias": (
+            "promptwise.strategies.bias:TokenBias",
+            "a low-rank map of each token's embedding is added to its hidden state in every layer (--base hidden)",
+            "promptwise.strategies.settings:TokenBiasSettings",
+        ),
+        "context-bias": (
+            "promptwise.strategies.bias:ContextBias",
+            "a low-rank map of each token's hidden state is added beside every feed-forward network (--base hidden)",
+            "promptwise.strategies.settings:ContextBiasSettings",
+        ),
         "none": (
             "promptwise.strategies.none:NoPrompt",
             "no prompt: linear probing, or fine-tuning with --tune-backbone",
@@ -189,7 +199,7 @@ BASES = Registry(
         "hidden": (
             "promptwise.injectors.hidden:HiddenInjector",
             "vectors are added to the hidden states of the input's tokens in every layer",
-            "promptwise.injectors.settings:InjectorSettings",
+            "promptwise.injectors.settings:HiddenSettings",
         ),
     },
 )

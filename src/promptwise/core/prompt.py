@@ -20,7 +20,7 @@ class PromptShape:
         embedding_size: ``E``, the width of the frozen word embeddings that a strategy may read.
         init_scale: New vectors are drawn from U(-init_scale, init_scale).
         hidden_size: ``H``, the width of the hidden states that edits are added to; 0 where no edits are taken.
-        layers: ``L``, the layers whose hidden states can be edited; 0 where no edits are taken.
+        layers: Numbers of the layers whose hidden states can be edited; none where no edits are taken.
     """
 
     length: int
@@ -28,7 +28,7 @@ class PromptShape:
     embedding_size: int
     init_scale: float
     hidden_size: int = 0
-    layers: int = 0
+    layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

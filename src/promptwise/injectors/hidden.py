@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -12,30 +13,36 @@ from promptwise.core.injection import Edit, Injection, Site
 from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt, PromptShape
 from promptwise.injectors.base import Injector
+from promptwise.injectors.layers import layer_numbers
+from promptwise.injectors.settings import HiddenSettings
 
 
 class HiddenInjector(Injector):
-    """Adds to the states that enter each of ``L`` layers; nothing is put before the text, and no position is taken.
+    """Adds to the states that enter layers; nothing is put before the text, and no position is taken.
 
     A strategy that makes edits decides for each token and layer what is added. Any other strategy is asked for
     vectors of width ``W = L x H``: their mean over the instance's slots is the same addition to all tokens of a
     layer, for the task-level strategy a trained bias of each layer (as BitFit, Ben Zaken et al., 2022, trains them).
     """
 
-    takes_edits = True
-    has_slots = False
+    settings: ClassVar[type] = HiddenSettings
+    takes_edits: ClassVar[bool] = True
+    has_slots: ClassVar[bool] = False
 
-    def __init__(self, backbone: Backbone, length: int, instance_wise: bool) -> None:
+    def __init__(
+        self, backbone: Backbone, length: int, instance_wise: bool, edit_layers: str = HiddenSettings.edit_layers
+    ) -> None:
         super().__init__(backbone, length, instance_wise)
         if backbone.device.type == "cpu":
             # For its backward pass; elsewhere torch's own attention is the faster one.
             use_own_attention(backbone)
         backbone.serve_edits()
-        layers, size = len(backbone.layers), backbone.layer_size
+        layers = layer_numbers(edit_layers, len(backbone.layers), backbone.name, "--edit-layers")
+        size = backbone.layer_size
         # Vectors start at nothing, so that training starts from the model as it is.
         self.shape = PromptShape(
             length,
-            width=layers * size,
+            width=len(layers) * size,
             embedding_size=backbone.embedding_size,
             init_scale=0.0,
             hidden_size=size,
@@ -52,9 +59,10 @@ class HiddenInjector(Injector):
         else:
             weight = prompt.mask.unsqueeze(-1).to(prompt.vectors.dtype)
             mean = (prompt.vectors * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
-        by_layer = mean.unflatten(-1, (self.shape.layers, self.shape.hidden_size)).unbind(2)
+        by_layer = mean.unflatten(-1, (len(self.shape.layers), self.shape.hidden_size)).unbind(2)
         edits: dict[Site, Edit] = {
-            (layer, "input"): partial(_same_for_all, vector) for layer, vector in enumerate(by_layer)
+            (layer, "input"): partial(_same_for_all, vector)
+            for layer, vector in zip(self.shape.layers, by_layer, strict=True)
         }
         return Injection(rows, edits=edits)
 

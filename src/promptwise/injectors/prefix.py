@@ -12,8 +12,8 @@ from promptwise.backbones.backbone import Backbone
 from promptwise.core.injection import Injection
 from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt, PromptShape
-from promptwise.errors import ConfigError
 from promptwise.injectors.base import Injector
+from promptwise.injectors.layers import layer_numbers
 from promptwise.injectors.settings import PrefixSettings
 
 
@@ -84,17 +84,3 @@ class PrefixInjector(Injector):
         """Of ``n`` layers ``[B, K, n*2*A*D]`` as ``[n, 2, B, A, K, D]``."""
         layers: Tensor = prefix.unflatten(-1, (-1, 2, self.heads, self.head_size)).permute(2, 3, 0, 4, 1, 5)
         return layers
-
-
-def layer_numbers(layers: str, count: int, name: str) -> tuple[int, ...]:
-    """The numbers of the layers that ``all``, ``first`` or a list of numbers means in a model of ``count`` layers.
-
-    Raises:
-        ConfigError: The model has no layer of such a number.
-    """
-    if layers == "all":
-        return tuple(range(count))
-    numbers = (0,) if layers == "first" else tuple(map(int, layers.split(",")))
-    if numbers[-1] >= count:
-        raise ConfigError(f"--layers {layers}: {name} has {count} layers, numbered from 0 to {count - 1}.")
-    return numbers

@@ -32,6 +32,19 @@ def layers_setting(given: Any) -> str:
 
 
 @dataclass(frozen=True)
+class HiddenSettings(InjectorSettings):
+    """Of :class:`~promptwise.injectors.hidden.HiddenInjector`."""
+
+    edit_layers: str = setting(
+        "all",
+        "Layers whose hidden states are added to: all, first, or numbers from 0 as in 3,4,5.",
+        metavar="all|first|LIST",
+        read=layers_setting,
+        needs="makes_vectors",
+    )
+
+
+@dataclass(frozen=True)
 class PromptSettings(InjectorSettings):
     """Of :class:`~promptwise.injectors.prompt.PromptInjector`."""
 

@@ -202,7 +202,16 @@ class PromptedModel(TextModel):
 
     def hidden(self, instance: Instance) -> Tensor:
         """The last hidden state ``[B, T, H]`` with the prompt of each instance."""
-        return self.backbone.run(instance, self.injection(instance))
+        layer = self.strategy.reads_layer
+        if layer is None:
+            return self.backbone.run(instance, self.injection(instance))
+        instance = replace(instance, states=self.backbone.states(instance, layer))
+        injection = self.injection(instance)
+        lowest = injection.lowest_layer
+        if lowest is None or lowest < layer:
+            return self.backbone.run(instance, injection)
+        # Nothing enters below the layer that was read, so its states serve the model too.
+        return self.backbone.run(instance, injection, from_layer=layer, states=instance.states)
 
     def injection(self, instance: Instance) -> Injection:
         """What enters the backbone for each instance: its prompt, as the injector has it."""

@@ -70,5 +70,26 @@ class EncoderSettings(_WithKnowledge):
 
 
 @dataclass(frozen=True)
+class TokenBiasSettings(StrategySettings):
+    """Of :class:`~promptwise.strategies.bias.TokenBias`."""
+
+    bias_rank: int = setting(32, "Rank of the maps that make a bias of each layer.", minimum=1)
+    bias_activation: str = setting("gelu", "What stands between the two matrices of a map.", choices=("gelu", "none"))
+
+
+@dataclass(frozen=True)
+class ContextBiasSettings(StrategySettings):
+    """Of :class:`~promptwise.strategies.bias.ContextBias`."""
+
+    bias_rank: int = setting(32, "Rank of the maps that make a bias of each layer.", minimum=1)
+    reads_layer: int | None = setting(
+        None,
+        "Make the biases of all layers from the states that enter this one, counted from 0; it must not be above the "
+        "lowest layer of --edit-layers. By default each layer reads its own.",
+        minimum=0,
+    )
+
+
+@dataclass(frozen=True)
 class NetworkSettings:
     """Settings of a text network that has none."""

@@ -1,0 +1,128 @@
+"""Biases of each token in each layer: small low-rank maps make what is added to the hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from promptwise.core.injection import Edit, Site
+from promptwise.core.instance import Instance
+from promptwise.core.prompt import Prompt, PromptShape
+from promptwise.strategies.base import Strategy
+from promptwise.strategies.settings import ContextBiasSettings, TokenBiasSettings
+
+
+class TokenBias(Strategy):
+    """A bias of each token for each layer, made from its frozen word embedding.
+
+    ``h_l <- h_l + U_l phi(D_l LN(e_t))`` with ``e_t`` the embedding of the token, ``D_l`` ``[r, E]`` and ``U_l``
+    ``[H, r]`` (AoT P-tuning, Gavrilov and Balagansky 2023, equation 3, with a low-rank map in place of its table). What
+    a token gets depends on the token alone, not on its place or its neighbours. ``D`` starts at N(0, 1/E), ``U`` at
+    zero, so that training starts from the model as it is.
+
+    Args:
+        shape: What the injector asks for.
+        bias_rank: ``r``.
+        bias_activation: ``phi``: ``gelu`` or ``none``.
+    """
+
+    settings: ClassVar[type] = TokenBiasSettings
+    makes_edits: ClassVar[bool] = True
+    lr_scale: ClassVar[float] = 0.3
+
+    def __init__(
+        self,
+        shape: PromptShape,
+        bias_rank: int = TokenBiasSettings.bias_rank,
+        bias_activation: str = TokenBiasSettings.bias_activation,
+    ) -> None:
+        super().__init__(shape)
+        self.activation = ACTIVATIONS[bias_activation]
+        count = len(shape.layers)
+        self.down = nn.Parameter(torch.randn(count, bias_rank, shape.embedding_size) * shape.embedding_size**-0.5)
+        self.up = nn.Parameter(torch.zeros(count, shape.hidden_size, bias_rank))
+
+    def forward(self, instance: Instance) -> Prompt:
+        """Edits of what enters each layer."""
+        tokens = normalised(instance.embeddings)
+        # One product for all layers: [B, T, E] with [L*r, E].
+        codes = self.activation(nn.functional.linear(tokens, self.down.flatten(0, 1)))
+        by_layer = codes.unflatten(-1, self.down.shape[:2]).unbind(2)
+        edits: dict[Site, Edit] = {
+            (layer, "input"): partial(_from_codes, codes, up)
+            for layer, codes, up in zip(self.shape.layers, by_layer, self.up, strict=True)
+        }
+        return edits_of(edits, instance)
+
+
+class ContextBias(Strategy):
+    """A bias of each token for each layer, made from its hidden state: beside the feed-forward network of the layer.
+
+    ``FFN_l(.) <- FFN_l(.) + U_l GELU(D_l LN(h))`` with ``D_l`` ``[r, H]`` and ``U_l`` ``[H, r]``, where ``h`` is what
+    the network reads (a parallel adapter, He et al. 2022, table 1) or, with ``reads_layer``, the state of the same
+    token that enters one layer below all edits, which is then the same for all of them. Both start as
+    :class:`TokenBias`.
+
+    Args:
+        shape: What the injector asks for.
+        bias_rank: ``r``.
+        reads_layer: The layer whose incoming states are read; by default each layer reads its own.
+    """
+
+    settings: ClassVar[type] = ContextBiasSettings
+    makes_edits: ClassVar[bool] = True
+    lr_scale: ClassVar[float] = 0.3
+
+    def __init__(
+        self,
+        shape: PromptShape,
+        bias_rank: int = ContextBiasSettings.bias_rank,
+        reads_layer: int | None = ContextBiasSettings.reads_layer,
+    ) -> None:
+        super().__init__(shape)
+        self.reads_layer = reads_layer
+        count, size = len(shape.layers), shape.hidden_size
+        self.down = nn.Parameter(torch.randn(count, bias_rank, size) * size**-0.5)
+        self.up = nn.Parameter(torch.zeros(count, size, bias_rank))
+
+    def forward(self, instance: Instance) -> Prompt:
+        """Edits beside each feed-forward network."""
+        edits: dict[Site, Edit] = {}
+        if self.reads_layer is None:
+            for layer, down, up in zip(self.shape.layers, self.down, self.up, strict=True):
+                edits[layer, "feed-forward"] = partial(_from_states, down, up)
+            return edits_of(edits, instance)
+        assert instance.states is not None
+        codes = nn.functional.gelu(nn.functional.linear(normalised(instance.states), self.down.flatten(0, 1)))
+        by_layer = codes.unflatten(-1, self.down.shape[:2]).unbind(2)
+        for layer, own, up in zip(self.shape.layers, by_layer, self.up, strict=True):
+            edits[layer, "feed-forward"] = partial(_from_codes, own, up)
+        return edits_of(edits, instance)
+
+
+def edits_of(edits: dict[Site, Edit], instance: Instance) -> Prompt:
+    """A prompt of edits alone."""
+    return Prompt(instance.embeddings.new_zeros(1, 0, 0), edits=edits)
+
+
+def normalised(values: Tensor) -> Tensor:
+    """``LN`` of values ``[..., W]`` without weights, in float32."""
+    return nn.functional.layer_norm(values.float(), values.shape[-1:])
+
+
+def _from_codes(codes: Tensor, up: Tensor, hidden: Tensor) -> Tensor:
+    """``U c`` of codes ``[B, T, r]``, whatever the states are."""
+    return nn.functional.linear(codes, up)
+
+
+def _from_states(down: Tensor, up: Tensor, hidden: Tensor) -> Tensor:
+    """``U GELU(D LN(h))`` of states ``[B, T, H]``."""
+    return nn.functional.linear(nn.functional.gelu(nn.functional.linear(normalised(hidden), down)), up)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": nn.functional.gelu, "none": nn.Identity()}
+"""By the names of ``--bias-activation``."""
