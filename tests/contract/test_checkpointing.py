@@ -10,7 +10,6 @@ from promptwise import PromptedModel, TaskData
 from promptwise.backbones.backbone import Backbone
 from promptwise.backbones.placement import prepare_backbone
 from tests.contract.common import EXAMPLES, TinyFolder, load, make_prepared
-from tests.contract.test_matrix import NO_PREFIX
 
 BACKBONES = ("bert", "roberta", "electra", "distilbert", "modernbert", "deberta-v2", "gpt2", "llama", "t5", "bart")
 # Gradients are of order 0.01 to 1 here; T5's sums run in another order while it is checkpointed.
@@ -42,19 +41,38 @@ def step(model: PromptedModel) -> tuple[int, Tensor, dict[str, Tensor]]:
     return used, loss.detach(), gradients
 
 
-@pytest.mark.parametrize("base", ["prompt", "prefix"])
+@pytest.mark.parametrize("base", ["prompt", "prefix", "hidden"])
 @pytest.mark.parametrize("name", BACKBONES)
 def test_layers_run_twice_to_the_same_gradients(tiny_folder: TinyFolder, name: str, base: str) -> None:
     """Every layer of the prompted stack is made again, for each family and base."""
-    if base == "prefix" and name in NO_PREFIX:
-        pytest.skip("this family takes no prefix")
-    model = make_prepared(load(tiny_folder(name), lm_head=False), base=base, strategy="random")
+    strategy = "context-bias" if base == "hidden" else "random"
+    model = make_prepared(load(tiny_folder(name), lm_head=False), base=base, strategy=strategy)
+    if base == "hidden":
+        torch.nn.init.normal_(model.strategy.up, std=0.1)
     once, loss, gradients = step(model)
     model.gradient_checkpointing_enable()
     twice, same_loss, same_gradients = step(model)
     assert twice > 1.4 * once
     torch.testing.assert_close(same_loss, loss, atol=0, rtol=1e-6)
     torch.testing.assert_close(same_gradients, gradients, atol=TOLERANCE, rtol=1e-5)
+
+
+def test_two_forward_passes_before_a_backward_pass(tiny_folder: TinyFolder) -> None:
+    """Layers that are made again see what entered them then, not what entered the last forward pass."""
+    model = make_prepared(load(tiny_folder("deberta-v2"), lm_head=False), base="hidden", strategy="context-bias")
+    torch.nn.init.normal_(model.strategy.up, std=0.1)
+    model.train()
+    found = []
+    for checkpointed in (False, True):
+        if checkpointed:
+            model.gradient_checkpointing_enable()
+            model.train()
+        model.zero_grad()
+        losses = [model(**model.collate(model.features(part))).loss for part in (EXAMPLES[:2], EXAMPLES[2:])]
+        sum(losses).backward()
+        found.append({name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None})
+    assert {"strategy.down", "strategy.up"} <= found[0].keys()
+    torch.testing.assert_close(found[1], found[0], atol=TOLERANCE, rtol=1e-5)
 
 
 def test_bf16_and_one_more_model_on_the_backbone(tiny_folder: TinyFolder) -> None:

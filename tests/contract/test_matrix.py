@@ -47,10 +47,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "encoder_mlp_table": {"strategy": "encoder", "encoder": "mlp", "train_table": True},
     "encoder_cnn_knowledge": {"strategy": "encoder", "encoder": "cnn", "knowledge": "of the backbone"},
 }
-BASE_NAMES = ("prompt", "prefix")
+EDITS: dict[str, dict[str, Any]] = {
+    "token_bias": {"strategy": "token-bias", "bias_rank": 3},
+    "context_bias": {"strategy": "context-bias", "bias_rank": 3},
+    "context_bias_reading": {"strategy": "context-bias", "bias_rank": 3, "reads_layer": 1, "edit_layers": "1"},
+}
+"""Strategies that change hidden states instead of making vectors."""
+
+EVERY = {**VARIANTS, **EDITS}
+BASE_NAMES = ("prompt", "prefix", "hidden")
 HEAD_NAMES = ("classifier", "cloze")
 STILL = {"encoder": {"strategy.table.rows"}, "pretrained": {"strategy.centre", "strategy.scale"}}
-NO_PREFIX = ("deberta-v2",)
+ONE_LAYER = ("albert",)
+"""Families whose layers are one that runs several times: neither prefixes nor edits of a layer can be told apart."""
+
+RELATIVES = ("albert", "xlm-roberta", "qwen3", "gemma3_text")
+"""Families that differ from another one here in few things; they are tried with fewer strategies."""
 
 # A row alone, in a batch, or with more padding is multiplied in matrices of other shapes, so sums of float32 run in
 # another order. Logits are of order 0.1 to 5 here, and moved by 5e-5 at most. What leaks from padding or from other
@@ -75,16 +87,27 @@ class Combination:
     @property
     def served(self) -> bool:
         """Whether the backbone can be prompted this way."""
-        return not (self.base == "prefix" and self.backbone in NO_PREFIX)
+        return self.base == "prompt" or self.backbone not in ONE_LAYER
 
     @property
     def options(self) -> dict[str, Any]:
         """The options of the model."""
-        return {"base": self.base, "head": self.head, **VARIANTS[self.variant]}
+        return {"base": self.base, "head": self.head, **EVERY[self.variant]}
+
+
+def variants(backbone: str, base: str) -> tuple[str, ...]:
+    """What is tried on a base of a backbone."""
+    if base == "hidden":
+        return ("shared", "encoder_mlp", *EDITS)
+    return ("shared", "random", "encoder_mlp") if backbone in RELATIVES else tuple(VARIANTS)
 
 
 KNOWN = tuple(name for name, options in VARIANTS.items() if "knowledge" in options)
-COMBINATIONS = [Combination(*cell) for cell in product(BACKBONES, BASE_NAMES, HEAD_NAMES, VARIANTS)]
+COMBINATIONS = [
+    Combination(backbone, base, head, variant)
+    for backbone, base, head in product(BACKBONES, BASE_NAMES, HEAD_NAMES)
+    for variant in variants(backbone, base)
+]
 SERVED = [one for one in COMBINATIONS if one.served]
 REFUSED = [one for one in COMBINATIONS if not one.served]
 
@@ -116,7 +139,7 @@ def test_the_matrix_is_complete() -> None:
     assert set(BASES.names()) == set(BASE_NAMES)
     assert set(HEADS.names()) == set(HEAD_NAMES)
     # Without a prompt there is nothing here to move or to depend on the text; it has tests of its own.
-    assert set(STRATEGIES.names()) - {"none"} == {options["strategy"] for options in VARIANTS.values()}
+    assert set(STRATEGIES.names()) - {"none"} == {options["strategy"] for options in EVERY.values()}
     assert set(ENCODERS.names()) == {options["encoder"] for options in VARIANTS.values() if "encoder" in options}
     with_table = strategies_with("train_table")
     assert with_table == {options["strategy"] for options in VARIANTS.values() if options.get("train_table")}
@@ -124,10 +147,12 @@ def test_the_matrix_is_complete() -> None:
     assert ranked == {options["strategy"] for options in VARIANTS.values() if "table_rank" in options}
     knowing = strategies_with("knowledge")
     assert knowing == {VARIANTS[name]["strategy"] for name in KNOWN}
-    assert len(BACKBONES) == 11
-    assert len(set(map(str, COMBINATIONS))) == len(COMBINATIONS) == 11 * 2 * 2 * 9 == 396
-    assert len(SERVED) == 378
-    assert len(REFUSED) == len(NO_PREFIX) * len(HEAD_NAMES) * len(VARIANTS) == 18
+    assert len(BACKBONES) == 16
+    by_base = {base: sum(one.base == base for one in COMBINATIONS) for base in BASE_NAMES}
+    assert by_base == {"prompt": 12 * 2 * 9 + 4 * 2 * 3, "prefix": 240, "hidden": 16 * 2 * 5}
+    assert len(set(map(str, COMBINATIONS))) == len(COMBINATIONS) == 640
+    assert len(SERVED) == 624
+    assert len(REFUSED) == len(ONE_LAYER) * len(HEAD_NAMES) * (3 + 5) == 16
 
 
 @pytest.mark.parametrize("one", SERVED, ids=str)
@@ -162,6 +187,9 @@ def test_refused(one: Combination, tiny_folder: TinyFolder) -> None:
 
 def check_one_step(model: PromptedModel, pristine: dict[str, Tensor]) -> None:
     """Assert that one step of AdamW changes every trained tensor, and no other one to the bit."""
+    for strategy in [model.strategy] if model.strategy.makes_edits else []:
+        # It starts at zero, and what stands before a zero gets no gradient.
+        torch.nn.init.normal_(strategy.up, std=0.1)
     groups = model.parameter_groups(lr=1e-2)
     # Weight decay would move a tensor that gets no gradient.
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
@@ -256,7 +284,7 @@ def test_bases_share_a_backbone(name: str, tiny_folder: TinyFolder) -> None:
     prompted = make_prepared(backbone, base="prompt", strategy="encoder")
     rows = prompted.features(EXAMPLES)
     first = prompted.logits(rows)
-    if name in NO_PREFIX:
+    if name in ONE_LAYER:
         with pytest.raises(BackboneError):
             make_model(backbone, base="prefix", strategy="encoder")
     else:
@@ -266,5 +294,5 @@ def test_bases_share_a_backbone(name: str, tiny_folder: TinyFolder) -> None:
     second = make_prepared(backbone, base="prompt", strategy="encoder")
     assert_same(prompted.logits(rows), first)
     assert_same(second.logits(rows), first)
-    if name not in NO_PREFIX:
+    if name not in ONE_LAYER:
         assert torch.equal(prefixed.logits(rows), prefix_first)

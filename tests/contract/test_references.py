@@ -11,6 +11,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoModel
 
+from promptwise import ZeroShotModel
 from promptwise.backbones.backbone import Backbone
 from promptwise.errors import UnknownNameError
 from promptwise.heads.classifier import ClassifierHead
@@ -155,7 +156,9 @@ def plain_hidden(folder: Path, backbone: Backbone, row: dict[str, Any]) -> Tenso
 
 # What a model is read at where neither its folder nor a flag says otherwise: encoders at their first token, [CLS] or
 # its like; what has a decoder at the last, the only one that has seen the whole text.
-READ_AT = {name: -1 if name in ("gpt2", "llama", "qwen2", "t5", "bart") else 0 for name in BACKBONES}
+READ_AT = {
+    name: -1 if name in ("gpt2", "llama", "qwen2", "qwen3", "gemma3_text", "t5", "bart") else 0 for name in BACKBONES
+}
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -201,7 +204,7 @@ def test_what_a_decoder_does_to_its_logits_last_is_done_to_label_words(kind: str
     )
     torch.manual_seed(0)
     backbone = Backbone(getattr(transformers, model_class)(config), tokenizer, kind)
-    model = make_prepared(backbone, strategy="none", base="prompt", head="cloze")
+    model = ZeroShotModel(backbone, SPEC, calibration="none")
     rows = model.features(EXAMPLES[:4])
     for row, found in zip(rows, model.logits(rows), strict=True):
         with torch.no_grad():

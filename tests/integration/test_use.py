@@ -255,9 +255,12 @@ def test_strategies_lists_every_part() -> None:
     """``strategies`` names all strategies, encoders, bases and heads."""
     lines = [tuple(line.split()[:2]) for line in ok("strategies").out.splitlines()[1:]]
     assert lines == [
-        *[("strategy", name) for name in ("shared", "random", "pretrained", "encoder", "none")],
+        *[
+            ("strategy", name)
+            for name in ("shared", "random", "pretrained", "encoder", "token-bias", "context-bias", "none")
+        ],
         *[("encoder", name) for name in ("cnn", "rnn", "mlp")],
-        *[("base", name) for name in ("prompt", "prefix")],
+        *[("base", name) for name in ("prompt", "prefix", "hidden")],
         *[("head", name) for name in ("classifier", "cloze")],
     ]
 

@@ -278,7 +278,7 @@ class Backbone(nn.Module):
         else:
             stack = self._parts.upper(self.check_layer(from_layer))
             entering = self.states(instance, from_layer) if states is None else states
-        embeddings, mask, types, positions = _with_prompt(instance, injection, entering)
+        embeddings, mask, types, positions = _with_prompt(instance, injection, entering, self.max_positions)
         arguments: dict[str, Any] = {}
         if injection.prefix is not None and self.family.prefix == "interface":
             arguments = {"prompt_keys_values": injection.prefix, "prompt_keys_mask": injection.prefix_mask}
@@ -313,19 +313,24 @@ class Backbone(nn.Module):
         if self.config.decoder_start_token_id is None:
             raise BackboneError(f"{self.name} names no decoder_start_token_id, so its decoder cannot be asked.")
         start = instance.ids.new_full((instance.ids.shape[0], 1), self.config.decoder_start_token_id)
+        asks = instance.cloze
         if self.family.reads_answer:
-            sentinel = [torch.full_like(start, self.mask_token_id or 0)] if instance.cloze else []
+            sentinel = [torch.full_like(start, self.mask_token_id or 0)] if isinstance(asks, Tensor) or asks else []
             ids = torch.cat([start, *sentinel], dim=1)
         else:
             ids = torch.cat([start, instance.ids[:, :-1]], dim=1)
         hidden: Tensor = self.base.get_decoder()(
             input_ids=ids, encoder_hidden_states=memory, encoder_attention_mask=mask.long(), use_cache=False
         ).last_hidden_state
-        return hidden[:, -1:].expand(-1, instance.ids.shape[1], -1) if self.family.reads_answer else hidden
+        if not self.family.reads_answer:
+            return hidden
+        # A decoder sees nothing of what comes after a position, so rows without a question are read before it.
+        answer = gather_rows(hidden, asks.long().unsqueeze(1)) if isinstance(asks, Tensor) else hidden[:, -1:]
+        return answer.expand(-1, instance.ids.shape[1], -1)
 
 
 def _with_prompt(
-    instance: Instance, injection: Injection, entering: Tensor
+    instance: Instance, injection: Injection, entering: Tensor, limit: int | None
 ) -> tuple[Tensor, Tensor, Tensor | None, Positions]:
     """What enters the stack with the prompt before it: ``[B, S, .]``, its mask and token types ``[B, S]``, and where
     the instance's own tokens stand in it.
@@ -344,9 +349,13 @@ def _with_prompt(
     mask = torch.cat([injection.prompt_mask, instance.mask], dim=1)
     order = left_order(mask)
     start = injection.prompt_mask.sum(1, keepdim=True)
+    own = start + torch.arange(instance.ids.shape[1], device=start.device)
+    if limit is not None and mask.shape[1] > limit:
+        # The longest prompt and the longest text are of different rows; only padding is cut.
+        order, own = order[:, :limit], own.clamp(max=limit - 1)
     return (
         gather_rows(embeddings, order),
         mask.gather(1, order),
         None if types is None else types.gather(1, order),
-        start + torch.arange(instance.ids.shape[1], device=start.device),
+        own,
     )

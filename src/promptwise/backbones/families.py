@@ -40,6 +40,7 @@ class Family:
         first_layer_makes_bias: Whether the first layer makes a position bias that all layers use.
         reads_answer: Whether the decoder is read at its answer position; else it reads the input shifted by one, and is
             read at the same token.
+        layers_give_pairs: Whether a layer gives its states in a pair.
         head: The parts of the language-model head, see :mod:`promptwise.backbones.language_model_heads`.
         why_no_prefix: The reason for ``prefix="none"``, as an error says it.
     """
@@ -54,6 +55,7 @@ class Family:
     prefix: PrefixRoute = "interface"
     first_layer_makes_bias: bool = False
     reads_answer: bool = False
+    layers_give_pairs: bool = False
     head: heads.HeadParts = heads.known_by_decoder
     why_no_prefix: str = "attention takes no keys and values from outside"
 
@@ -83,7 +85,7 @@ FAMILIES: dict[str, Family] = {
     "camembert": _bert_like(heads.roberta, positions="limited after padding"),
     "electra": _bert_like(heads.electra, entry=("embeddings", "embeddings_project")),
     "mpnet": _bert_like(heads.known_by_decoder, positions="limited after padding", prefix="mpnet"),
-    "deberta-v2": _bert_like(heads.deberta_v2, prefix="deberta"),
+    "deberta-v2": _bert_like(heads.deberta_v2, prefix="deberta", layers_give_pairs=True),
     "distilbert": Family(
         "encoder", "transformer.layer", ("embeddings",), feed_forward=("ffn", "ffn"), head=heads.distilbert
     ),

@@ -52,6 +52,9 @@ class PartialStacks:
         passed: tuple[str, ...]
         if which == "lower":
             kept, passed, chosen = layers[:layer], family.final, slice(None, layer)
+            if not kept and family.layers_give_pairs:
+                # DeBERTa's encoder fails without any layer.
+                kept = [UnchangedPair()]
         else:
             kept, passed, chosen = layers[layer:], family.entry, slice(layer, None)
             if family.first_layer_makes_bias:
@@ -74,6 +77,14 @@ class PassedBy(nn.Module):
     def forward(self, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any) -> Any:
         """The states that come in, under that name or as the first argument that there is."""
         return inputs_embeds if inputs_embeds is not None else next(value for value in args if value is not None)
+
+
+class UnchangedPair(nn.Module):
+    """A layer that does nothing, for encoders that want a pair of each layer."""
+
+    def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        """The states that come in."""
+        return states, None
 
 
 class Zero(nn.Module):

@@ -28,6 +28,12 @@ FOUND = {
     ("prefix", "encoder (mlp)"): 1e-2,
     ("prefix", "encoder (cnn)"): 1e-2,
     ("prefix", "encoder (rnn)"): 1e-2,
+    ("hidden", "shared"): 1e-2,
+    ("hidden", "encoder (mlp)"): 1e-2,
+    ("hidden", "encoder (cnn)"): 1e-2,
+    ("hidden", "encoder (rnn)"): 1e-2,
+    ("hidden", "token-bias"): 1e-2,
+    ("hidden", "context-bias"): 1e-2,
 }
 """By base and :attr:`~promptwise.config.PromptConfig.method`."""
 

@@ -52,7 +52,8 @@ class Injection:
         """The first layer that is touched; ``None`` where nothing is. Prefixes are taken to touch all layers."""
         if self.prompt is not None or self.prefix is not None:
             return 0
-        return min((layer for layer, _ in self.edits), default=None)
+        layers = [layer for layer, _ in self.edits]
+        return min(layers) if layers else None
 
 
 def merge(injections: Sequence[Injection]) -> Injection:

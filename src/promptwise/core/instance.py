@@ -21,7 +21,7 @@ class Instance:
         mask: ``[B, T]`` real tokens, ``False`` = padding.
         text: ``[B, T]`` tokens of the input's own text: no padding, no special token, no template word.
         embeddings: ``[B, T, E]`` frozen word embeddings of ``ids``.
-        cloze: Whether the inputs ask for a word at a mask.
+        cloze: Whether the inputs ask for a word at a mask; ``[B]`` where rows of several heads share a batch.
         token_types: ``[B, T]`` which text of a pair a token belongs to, for models that tell them apart.
         states: ``[B, T, H]`` the hidden states that enter the layer which the strategy reads; with ``reads_layer``
             alone.
@@ -34,7 +34,7 @@ class Instance:
     mask: Tensor
     text: Tensor
     embeddings: Tensor
-    cloze: bool = False
+    cloze: bool | Tensor = False
     token_types: Tensor | None = None
     states: Tensor | None = None
     presence: Tensor | None = None

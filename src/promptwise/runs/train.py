@@ -133,10 +133,11 @@ class _AdapterRun(FolderRun[RunMetrics]):
         self.data = self.load(config)
 
         from promptwise.backbones.placement import prepare_backbone
-        from promptwise.models.assembly import knowledge_of
+        from promptwise.models.assembly import check_parts, knowledge_of
         from promptwise.models.prompted import PromptedModel
         from promptwise.training.fit import check_fit
 
+        check_parts(config.prompt_config())
         check_fit(config)
         set_threads(config.threads)
         backbone = self.backbone or prepare_backbone(
