@@ -10,6 +10,10 @@ import pytest
 
 from tests.tiny import build_backbone
 
+# Workers of pytest-xdist have it, and the width of tables would be that of a terminal; promptwise reads it when it is
+# imported, which conftest.py of a folder does before anything here is called.
+os.environ.pop("COLUMNS", None)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Set what the environment of the tests must have, whatever that of their caller is."""
@@ -17,10 +21,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(patch.undo)
     # No network; set before any test imports huggingface_hub, which reads it only then.
     patch.setenv("HF_HUB_OFFLINE", "1")
-    # Workers of pytest-xdist have it, and the width of tables would be that of a terminal.
-    patch.delenv("COLUMNS", raising=False)
-    # Who has torch do without this processor's vectors means to test for another one. torch asks oneDNN whether there is
-    # bf16, and would call kernels that it leaves out.
+    # Who has torch do without this processor's vectors means to test for another one. torch asks oneDNN whether
+    # there is bf16, and would call kernels that it leaves out.
     if os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2") and "ONEDNN_MAX_CPU_ISA" not in os.environ:
         patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
 
