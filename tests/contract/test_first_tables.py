@@ -15,8 +15,9 @@ from promptwise.core.prompt import PromptShape
 from promptwise.errors import ConfigError
 from promptwise.strategies.encoder import EncoderPrompt
 from promptwise.strategies.table import PretrainedTable, RandomTable
+from promptwise.tasks.examples import Example
 from tests.contract.common import EXAMPLES, K, TinyFolder, instance_of, load, make_knowledge, make_prepared
-from tests.tiny import HEADS, HIDDEN
+from tests.tiny import HEADS, HIDDEN, SENTENCES
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,10 @@ def known_vectors(backbone: Backbone, knowledge: Path, ids: Tensor) -> tuple[Ten
 @pytest.mark.parametrize("base", ["prompt", "prefix"])
 def test_a_pretrained_table_has_the_standardised_vectors(base: str, backbone: Backbone, knowledge: Path) -> None:
     """Less the table's mean, at the spread of U(-0.5, 0.5), and repeated until a prefix is full."""
-    model = make_prepared(backbone, base=base, strategy="pretrained", knowledge=str(knowledge))
+    texts = [Example(sentence, sentence, 0) for sentence in SENTENCES]
+    model = make_prepared(backbone, examples=texts, base=base, strategy="pretrained", knowledge=str(knowledge))
     state = model.state_dict()
+    assert len(state["strategy.table.ids"]) > 2 * HIDDEN
     vectors, rows = known_vectors(backbone, knowledge, state["strategy.table.ids"])
     centre = rows.mean(0)
     expected = (vectors - centre) / (rows - centre).square().mean().sqrt() * 12**-0.5
@@ -140,3 +143,12 @@ def test_a_row_under_an_encoder_fades_from_the_embedding_of_absence(backbone: Ba
             found = table.vectors(shown)
             assert known[first.mask].all()
             torch.testing.assert_close(found[first.mask], expected[first.mask])
+
+
+def test_a_table_whose_ids_are_missing_is_not_loaded(backbone: Backbone) -> None:
+    """The rows alone say nothing of their tokens: torch names what is missing."""
+    model = make_prepared(backbone, strategy="random")
+    state = model.state_dict()
+    del state["strategy.table.ids"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*strategy\.table\.ids"):
+        model.load_state_dict(state)
