@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,12 +10,21 @@ import pytest
 
 from tests.tiny import build_backbone
 
+# Workers of pytest-xdist have it, and the width of tables would be that of a terminal; promptwise reads it when it is
+# imported, which conftest.py of a folder does before anything here is called.
+os.environ.pop("COLUMNS", None)
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the suite off the network; set before any test imports huggingface_hub, which reads it only then."""
+    """Set what the environment of the tests must have, whatever that of their caller is."""
     patch = pytest.MonkeyPatch()
-    patch.setenv("HF_HUB_OFFLINE", "1")
     config.add_cleanup(patch.undo)
+    # No network; set before any test imports huggingface_hub, which reads it only then.
+    patch.setenv("HF_HUB_OFFLINE", "1")
+    # Who has torch do without this processor's vectors means to test for another one. torch asks oneDNN whether
+    # there is bf16, and would call kernels that it leaves out.
+    if os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2") and "ONEDNN_MAX_CPU_ISA" not in os.environ:
+        patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from promptwise import PromptedModel, TaskData, TaskSpec
 from promptwise.backbones.backbone import Backbone
 from promptwise.backbones.placement import prepare_backbone
 from promptwise.tasks.examples import Example
-from promptwise.training.scoring import score
+from promptwise.training.scoring import packed_choices, score
 
 SPEC = TaskSpec(name="toy", description="toy", text="{text}", label="label", labels=("bad", "good"))
 WORDS = (("bad", "awful", "terrible"), ("good", "great", "fun"))
@@ -112,3 +112,10 @@ def test_the_first_step_of_each_part_is_its_learning_rate(
         # The denominator's epsilon shortens steps of tiny gradients; none is longer.
         assert step.max().item() == pytest.approx(expected, rel=0.01), key
     assert kinds == {True, False}
+
+
+def test_choices_are_packed_as_one_character_each() -> None:
+    """Thirty-six classes have a character; one more and nothing is kept, and no choices are no characters."""
+    assert packed_choices([0, 9, 10, 35, 1]) == "09az1"
+    assert packed_choices([0, 36]) == ""
+    assert packed_choices([]) == ""
