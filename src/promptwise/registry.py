@@ -182,7 +182,7 @@ STRATEGIES = Registry(
     },
 )
 
-BASES = Registry(
+INJECTORS = Registry(
     "base",
     "promptwise.bases",
     {

@@ -13,7 +13,7 @@ from promptwise import PromptedModel
 from promptwise.backbones.backbone import Backbone
 from promptwise.backbones.placement import prepare_backbone
 from promptwise.core.instance import Instance
-from promptwise.models.assembly import seeded
+from promptwise.core.seeding import seeded
 from promptwise.strategies.knowledge import vocabulary_fingerprint, write_knowledge
 from promptwise.strategies.networks.cnn import TextCNN
 from promptwise.tasks.examples import Example

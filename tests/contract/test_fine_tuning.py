@@ -12,7 +12,7 @@ from promptwise import PromptConfig, PromptedModel
 from promptwise.config import FitConfig
 from promptwise.config.learning_rates import FOUND, learning_rate
 from promptwise.errors import ConfigError
-from promptwise.registry import BASES, ENCODERS, STRATEGIES
+from promptwise.registry import ENCODERS, INJECTORS, STRATEGIES
 from tests.contract.common import EXAMPLES, SPEC, TinyFolder, load, make_model, tensors_of
 from tests.tiny import BACKBONES
 
@@ -98,7 +98,7 @@ def test_a_frozen_backbone_is_not_tuned(tiny_folder: TinyFolder) -> None:
 
 def works_together(base: str, strategy: str) -> bool:
     """Whether a base takes what a strategy makes."""
-    injector, makes = BASES.get(base), STRATEGIES.get(strategy)
+    injector, makes = INJECTORS.get(base), STRATEGIES.get(strategy)
     return (injector.takes_edits or not makes.makes_edits) and (injector.has_slots or not makes.needs_slots)
 
 
@@ -107,7 +107,7 @@ def test_each_method_has_a_learning_rate_of_its_own() -> None:
     tuned, plain = PromptConfig(strategy="none", tune_backbone=True), FitConfig()
     methods = [
         PromptConfig(base=base, strategy=strategy, encoder=encoder)
-        for base in BASES.names()
+        for base in INJECTORS.names()
         for strategy in STRATEGIES.names()
         for encoder in (ENCODERS.names() if strategy == "encoder" else ("mlp",))
         if strategy != "none" and works_together(base, strategy)

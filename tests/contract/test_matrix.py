@@ -21,7 +21,7 @@ from torch import Tensor
 from promptwise import PromptedModel
 from promptwise.backbones.backbone import Backbone
 from promptwise.errors import BackboneError
-from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES
+from promptwise.registry import ENCODERS, HEADS, INJECTORS, STRATEGIES
 from promptwise.strategies.vocabulary import VocabularyTable
 from tests.contract.common import (
     EXAMPLES,
@@ -136,7 +136,7 @@ def strategies_with(setting: str) -> set[str]:
 
 def test_the_matrix_is_complete() -> None:
     """The matrix names all that is registered, and has the number of cells that this makes."""
-    assert set(BASES.names()) == set(BASE_NAMES)
+    assert set(INJECTORS.names()) == set(BASE_NAMES)
     assert set(HEADS.names()) == set(HEAD_NAMES)
     # Without a prompt there is nothing here to move or to depend on the text; it has tests of its own.
     assert set(STRATEGIES.names()) - {"none"} == {options["strategy"] for options in EVERY.values()}

@@ -13,7 +13,7 @@ from promptwise import PromptedModel
 from promptwise.backbones.backbone import Backbone
 from promptwise.core.injection import Injection, merge
 from promptwise.core.instance import Instance
-from promptwise.models.assembly import seeded
+from promptwise.core.seeding import seeded
 from tests.contract.common import EXAMPLES, SPEC, TinyFolder, load, make_knowledge
 from tests.contract.test_matrix import (
     BASE_NAMES,

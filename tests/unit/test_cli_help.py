@@ -15,7 +15,7 @@ from promptwise.config import DTYPES, POOLINGS, ClozeConfig, KnowledgeConfig, Pa
 from promptwise.config.composition import known_settings
 from promptwise.config.settings import flag_name
 from promptwise.errors import ConfigError
-from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES
+from promptwise.registry import ENCODERS, HEADS, INJECTORS, STRATEGIES
 from promptwise.tasks import task_names
 
 COMMANDS = (
@@ -88,7 +88,7 @@ def test_flags_convert_as_files_and_python_do() -> None:
 def test_the_help_names_the_choices_that_exist() -> None:
     """The names in the help are those of the registries."""
     text = help_of("train")
-    for registry in (BASES, STRATEGIES, ENCODERS, HEADS):
+    for registry in (INJECTORS, STRATEGIES, ENCODERS, HEADS):
         assert f"[{'|'.join(registry.names())}]" in text
     for choices in (POOLINGS, DTYPES):
         assert f"[{'|'.join(choices)}]" in text

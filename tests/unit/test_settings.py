@@ -17,11 +17,11 @@ from promptwise.config.composition import config_from_mapping, off_default, usel
 from promptwise.errors import ConfigError, UnknownNameError
 from promptwise.experiments.read import experiment_from, read_experiment
 from promptwise.experiments.spec import chosen_settings
-from promptwise.registry import BASES, ENCODERS, HEADS, STRATEGIES, Registry
+from promptwise.registry import ENCODERS, HEADS, INJECTORS, STRATEGIES, Registry
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
-REGISTRIES = {"base": BASES, "strategy": STRATEGIES, "head": HEADS, "encoder": ENCODERS}
+REGISTRIES = {"base": INJECTORS, "strategy": STRATEGIES, "head": HEADS, "encoder": ENCODERS}
 
 IDLE: dict[str, tuple[dict[str, Any], str, str]] = {
     "encoder": ({"strategy": "shared", "encoder": "cnn"}, "--encoder", "--strategy shared"),

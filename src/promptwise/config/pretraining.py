@@ -21,7 +21,7 @@ class PairsConfig(ModelConfig):
     text_column: str = setting("text", "Column of the text in a --corpus with columns.", metavar="COLUMN")
     pairs: int = setting(12_000, "Pairs of sentences to train on.", minimum=30)
     held_out: int = setting(1000, "Paragraphs for validation and test alone, chosen by their hash.", minimum=30)
-    base: str = setting("prompt", "How prompts enter the model.", choices="BASES")
+    base: str = setting("prompt", "How prompts enter the model.", choices="INJECTORS")
     strategy: str = setting("shared", "How the prompt of an input is made.", choices="STRATEGIES")
     lr: float | None = setting(1e-2, "Peak learning rate; a strategy may take a fixed share of it.", minimum=0)
     head: str = setting("cloze", "How scores are read off the model.", choices="HEADS")

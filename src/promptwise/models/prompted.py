@@ -13,30 +13,21 @@ import torch
 from torch import Tensor
 
 from promptwise.backbones.backbone import Backbone
+from promptwise.backbones.checkpointing import enable_checkpointing
 from promptwise.backbones.hub import DEFAULT_MODEL
 from promptwise.backbones.placement import place
 from promptwise.config import PromptConfig
 from promptwise.core.injection import Injection
 from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt
+from promptwise.core.seeding import seeded
 from promptwise.errors import ConfigError
 from promptwise.injectors.none import NoInjector
-from promptwise.models.assembly import (
-    check_parts,
-    enable_checkpointing,
-    expect_no_backbone,
-    expect_no_tied,
-    head_options,
-    injector_options,
-    knowledge_of,
-    leave_out_backbone,
-    leave_out_tied,
-    seeded,
-    strategy_options,
-)
 from promptwise.models.input_format import input_format_for
+from promptwise.models.parts import check_parts, head_options, injector_options, knowledge_of, strategy_options
+from promptwise.models.saved_state import expect_no_backbone, expect_no_tied, leave_out_backbone, leave_out_tied
 from promptwise.models.text_model import TextModel
-from promptwise.registry import BASES, HEADS, STRATEGIES
+from promptwise.registry import HEADS, INJECTORS, STRATEGIES
 from promptwise.tasks.spec import TaskSpec, load_spec
 from promptwise.tasks.template import Features, require_mask_last
 
@@ -71,7 +62,7 @@ class PromptedModel(TextModel):
         self.spec, self.prompt_config, self.seed = spec, config, seed
         strategy, injector, head = (
             STRATEGIES.get(config.strategy),
-            BASES.get(config.base),
+            INJECTORS.get(config.base),
             HEADS.get(config.head),
         )
         if head.cloze and not backbone.has_lm_head:

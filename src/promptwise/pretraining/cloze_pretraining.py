@@ -14,9 +14,9 @@ from promptwise.backbones.cloze_weights import WEIGHTS_FILE, find_cloze_weights,
 from promptwise.backbones.loading import load_backbone
 from promptwise.backbones.placement import default_device, prepare_backbone, resolve_dtype
 from promptwise.config import ClozeConfig
+from promptwise.core.seeding import seeded
 from promptwise.errors import BackboneError, ConfigError, DataError
 from promptwise.files import METRICS_FILE
-from promptwise.models.assembly import seeded
 from promptwise.pretraining.blocks import Blocks, pack
 from promptwise.pretraining.cloze_trainer import make_trainer
 from promptwise.pretraining.corpus import Corpus, read_corpus

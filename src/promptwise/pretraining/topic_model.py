@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from promptwise.backbones.backbone import Backbone
 from promptwise.core.instance import Instance, gather_rows, left_order
-from promptwise.models.assembly import expect_no_backbone, leave_out_backbone, seeded
+from promptwise.core.seeding import seeded
 from promptwise.models.input_format import input_format_for
+from promptwise.models.saved_state import expect_no_backbone, leave_out_backbone
 from promptwise.models.text_model import TextModel
 from promptwise.registry import ENCODERS
 from promptwise.strategies.networks.base import TextNetwork

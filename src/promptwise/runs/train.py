@@ -133,7 +133,7 @@ class _AdapterRun(FolderRun[RunMetrics]):
         self.data = self.load(config)
 
         from promptwise.backbones.placement import prepare_backbone
-        from promptwise.models.assembly import check_parts, knowledge_of
+        from promptwise.models.parts import check_parts, knowledge_of
         from promptwise.models.prompted import PromptedModel
         from promptwise.training.fit import check_fit
 

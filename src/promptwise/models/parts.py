@@ -1,0 +1,76 @@
+"""What a model is made of: the settings of each part, and whether the parts work together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from promptwise.backbones.backbone import Backbone
+from promptwise.config import PromptConfig
+from promptwise.config.composition import part_settings
+from promptwise.errors import ConfigError
+from promptwise.registry import HEADS, INJECTORS, STRATEGIES
+from promptwise.strategies.knowledge import Knowledge, read_knowledge
+
+
+def strategy_options(config: PromptConfig) -> dict[str, Any]:
+    """The settings that the strategy takes, by name, with those of its network."""
+    return part_settings("STRATEGIES", config.strategy, config.parts)
+
+
+def injector_options(config: PromptConfig) -> dict[str, Any]:
+    """The settings that the injector takes, by name."""
+    return part_settings("INJECTORS", config.base, config.parts)
+
+
+def head_options(config: PromptConfig) -> dict[str, Any]:
+    """The settings that the head takes, by name."""
+    return part_settings("HEADS", config.head, config.parts)
+
+
+def check_parts(config: PromptConfig) -> None:
+    """Refuse parts that cannot work together, before any model is loaded.
+
+    Raises:
+        ConfigError: The base cannot take what the strategy makes, or there would be nothing to train.
+    """
+    strategy, injector, head = STRATEGIES.get(config.strategy), INJECTORS.get(config.base), HEADS.get(config.head)
+    if not strategy.makes_vectors:
+        if head.cloze and not config.tune_backbone:
+            raise ConfigError(
+                f"--strategy {config.strategy} with --head {config.head} has nothing to train: that head is frozen. "
+                "Use `promptwise zero-shot`, --head classifier for a linear probe, or --tune-backbone for fine-tuning."
+            )
+        return
+    if strategy.makes_edits and not injector.takes_edits:
+        serving = [name for name in INJECTORS.names() if INJECTORS.get(name).takes_edits]
+        raise ConfigError(
+            f"--strategy {config.strategy} changes hidden states, which --base {config.base} does not take. Use --base "
+            f"{' or '.join(serving)}."
+        )
+    if strategy.makes_edits and config.read_tokens is not None:
+        raise ConfigError(
+            f"--read-tokens would change nothing beside --strategy {config.strategy}, which makes a bias of every "
+            "token; leave it out."
+        )
+    if strategy.needs_slots and not injector.has_slots:
+        serving = [name for name in INJECTORS.names() if INJECTORS.get(name).has_slots]
+        raise ConfigError(
+            f"--strategy {config.strategy} makes a vector for each of the first K tokens, and --base {config.base} has "
+            f"no places to keep them apart. Use --base {' or '.join(serving)}."
+        )
+
+
+def knowledge_of(config: PromptConfig, backbone: Backbone) -> Knowledge | None:
+    """The knowledge that a model starts from, which fits its backbone; ``None`` where it starts from none.
+
+    Raises:
+        KnowledgeError: It cannot be read, was made for other tokens, or lacks the encoder.
+    """
+    folder = config.get("knowledge")
+    if folder is None:
+        return None
+    knowledge = read_knowledge(folder)
+    knowledge.check(backbone)
+    if "encoder" in config.parts:
+        knowledge.network(config.parts["encoder"])
+    return knowledge
