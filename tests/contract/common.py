@@ -57,8 +57,8 @@ def load(folder: Path, *, lm_head: bool) -> Backbone:
 
 def make_model(backbone: Backbone, *, spec: TaskSpec = SPEC, **options: Any) -> PromptedModel:
     """Put an untrained prompt of ``K`` vectors on a backbone."""
-    # No prompt has no length.
-    length = {} if options.get("strategy") == "none" else {"length": K}
+    # No prompt has no length, nor have biases.
+    length = {} if options.get("strategy") in ("none", "token-bias", "context-bias") else {"length": K}
     return PromptedModel.from_backbone(backbone, task=spec, **length, **options)
 
 

@@ -31,6 +31,18 @@ IDLE: dict[str, tuple[dict[str, Any], str, str]] = {
     "knowledge": ({"strategy": "random", "knowledge": "k"}, "--knowledge", "--strategy random"),
     "pooling": ({"head": "cloze", "pooling": "mean"}, "--pooling", "--head cloze"),
     "length": ({"strategy": "none", "length": 8}, "--length", "--strategy none"),
+    "length of a bias": (
+        {"base": "hidden", "strategy": "token-bias", "length": 8},
+        "--length",
+        "--strategy token-bias",
+    ),
+    "read_tokens of a bias": (
+        {"base": "hidden", "strategy": "context-bias", "read_tokens": 8},
+        "--read-tokens",
+        "--strategy context-bias",
+    ),
+    "edit_layers": ({"base": "prompt", "edit_layers": "0"}, "--edit-layers", "--base prompt"),
+    "bias_rank": ({"strategy": "shared", "bias_rank": 4}, "--bias-rank", "--strategy shared"),
     "init_scale": ({"strategy": "none", "init_scale": 0.1}, "--init-scale", "--strategy none"),
     "read_tokens": ({"strategy": "shared", "read_tokens": 9}, "--read-tokens", "--strategy shared"),
     "layers": ({"base": "prefix", "strategy": "shared", "layers": "all"}, "--layers", "--strategy shared"),

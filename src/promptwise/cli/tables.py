@@ -11,7 +11,7 @@ from promptwise.config import PromptConfig
 from promptwise.config.settings import settings_in
 from promptwise.errors import ConfigError
 from promptwise.models.adapter import read_metrics
-from promptwise.models.model_card import has_prompt
+from promptwise.models.model_card import has_length, has_prompt
 from promptwise.registry import ENCODERS, HEADS, INJECTORS, STRATEGIES, Registry
 from promptwise.tasks.spec import load_spec, task_names
 from promptwise.terminal import console, plain_table, print_table, program, size_text, standard_output
@@ -47,7 +47,7 @@ def print_info(folder: Path, config: dict[str, Any]) -> None:
         "base": prompt.base if has_prompt(prompt) else "",
         "strategy": prompt.method,
         "head": prompt.head,
-        "prompt length K": str(prompt.length) if has_prompt(prompt) else "",
+        "prompt length K": str(prompt.length) if has_length(prompt) else "",
         "further settings": prompt.further_flags,
         "tuned parameters": size_text(config["tuned_parameters"], config["tuned_share"]),
         "task": task["name"],

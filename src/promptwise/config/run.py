@@ -31,13 +31,13 @@ class PromptConfig:
 
     base: str = setting("prefix", "How prompts enter the model.", choices="INJECTORS")
     strategy: str = setting("encoder", "How the prompt of an input is made.", choices="STRATEGIES")
-    length: int = setting(32, "K, prompt vectors per input.", minimum=1, maximum=4096, needs="makes_vectors")
+    length: int = setting(32, "K, prompt vectors per input.", minimum=1, maximum=4096, needs="has_length")
     read_tokens: float | None = setting(
         None,
         "How many tokens of a text the strategy reads; below 1, a share of --max-length. By default all it can use.",
         minimum=1e-4,
         maximum=10**6,
-        needs="instance_wise",
+        needs="reads_text",
     )
     tune_backbone: bool = setting(
         False, "Train every weight of the backbone too: fine-tuning, with --strategy none. The adapter holds it all."

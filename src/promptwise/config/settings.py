@@ -12,7 +12,7 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 from promptwise import reading
 from promptwise.errors import ConfigError, UnknownNameError
 
-Need = Literal["makes_vectors", "instance_wise"]
+Need = Literal["makes_vectors", "instance_wise", "has_length", "reads_text"]
 """What a strategy must do for a setting to change anything; attributes of ``Strategy``."""
 
 

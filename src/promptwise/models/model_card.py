@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from promptwise.config import PromptConfig
+from promptwise.registry import STRATEGIES
 from promptwise.training.run_metrics import RunMetrics
 
 PAPER = "https://arxiv.org/abs/2206.01958"
@@ -50,7 +51,12 @@ def model_card(config: dict[str, Any], metrics: RunMetrics | None, place: str) -
 
 def has_prompt(prompt: PromptConfig) -> bool:
     """Whether a prompt enters the model at all; without one, base and K say nothing about it."""
-    return prompt.strategy != "none"
+    return bool(STRATEGIES.declaration(prompt.strategy).makes_vectors)
+
+
+def has_length(prompt: PromptConfig) -> bool:
+    """Whether the prompt has ``K`` vectors."""
+    return bool(getattr(STRATEGIES.declaration(prompt.strategy), "has_length", True))
 
 
 def _opening(prompt: PromptConfig, backbone: str) -> str:
@@ -64,7 +70,8 @@ def _made_of(prompt: PromptConfig) -> str:
     """Base, strategy, K and head, as far as the adapter has them."""
     further = f" (`{prompt.further_flags}`)" if prompt.further_flags else ""
     if has_prompt(prompt):
-        return f"{prompt.base} tuning, strategy {prompt.method}{further}, K = {prompt.length}, {prompt.head} head"
+        length = f", K = {prompt.length}" if has_length(prompt) else ""
+        return f"{prompt.base} tuning, strategy {prompt.method}{further}{length}, {prompt.head} head"
     method = "all weights trained" if prompt.tune_backbone else "no prompt"
     return f"{method}{further}, {prompt.head} head"
 

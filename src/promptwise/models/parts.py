@@ -47,11 +47,6 @@ def check_parts(config: PromptConfig) -> None:
             f"--strategy {config.strategy} changes hidden states, which --base {config.base} does not take. Use --base "
             f"{' or '.join(serving)}."
         )
-    if strategy.makes_edits and config.read_tokens is not None:
-        raise ConfigError(
-            f"--read-tokens would change nothing beside --strategy {config.strategy}, which makes a bias of every "
-            "token; leave it out."
-        )
     if strategy.needs_slots and not injector.has_slots:
         serving = [name for name in INJECTORS.names() if INJECTORS.get(name).has_slots]
         raise ConfigError(

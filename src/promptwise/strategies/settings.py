@@ -16,6 +16,10 @@ class StrategySettings:
     """Whether the prompt depends on the instance."""
     makes_vectors: ClassVar[bool] = True
     """Whether there is a prompt."""
+    has_length: ClassVar[bool] = True
+    """Whether the prompt has ``K`` vectors."""
+    reads_text: ClassVar[bool] = True
+    """Whether it can be told to read a part of the text alone."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class SharedSettings(StrategySettings):
     """Of :class:`~promptwise.strategies.shared.SharedPrompt`."""
 
     instance_wise: ClassVar[bool] = False
+    reads_text: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class NoPromptSettings(StrategySettings):
 
     instance_wise: ClassVar[bool] = False
     makes_vectors: ClassVar[bool] = False
+    has_length: ClassVar[bool] = False
+    reads_text: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -70,18 +77,26 @@ class EncoderSettings(_WithKnowledge):
 
 
 @dataclass(frozen=True)
-class TokenBiasSettings(StrategySettings):
-    """Of :class:`~promptwise.strategies.bias.TokenBias`."""
+class BiasSettings(StrategySettings):
+    """What the strategies that make a bias of every token share."""
+
+    has_length: ClassVar[bool] = False
+    reads_text: ClassVar[bool] = False
 
     bias_rank: int = setting(32, "Rank of the maps that make a bias of each layer.", minimum=1)
+
+
+@dataclass(frozen=True)
+class TokenBiasSettings(BiasSettings):
+    """Of :class:`~promptwise.strategies.bias.TokenBias`."""
+
     bias_activation: str = setting("gelu", "What stands between the two matrices of a map.", choices=("gelu", "none"))
 
 
 @dataclass(frozen=True)
-class ContextBiasSettings(StrategySettings):
+class ContextBiasSettings(BiasSettings):
     """Of :class:`~promptwise.strategies.bias.ContextBias`."""
 
-    bias_rank: int = setting(32, "Rank of the maps that make a bias of each layer.", minimum=1)
     reads_layer: int | None = setting(
         None,
         "Make the biases of all layers from the states that enter this one, counted from 0; it must not be above the "
