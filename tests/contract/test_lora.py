@@ -16,6 +16,7 @@ from promptwise.backbones.placement import prepare_backbone
 from promptwise.config import FitConfig, TrainConfig
 from promptwise.config.composition import config_from_mapping
 from promptwise.config.learning_rates import LORA_LR, learning_rate
+from promptwise.core.seeding import seeded
 from promptwise.errors import AdapterError, BackboneError, ConfigError
 from promptwise.experiments.cache import InputCache
 from promptwise.experiments.spec import chosen_settings
@@ -42,6 +43,23 @@ def take_step(model: PromptedModel) -> dict[str, Tensor]:
     return {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
 
 
+def spread(model: PromptedModel) -> None:
+    """Move every ``B`` off zero, as training does, so that every ``A`` has a gradient."""
+    with seeded(3):
+        for key, value in model.named_parameters():
+            if ".lora_B." in key:
+                torch.nn.init.normal_(value, std=0.1)
+
+
+def count_runs(model: PromptedModel) -> list[None]:
+    """A list that grows by one whenever an ``A`` is multiplied."""
+    runs: list[None] = []
+    for key, part in model.named_modules():
+        if key.endswith(".lora_A.default"):
+            part.register_forward_hook(lambda *_: runs.append(None))
+    return runs
+
+
 def is_added(name: str) -> bool:
     """Whether a tensor is an ``A`` or a ``B``."""
     return ".lora_A." in name or ".lora_B." in name
@@ -49,7 +67,7 @@ def is_added(name: str) -> bool:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_it_starts_as_the_frozen_model_and_trains_the_updates_alone(tiny_folder: TinyFolder, name: str) -> None:
-    """The first logits are those of the linear probe; two steps move every ``A``, ``B`` and the head, and nothing else."""
+    """The first logits are those of the linear probe; two steps move every ``A``, ``B`` and the head, and no more."""
     folder = tiny_folder(name)
     frozen = load(folder, lm_head=False)
     model, probe = lora_model(folder), make_model(frozen, strategy="none", base="prompt")
@@ -145,7 +163,7 @@ def test_a_prompt_goes_beside_it(tiny_folder: TinyFolder, options: dict[str, Any
 
 
 def test_the_updates_are_float32_where_the_matrices_are_narrow(tiny_folder: TinyFolder) -> None:
-    """Under bf16 the frozen matrices are stored so, and a step smaller than bf16 can hold still moves ``A``."""
+    """Under bf16 the frozen matrices are stored so, and ``A``, ``B`` and their gradients are not."""
     model = lora_model(tiny_folder("bert"), dtype="bf16")
     kinds = {value.dtype for key, value in model.named_parameters() if is_added(key)}
     assert kinds == {torch.float32}
@@ -154,19 +172,37 @@ def test_the_updates_are_float32_where_the_matrices_are_narrow(tiny_folder: Tiny
     assert all(value.dtype is torch.float32 for value in take_step(model).values())
 
 
-def test_checkpointed_layers_give_the_same_gradients(tiny_folder: TinyFolder) -> None:
+@pytest.mark.parametrize("name", ["bert", "llama", "t5"])
+def test_checkpointed_layers_give_the_same_gradients(tiny_folder: TinyFolder, name: str) -> None:
     """With activations that are made again the step is the same, also where no prompt wants gradients below."""
     found = []
     for checkpointing in (False, True):
-        model = lora_model(tiny_folder("bert"))
+        model = lora_model(tiny_folder(name))
+        spread(model)
+        runs = count_runs(model)
         if checkpointing:
             model.activation_checkpointing_enable()
-        take_step(model)
+        found.append((take_step(model), len(runs)))
+    (plain, once), (again, twice) = found
+    assert twice > 1.4 * once
+    torch.testing.assert_close(again, plain, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_the_forward_pass_is_one_graph(tiny_folder: TinyFolder, name: str) -> None:
+    """peft's layers break no graph of ``torch.compile``, and the compiled step has the same gradients."""
+    model = lora_model(tiny_folder(name))
+    spread(model)
+    batch = model.collate(model.features(EXAMPLES[:3]))
+    model.train()
+    torch.compiler.reset()
+    found = []
+    for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
         model.zero_grad()
-        found.append(take_step(model))
-    assert found[0].keys() == found[1].keys()
-    for key, value in found[0].items():
-        torch.testing.assert_close(found[1][key], value)
+        run(**batch).loss.backward()
+        found.append({key: value.grad.clone() for key, value in model.named_parameters() if value.grad is not None})
+    assert any(is_added(key) for key in found[0])
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
 
 
 def test_a_backbone_is_for_one_model(tiny_folder: TinyFolder) -> None:
