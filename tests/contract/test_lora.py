@@ -89,6 +89,10 @@ def test_it_starts_as_the_frozen_model_and_trains_the_updates_alone(tiny_folder:
     own = [part for layer in frozen.layers for part in layer.modules() if part in matrices]
     assert len([key for key in trained if ".lora_A." in key]) == len(own) > 0
     assert all(id(part) in inside for part in model.backbone.modules() if hasattr(part, "lora_A"))
+    decayed = [
+        id(one) for group in model.parameter_groups(1.0) if "weight_decay" not in group for one in group["params"]
+    ]
+    assert set(decayed) >= {id(value) for key, value in model.named_parameters() if is_added(key)}
     expected = RANK * sum(sum(part.weight.shape) for part in own) + sum(one.numel() for one in probe.head.parameters())
     assert model.tuned_parameters == expected
     assert model.tuned_share == expected / frozen.parameter_count
@@ -136,8 +140,9 @@ def test_a_missing_update_is_noticed(tiny_folder: TinyFolder) -> None:
         {"strategy": "shared", "base": "prompt", "length": 3},
         {"strategy": "encoder", "base": "prefix", "length": 3},
         {"strategy": "context-bias", "base": "hidden"},
+        {"strategy": "context-bias", "base": "hidden", "reads_layer": 1, "edit_layers": "1"},
     ],
-    ids=lambda one: one["base"],
+    ids=("prompt", "prefix", "hidden", "hidden from a layer"),
 )
 def test_a_prompt_goes_beside_it(tiny_folder: TinyFolder, options: dict[str, Any], tmp_path: Path) -> None:
     """A strategy other than ``none`` is trained together with the updates, and both are saved."""
@@ -152,7 +157,8 @@ def test_a_prompt_goes_beside_it(tiny_folder: TinyFolder, options: dict[str, Any
     model.zero_grad()
     gradients = take_step(model)
     assert any(key.startswith(("strategy.", "injector.")) for key in gradients)
-    assert all(gradients[key].any() for key in gradients if is_added(key))
+    # Those below a layer whose states are read, too.
+    assert all(gradients[key].any() for key in own if is_added(key))
     after = tensors_of(model.backbone)
     assert all(torch.equal(value, after[key]) for key, value in frozen.items())
     model.save_pretrained(tmp_path)

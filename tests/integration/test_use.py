@@ -240,7 +240,7 @@ def test_info_and_card_of_a_model_with_lora(tickets: Path, tiny: Path, tmp_path:
     shown, card = ok("info", tmp_path / "run").out, (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     rows = dict(line.split(maxsplit=1) for line in shown.splitlines())
     assert rows["strategy"] == "LoRA (rank 3)"
-    assert rows["further"] == "settings    --tune lora --lora-rank 3"
+    assert rows["further"] == "settings  --tune lora --lora-rank 3"
     config = json.loads((tmp_path / "run" / "adapter_config.json").read_text(encoding="utf-8"))
     assert f"{config['tuned_parameters']:,}" in rows["tuned"]
     for word in (

@@ -44,7 +44,8 @@ class PromptConfig:
     )
     tune: str = setting(
         "none",
-        "What is trained inside the backbone, on a copy of its own; with --strategy none there is no prompt beside it.",
+        "What is added to the backbone's own weights, which stay frozen, and trained; lora is peft's LoRA on every "
+        "matrix of the layers, alone with --strategy none. It needs the extra `pretrain`.",
         choices="TUNINGS",
     )
     hard_prompt: bool = setting(False, "Put the task's type-related words before every text; see `promptwise tasks`.")
