@@ -51,7 +51,7 @@ class Backbone(nn.Module):
         body = {key: weight for key, weight in self.base.named_parameters() if not key.startswith(_NOT_BODY)}
         self.fingerprint = fingerprint(body)
         self.lm_fingerprint = fingerprint(head_weights(model, body)) if self.has_lm_head else None
-        self.parameter_count = sum(parameter.numel() for parameter in model.parameters())
+        self.parameter_count: int = sum(parameter.numel() for parameter in model.parameters())
         self.compute_dtype = torch.float32
         self.trainable = False
         self.use: Use = "shared"
