@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from promptwise.errors import BackboneError
-
 if TYPE_CHECKING:
     from promptwise.backbones.backbone import Backbone
 
@@ -46,9 +44,8 @@ class PartialStacks:
 
     def _make(self, which: str, layer: int) -> nn.Module:
         family, whole = self._backbone.family, self._backbone.stack
-        if family.layers is None:
-            raise BackboneError(f"The layers of {self._backbone.model_type} are not known here.")
         layers = list(self._backbone.layers)
+        assert family.layers is not None, "the backbone has found its layers there"
         passed: tuple[str, ...]
         if which == "lower":
             kept, passed, chosen = layers[:layer], family.final, slice(None, layer)

@@ -80,14 +80,14 @@ def _merged_prompts(injections: Sequence[Injection]) -> tuple[Tensor | None, Ten
     like = next((injection.prompt for injection in injections if injection.prompt is not None), None)
     if like is None:
         return None, None
-    vectors, lengths = [], []
-    for injection in injections:
-        own = injection.prompt if injection.prompt is not None else like[:1, :0]
-        vectors.append(own.expand(injection.rows, -1, -1))
-        lengths.append(own.shape[1])
-    longest = max(lengths)
+    prompts = [like[:1, :0] if injection.prompt is None else injection.prompt for injection in injections]
+    lengths = [prompt.shape[1] for prompt in prompts]
+    padded = [
+        _padded(prompt.expand(injection.rows, -1, -1), max(lengths), dim=1)
+        for injection, prompt in zip(injections, prompts, strict=True)
+    ]
     masks = [injection.prompt_mask for injection in injections]
-    return torch.cat([_padded(part, longest, dim=1) for part in vectors]), _merged_mask(vectors, lengths, masks)
+    return torch.cat(padded), _merged_mask(injections, lengths, masks, like.device)
 
 
 def _merged_prefixes(injections: Sequence[Injection]) -> tuple[tuple[Tensor, ...] | None, Tensor | None]:
@@ -95,44 +95,41 @@ def _merged_prefixes(injections: Sequence[Injection]) -> tuple[tuple[Tensor, ...
     if like is None:
         return None, None
     none = tuple(layer[:, :1, :, :0] for layer in like)
-    own = [injection.prefix if injection.prefix is not None else none for injection in injections]
-    lengths = [prefix[0].shape[3] for prefix in own]
-    longest = max(lengths)
+    prefixes = [none if injection.prefix is None else injection.prefix for injection in injections]
+    lengths = [prefix[0].shape[3] for prefix in prefixes]
     layers = tuple(
         torch.cat(
             [
-                _padded(prefix[layer].expand(-1, injection.rows, -1, -1, -1), longest, dim=3)
-                for injection, prefix in zip(injections, own, strict=True)
+                _padded(prefix[layer].expand(-1, injection.rows, -1, -1, -1), max(lengths), dim=3)
+                for injection, prefix in zip(injections, prefixes, strict=True)
             ],
             dim=1,
         )
         for layer in range(len(like))
     )
-    rows = [layers[0].new_empty(injection.rows) for injection in injections]
-    return layers, _merged_mask(rows, lengths, [injection.prefix_mask for injection in injections])
+    masks = [injection.prefix_mask for injection in injections]
+    return layers, _merged_mask(injections, lengths, masks, like[0].device)
 
 
-def _merged_mask(rows: Sequence[Tensor], lengths: Sequence[int], masks: Sequence[Tensor | None]) -> Tensor | None:
+def _merged_mask(
+    injections: Sequence[Injection], lengths: Sequence[int], masks: Sequence[Tensor | None], device: torch.device
+) -> Tensor | None:
     """Which slots are real ``[B, K]``; ``None`` where all are.
 
     Args:
-        rows: For each part something with its rows in the first dimension.
+        injections: The parts of the batch.
         lengths: How many slots each part has.
         masks: Of each part, ``None`` where all of its slots are real.
+        device: Where the slots are.
     """
     longest = max(lengths)
     if all(mask is None and length == longest for mask, length in zip(masks, lengths, strict=True)):
         return None
-    return torch.cat(
-        [
-            _padded(
-                torch.ones(len(part), length, dtype=torch.bool, device=part.device) if mask is None else mask,
-                longest,
-                dim=1,
-            )
-            for part, length, mask in zip(rows, lengths, masks, strict=True)
-        ]
-    )
+    whole = [
+        torch.ones(injection.rows, length, dtype=torch.bool, device=device) if mask is None else mask
+        for injection, length, mask in zip(injections, lengths, masks, strict=True)
+    ]
+    return torch.cat([_padded(mask, longest, dim=1) for mask in whole])
 
 
 def _padded(values: Tensor, length: int, dim: int) -> Tensor:
