@@ -176,7 +176,7 @@ STRATEGIES = Registry(
         ),
         "none": (
             "promptwise.strategies.none:NoPrompt",
-            "no prompt: linear probing, or fine-tuning with --tune-backbone",
+            "no prompt: linear probing, LoRA with --tune lora, or fine-tuning with --tune-backbone",
             "promptwise.strategies.settings:NoPromptSettings",
         ),
     },
@@ -239,6 +239,23 @@ ENCODERS = Registry(
             "promptwise.strategies.networks.mlp:TokenMLP",
             "two layers over each token, averaged",
             "promptwise.strategies.settings:NetworkSettings",
+        ),
+    },
+)
+
+TUNINGS = Registry(
+    "tuning",
+    "promptwise.tunings",
+    {
+        "none": (
+            "promptwise.tunings.base:NoTuning",
+            "nothing is added to the backbone's own weights",
+            "promptwise.tunings.settings:TuningSettings",
+        ),
+        "lora": (
+            "promptwise.tunings.lora:LoRA",
+            "peft's LoRA: a low-rank update is added to every matrix of the layers",
+            "promptwise.tunings.settings:LoraSettings",
         ),
     },
 )

@@ -315,6 +315,24 @@ def test_runs_share_what_is_tokenised(tickets: Path, tiny: Path) -> None:
     assert found["classifier"] == found["tuned"] != found["cloze"]
 
 
+def test_ranks_of_lora_are_a_grid_that_says_nothing_to_other_methods(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """Each rank is a run of its own size; the probe beside it takes no rank, on a backbone without updates."""
+    methods = {"LoRA": {"strategy": "none", "tune": "lora"}, "probe": {"strategy": "none"}}
+    settings = yaml.safe_load(make_spec().read_text(encoding="utf-8"))["settings"]
+    settings.pop("length", None)
+    file = make_spec(seeds=[0], methods=methods, grid={"lora_rank": [1, 2]}, settings=settings)
+    ok("compare", file, "--out", tmp_path / "out", "--threads", 1)
+    records = list(records_of(tmp_path / "out").values())
+    assert {record["status"] for record in records} == {"finished"}
+    tuned: dict[str, list[int]] = {"lora": [], "none": []}
+    for record in records:
+        tuned[record["settings"]["tune"]].append(record["metrics"]["parameters"]["tuned"])
+    (head,) = set(tuned["none"])
+    one, two = sorted(tuned["lora"])
+    assert two - head == 2 * (one - head) > 0
+    assert len({record["metrics"]["parameters"]["backbone"] for record in records}) == 1
+
+
 def test_the_display_shows_the_end_and_what_failed(
     make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

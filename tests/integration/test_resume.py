@@ -35,6 +35,7 @@ METHODS = {
     "random prefix": ("--strategy", "random", "--base", "prefix"),
     "rnn prompt": ("--encoder", "rnn", "--base", "prompt"),
     "rnn prefix": ("--encoder", "rnn", "--base", "prefix"),
+    "prompt and LoRA": ("--strategy", "shared", "--base", "prompt", "--tune", "lora"),
 }
 
 Flags = Callable[..., list[str]]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from promptwise.config.learning_rates import LORA_LR
 from promptwise.tasks import task_names
 from tests.integration.command import ok, read_json, ticket_rows, train_flags, write_csv, write_jsonl
 
@@ -231,6 +232,30 @@ def test_info_and_card_of_a_model_without_a_prompt(tickets: Path, tiny: Path, tm
     assert ("parameter-efficient" in card) == (not tuned)
 
 
+def test_info_and_card_of_a_model_with_lora(tickets: Path, tiny: Path, tmp_path: Path) -> None:
+    """LoRA and its rank are said, the model is called frozen, and the card says what loading needs."""
+    run = train_flags(tickets, tiny, tmp_path / "run", "--strategy", "none", "--tune", "lora", "--lora-rank", 3)
+    length = run.index("--length")
+    ok(*run[:length], *run[length + 2 :])
+    shown, card = ok("info", tmp_path / "run").out, (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    rows = dict(line.split(maxsplit=1) for line in shown.splitlines())
+    assert rows["strategy"] == "LoRA (rank 3)"
+    assert rows["further"] == "settings  --tune lora --lora-rank 3"
+    config = json.loads((tmp_path / "run" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert f"{config['tuned_parameters']:,}" in rows["tuned"]
+    for word in (
+        "frozen model",
+        "LoRA (rank 3) (`--tune lora --lora-rank 3`), classifier head",
+        "- lora",
+        "needs peft",
+    ):
+        assert word in card
+    assert "prompt-tuning" not in card
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["config"]["lr"] == LORA_LR
+    assert ok("predict", "--adapter", tmp_path / "run", "--text", "a good film").out
+
+
 def test_info_needs_no_torch(trained: Path) -> None:
     """``info`` answers without importing torch or transformers."""
     code = (
@@ -252,7 +277,7 @@ def test_tasks_lists_every_task() -> None:
 
 
 def test_strategies_lists_every_part() -> None:
-    """``strategies`` names all strategies, encoders, bases and heads."""
+    """``strategies`` names all strategies, encoders, bases, heads and tunings."""
     lines = [tuple(line.split()[:2]) for line in ok("strategies").out.splitlines()[1:]]
     assert lines == [
         *[
@@ -262,6 +287,7 @@ def test_strategies_lists_every_part() -> None:
         *[("encoder", name) for name in ("cnn", "rnn", "mlp")],
         *[("base", name) for name in ("prompt", "prefix", "hidden")],
         *[("head", name) for name in ("classifier", "cloze")],
+        *[("tune", name) for name in ("none", "lora")],
     ]
 
 

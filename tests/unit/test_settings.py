@@ -17,11 +17,11 @@ from promptwise.config.composition import config_from_mapping, off_default, usel
 from promptwise.errors import ConfigError, UnknownNameError
 from promptwise.experiments.read import experiment_from, read_experiment
 from promptwise.experiments.spec import chosen_settings
-from promptwise.registry import ENCODERS, HEADS, INJECTORS, STRATEGIES, Registry
+from promptwise.registry import ENCODERS, HEADS, INJECTORS, STRATEGIES, TUNINGS, Registry
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
-REGISTRIES = {"base": INJECTORS, "strategy": STRATEGIES, "head": HEADS, "encoder": ENCODERS}
+REGISTRIES = {"base": INJECTORS, "strategy": STRATEGIES, "head": HEADS, "encoder": ENCODERS, "tune": TUNINGS}
 
 IDLE: dict[str, tuple[dict[str, Any], str, str]] = {
     "encoder": ({"strategy": "shared", "encoder": "cnn"}, "--encoder", "--strategy shared"),
@@ -30,6 +30,7 @@ IDLE: dict[str, tuple[dict[str, Any], str, str]] = {
     "table_rank": ({"strategy": "encoder", "table_rank": 4}, "--table-rank", "--strategy encoder"),
     "knowledge": ({"strategy": "random", "knowledge": "k"}, "--knowledge", "--strategy random"),
     "pooling": ({"head": "cloze", "pooling": "mean"}, "--pooling", "--head cloze"),
+    "lora_rank": ({"strategy": "none", "lora_rank": 8}, "--lora-rank", "--tune none"),
     "length": ({"strategy": "none", "length": 8}, "--length", "--strategy none"),
     "length of a bias": (
         {"base": "hidden", "strategy": "token-bias", "length": 8},

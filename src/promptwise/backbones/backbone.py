@@ -6,7 +6,7 @@ Letters as in ``docs/notation.md``; ``S`` is the length of the sequence that ent
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from promptwise.core.injection import Injection
 from promptwise.core.instance import Instance, gather_rows, left_order
 from promptwise.errors import BackboneError
 
+Use = Literal["shared", "reserved", "taken"]
+"""Whether any model may use a backbone, one that may add weights to it, or none but the one that has done so."""
+
 # A base model may have a pooler or not; T5's language-model class, its own base model, has the output layer too.
 _NOT_BODY = ("pooler.", "lm_head.")
 
@@ -33,6 +36,9 @@ class Backbone(nn.Module):
         tokenizer: Its fast tokenizer.
         name: The name or folder it was loaded from.
         pooling: The readout that the model was trained for, where its folder tells.
+
+    Attributes:
+        parameter_count: How many numbers the model has, without what a tuning adds.
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str = "", pooling: str | None = None) -> None:
@@ -45,8 +51,10 @@ class Backbone(nn.Module):
         body = {key: weight for key, weight in self.base.named_parameters() if not key.startswith(_NOT_BODY)}
         self.fingerprint = fingerprint(body)
         self.lm_fingerprint = fingerprint(head_weights(model, body)) if self.has_lm_head else None
+        self.parameter_count: int = sum(parameter.numel() for parameter in model.parameters())
         self.compute_dtype = torch.float32
         self.trainable = False
+        self.use: Use = "shared"
         self.checkpointed: tuple[nn.Module, ...] = ()
         self.current = CurrentRun()
         self._parts = PartialStacks(self)
@@ -75,11 +83,6 @@ class Backbone(nn.Module):
     def kind(self) -> Kind:
         """Whether tokens see both sides, only what is before them, or an encoder's output."""
         return self.family.kind
-
-    @cached_property
-    def parameter_count(self) -> int:
-        """How many frozen numbers there are."""
-        return sum(parameter.numel() for parameter in self.parameters())
 
     @property
     def embedding_size(self) -> int:

@@ -12,11 +12,18 @@ from promptwise.errors import ConfigError
 
 
 def prepare_backbone(
-    name: str, lm_head: bool, dtype: str, device: str | torch.device | None = None, *, trainable: bool = False
+    name: str,
+    lm_head: bool,
+    dtype: str,
+    device: str | torch.device | None = None,
+    *,
+    trainable: bool = False,
+    reserved: bool = False,
 ) -> Backbone:
     """Load a backbone and move it to its device.
 
-    A frozen one is stored in its compute dtype; one that is to be tuned stays in float32, with its own dropout.
+    A frozen one is stored in its compute dtype; one that is to be tuned stays in float32, with its own dropout. A
+    reserved one is frozen too, and is for one model alone, which adds weights to it.
     """
     backbone = load_backbone(name, lm_head=lm_head, dropout=trainable)
     if device is None:
@@ -27,6 +34,8 @@ def prepare_backbone(
         backbone.unfreeze(compute_dtype)
     else:
         backbone.set_compute_dtype(compute_dtype)
+    if reserved:
+        backbone.use = "reserved"
     return backbone
 
 
@@ -45,6 +54,7 @@ def place(
     device: str | torch.device | None,
     *,
     trainable: bool = False,
+    reserved: bool = False,
 ) -> Backbone:
     """A backbone that is ready to be prompted, or tuned; one that is loaded already stays where and as it is.
 
@@ -52,7 +62,7 @@ def place(
         ConfigError: Another dtype or device is asked of a loaded backbone, which may serve other models too.
     """
     if isinstance(backbone, str):
-        return prepare_backbone(backbone, lm_head, dtype, device, trainable=trainable)
+        return prepare_backbone(backbone, lm_head, dtype, device, trainable=trainable, reserved=reserved)
     same_dtype = dtype == "auto" or resolve_dtype(dtype, backbone.device) == backbone.compute_dtype
     if not same_dtype or (device is not None and not same_device(torch.device(device), backbone.device)):
         raise ConfigError(

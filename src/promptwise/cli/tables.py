@@ -12,7 +12,7 @@ from promptwise.config.settings import settings_in
 from promptwise.errors import ConfigError
 from promptwise.models.adapter import read_metrics
 from promptwise.models.model_card import has_length, has_prompt
-from promptwise.registry import ENCODERS, HEADS, INJECTORS, STRATEGIES, Registry
+from promptwise.registry import ENCODERS, HEADS, INJECTORS, STRATEGIES, TUNINGS, Registry
 from promptwise.tasks.spec import load_spec, task_names
 from promptwise.terminal import console, plain_table, print_table, program, size_text, standard_output
 from promptwise.training.run_metrics import RunMetrics
@@ -119,9 +119,9 @@ def print_task(name: str) -> None:
 
 
 def print_strategies() -> None:
-    """Every strategy, encoder, base and head in a line."""
+    """Every strategy, encoder, base, head and tuning in a line."""
     standard_output()
-    kinds = {"strategy": STRATEGIES, "encoder": ENCODERS, "base": INJECTORS, "head": HEADS}
+    kinds = {"strategy": STRATEGIES, "encoder": ENCODERS, "base": INJECTORS, "head": HEADS, "tune": TUNINGS}
     table = plain_table("kind", "name", "what it does")
     for kind, registry in kinds.items():
         for name in registry.names():

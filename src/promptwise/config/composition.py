@@ -20,7 +20,7 @@ from promptwise.reading import listed, unknown_key
 from promptwise.registry import STRATEGIES, Registry
 
 REGISTRIES: Mapping[str, Registry] = {
-    name: getattr(registry, name) for name in ("INJECTORS", "STRATEGIES", "HEADS", "ENCODERS")
+    name: getattr(registry, name) for name in ("INJECTORS", "STRATEGIES", "HEADS", "ENCODERS", "TUNINGS")
 }
 
 

@@ -15,6 +15,9 @@ PROMPT_LR = 1e-2
 BACKBONE_LR = 5e-5
 """For a run that tunes the backbone."""
 
+LORA_LR = 1e-3
+"""For a run with LoRA, whatever its rank: the scale of its updates is 1."""
+
 FOUND = {
     ("prompt", "shared"): 3e-2,
     ("prompt", "random"): 3e-2,
@@ -44,4 +47,6 @@ def learning_rate(prompt: PromptConfig, fit: FitConfig) -> float:
         return fit.lr
     if prompt.tune_backbone:
         return BACKBONE_LR
+    if prompt.tune == "lora":
+        return LORA_LR
     return FOUND.get((prompt.base, prompt.method), PROMPT_LR)

@@ -42,6 +42,12 @@ class PromptConfig:
     tune_backbone: bool = setting(
         False, "Train every weight of the backbone too: fine-tuning, with --strategy none. The adapter holds it all."
     )
+    tune: str = setting(
+        "none",
+        "What is added to the backbone's own weights, which stay frozen, and trained; lora is peft's LoRA on every "
+        "matrix of the layers, alone with --strategy none. It needs the extra `pretrain`.",
+        choices="TUNINGS",
+    )
     hard_prompt: bool = setting(False, "Put the task's type-related words before every text; see `promptwise tasks`.")
     head: str = setting("classifier", "How scores are read off the model.", choices="HEADS")
     max_length: int = setting(256, "Most tokens of an input; longer texts are cut.", minimum=1)
@@ -58,6 +64,11 @@ class PromptConfig:
 
     def __post_init__(self) -> None:
         """Checks of settings against each other."""
+        if self.tune_backbone and self.tune != "none":
+            raise ConfigError(
+                f"--tune {self.tune} leaves the backbone's own weights frozen, and --tune-backbone trains them all; "
+                "leave one of the two out."
+            )
 
     if not TYPE_CHECKING:
         # Type checkers do not see it, so that they notice a slip in a name.
@@ -95,9 +106,17 @@ class PromptConfig:
     def method(self) -> str:
         """The strategy, with its network where it has one."""
         name = f"{self.strategy} ({self.parts['encoder']})" if self.strategy == "encoder" else self.strategy
-        if not self.tune_backbone:
+        if not self.changes_backbone:
             return name
-        return "fine-tuning" if self.strategy == "none" else f"{name} and fine-tuning"
+        tuning = f"LoRA (rank {self.parts['lora_rank']})" if self.tune == "lora" else self.tune
+        if self.tune_backbone:
+            tuning = "fine-tuning"
+        return tuning if self.strategy == "none" else f"{name} and {tuning}"
+
+    @property
+    def changes_backbone(self) -> bool:
+        """Whether weights of the backbone are trained, or added to it: no other model may use it then."""
+        return self.tune_backbone or self.tune != "none"
 
     @property
     def further_flags(self) -> str:
@@ -118,7 +137,7 @@ class FitConfig:
     lr: float | None = setting(
         None,
         "Peak learning rate; a strategy may take a fixed share of it. By default what was found for the strategy and "
-        "base: 0.01 or 0.03, and 5e-5 with --tune-backbone.",
+        "base: 0.01 or 0.03, 1e-3 with --tune lora and 5e-5 with --tune-backbone.",
         minimum=0,
     )
     batch_size: int = setting(32, "Inputs per step and process.", minimum=1)

@@ -38,10 +38,10 @@ class InputCache:
         return self._data[key]
 
     def backbone(self, config: TrainConfig) -> Backbone | None:
-        """The frozen backbone of a configuration; ``None`` where it is tuned and so cannot be shared."""
+        """The frozen backbone of a configuration; ``None`` where it is changed and so cannot be shared."""
         from promptwise.backbones.placement import prepare_backbone
 
-        if config.tune_backbone:
+        if config.changes_backbone:
             return None
         key = (config.model, HEADS.get(config.head).cloze, config.dtype)
         if self._backbone is None or self._backbone[0] != key:

@@ -316,7 +316,7 @@ def by_backbone(cells: Sequence[Cell]) -> tuple[Cell, ...]:
 def _backbone_of(cell: Cell) -> tuple[object, ...]:
     """What decides which backbone the runs of a cell load, and whether they can share it."""
     config = cell.config(cell.seeds[0], cell.rates[0] if cell.rates else None)
-    return config.model, config.head, config.dtype, config.tune_backbone
+    return config.model, config.head, config.dtype, config.tune_backbone, config.tune
 
 
 def _first(scores: dict[str, float]) -> float:

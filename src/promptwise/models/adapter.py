@@ -199,7 +199,14 @@ def load_adapter(
     prompt_config, spec = PromptConfig.from_saved(config["prompt"]), TaskSpec.from_dict(config["task"])
     made_for = config["backbone"]
     cloze = HEADS.get(prompt_config.head).cloze
-    backbone = place(backbone or made_for["name"], cloze, dtype, device, trainable=prompt_config.tune_backbone)
+    backbone = place(
+        backbone or made_for["name"],
+        cloze,
+        dtype,
+        device,
+        trainable=prompt_config.tune_backbone,
+        reserved=prompt_config.tune != "none",
+    )
     _check_backbone(folder, made_for, backbone)
     if cloze and backbone.has_lm_head and backbone.lm_fingerprint != made_for.get("lm_fingerprint"):
         raise AdapterError(
@@ -260,11 +267,12 @@ def start_from(model: PromptedModel, name: str | Path) -> str:
     weights = check_weights(folder, config)
     own, other = model.prompt_config, PromptConfig.from_saved(config["prompt"])
     head = part_settings("HEADS", own.head, values_of(own))
-    parts = ("base", "strategy", "length", "tune_backbone", *(name for name in own.parts if name not in head))
+    parts = ("base", "strategy", "length", "tune_backbone", "tune", *(name for name in own.parts if name not in head))
     # Where a prompt began is no matter once it has been trained.
     wrong = [part for part in parts if part not in _BEGINNINGS and own.get(part) != other.get(part)]
-    if own.tune_backbone:
-        raise AdapterError("--start-from takes a prompt alone, no tuned backbone: leave it or --tune-backbone out.")
+    if own.changes_backbone:
+        flag = "--tune-backbone" if own.tune_backbone else f"--tune {own.tune}"
+        raise AdapterError(f"--start-from takes a prompt alone, no tuned backbone: leave it or {flag} out.")
     if (own.get("knowledge") is None) != (other.get("knowledge") is None):
         how = "without" if other.get("knowledge") is None else "with"
         raise AdapterError(f"The adapter in {folder} was made {how} --knowledge; start from it {how} it.")

@@ -25,6 +25,8 @@ def model_card(config: dict[str, Any], metrics: RunMetrics | None, place: str) -
 
     task, prompt, backbone = config["task"], PromptConfig.from_saved(config["prompt"]), config["backbone"]["name"]
     tags = ["fine-tuning"] if prompt.tune_backbone else ["parameter-efficient"]
+    if prompt.tune == "lora":
+        tags.append("lora")
     header = ModelCardData(
         base_model=backbone,
         library_name="promptwise",
@@ -72,7 +74,9 @@ def _made_of(prompt: PromptConfig) -> str:
     if has_prompt(prompt):
         length = f", K = {prompt.length}" if has_length(prompt) else ""
         return f"{prompt.base} tuning, strategy {prompt.method}{further}{length}, {prompt.head} head"
-    method = "all weights trained" if prompt.tune_backbone else "no prompt"
+    method = (
+        "all weights trained" if prompt.tune_backbone else prompt.method if prompt.changes_backbone else "no prompt"
+    )
     return f"{method}{further}, {prompt.head} head"
 
 
@@ -83,4 +87,7 @@ def _limits(prompt: PromptConfig) -> str:
             "The folder holds every weight of the tuned model, is loaded on the exact backbone weights that it was "
             "trained from, and knows the labels above alone."
         )
-    return "The adapter works on the exact backbone weights that it was trained on, and knows the labels above alone."
+    limits = "The adapter works on the exact backbone weights that it was trained on, and knows the labels above alone."
+    if prompt.tune == "lora":
+        limits += " Loading it needs peft: `pip install 'promptwise[pretrain]'`."
+    return limits

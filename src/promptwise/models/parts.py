@@ -8,7 +8,7 @@ from promptwise.backbones.backbone import Backbone
 from promptwise.config import PromptConfig
 from promptwise.config.composition import part_settings
 from promptwise.errors import ConfigError
-from promptwise.registry import HEADS, INJECTORS, STRATEGIES
+from promptwise.registry import HEADS, INJECTORS, STRATEGIES, TUNINGS
 from promptwise.strategies.knowledge import Knowledge, read_knowledge
 
 
@@ -27,18 +27,26 @@ def head_options(config: PromptConfig) -> dict[str, Any]:
     return part_settings("HEADS", config.head, config.parts)
 
 
+def tuning_options(config: PromptConfig) -> dict[str, Any]:
+    """The settings that the tuning takes, by name."""
+    return part_settings("TUNINGS", config.tune, config.parts)
+
+
 def check_parts(config: PromptConfig) -> None:
     """Refuse parts that cannot work together, before any model is loaded.
 
     Raises:
-        ConfigError: The base cannot take what the strategy makes, or there would be nothing to train.
+        ConfigError: The base cannot take what the strategy makes, there would be nothing to train, or a package is
+            missing.
     """
     strategy, injector, head = STRATEGIES.get(config.strategy), INJECTORS.get(config.base), HEADS.get(config.head)
+    TUNINGS.get(config.tune).check()
     if not strategy.makes_vectors:
-        if head.cloze and not config.tune_backbone:
+        if head.cloze and not config.changes_backbone:
             raise ConfigError(
                 f"--strategy {config.strategy} with --head {config.head} has nothing to train: that head is frozen. "
-                "Use `promptwise zero-shot`, --head classifier for a linear probe, or --tune-backbone for fine-tuning."
+                "Use `promptwise zero-shot`, --head classifier for a linear probe, --tune lora, or --tune-backbone for "
+                "fine-tuning."
             )
         return
     if strategy.makes_edits and not injector.takes_edits:

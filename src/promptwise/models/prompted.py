@@ -24,10 +24,24 @@ from promptwise.core.seeding import seeded
 from promptwise.errors import ConfigError
 from promptwise.injectors.none import NoInjector
 from promptwise.models.input_format import input_format_for
-from promptwise.models.parts import check_parts, head_options, injector_options, knowledge_of, strategy_options
-from promptwise.models.saved_state import expect_no_backbone, expect_no_tied, leave_out_backbone, leave_out_tied
+from promptwise.models.parts import (
+    check_parts,
+    head_options,
+    injector_options,
+    knowledge_of,
+    strategy_options,
+    tuning_options,
+)
+from promptwise.models.saved_state import (
+    expect_no_backbone,
+    expect_no_frozen,
+    expect_no_tied,
+    leave_out_backbone,
+    leave_out_frozen,
+    leave_out_tied,
+)
 from promptwise.models.text_model import TextModel
-from promptwise.registry import HEADS, INJECTORS, STRATEGIES
+from promptwise.registry import HEADS, INJECTORS, STRATEGIES, TUNINGS
 from promptwise.tasks.spec import TaskSpec, load_spec
 from promptwise.tasks.template import Features, require_mask_last
 
@@ -38,7 +52,8 @@ if TYPE_CHECKING:
 class PromptedModel(TextModel):
     """A frozen backbone that is adapted to a task by a prompt made from each input.
 
-    Only the strategy, the injector and the head have weights of their own; :meth:`state_dict` holds nothing else.
+    Only the strategy, the injector, the head and a tuning have weights of their own; :meth:`state_dict` holds nothing
+    else.
     Make one with :meth:`from_backbone` or :meth:`from_pretrained`. It is an ordinary module for ``Trainer``.
 
     Args:
@@ -75,6 +90,7 @@ class PromptedModel(TextModel):
                 f"is {'on' if config.tune_backbone else 'off'}. Name the model instead of a loaded backbone."
             )
         check_parts(config)
+        self._add_tuning(backbone, config, seed)
         with seeded(seed):
             if strategy.makes_vectors:
                 self.injector = injector(backbone, config.length, strategy.instance_wise, **injector_options(config))
@@ -87,10 +103,37 @@ class PromptedModel(TextModel):
         )
         self.input_format.check(self.injector.reserved_positions, backbone.max_positions, backbone.name)
         self.backbone = backbone
-        self.register_state_dict_post_hook(leave_out_tied if config.tune_backbone else leave_out_backbone)
-        self.register_load_state_dict_post_hook(expect_no_tied if config.tune_backbone else expect_no_backbone)
+        leave_out, expect = leave_out_backbone, expect_no_backbone
+        if config.tune_backbone:
+            leave_out, expect = leave_out_tied, expect_no_tied
+        elif config.changes_backbone:
+            leave_out, expect = leave_out_frozen, expect_no_frozen
+        self.register_state_dict_post_hook(leave_out)
+        self.register_load_state_dict_post_hook(expect)
         self.to(backbone.device)
         self.eval()
+
+    @staticmethod
+    def _add_tuning(backbone: Backbone, config: PromptConfig, seed: int) -> None:
+        """Add the weights of ``--tune`` to a backbone that is for this model alone.
+
+        Raises:
+            ConfigError: The backbone may serve other models, or has the weights of another one.
+        """
+        tuned = config.tune != "none"
+        if backbone.use != ("reserved" if tuned else "shared"):
+            state = {
+                "shared": "was loaded to be frozen and shared",
+                "reserved": "was loaded for a model with --tune",
+                "taken": "has the added weights of another model",
+            }[backbone.use]
+            raise ConfigError(
+                f"{backbone.name} {state}, and --tune is {config.tune}. Name the model instead of a loaded backbone."
+            )
+        with seeded(seed):
+            TUNINGS.get(config.tune)(**tuning_options(config)).add_to(backbone)
+        if tuned:
+            backbone.use = "taken"
 
     @classmethod
     def from_backbone(
@@ -122,7 +165,14 @@ class PromptedModel(TextModel):
         spec = load_spec(task) if isinstance(task, str) else task
         config = PromptConfig(**options)
         check_parts(config)
-        backbone = place(backbone, HEADS.get(config.head).cloze, dtype, device, trainable=config.tune_backbone)
+        backbone = place(
+            backbone,
+            HEADS.get(config.head).cloze,
+            dtype,
+            device,
+            trainable=config.tune_backbone,
+            reserved=config.tune != "none",
+        )
         return cls(backbone, spec, config, seed)
 
     @cached_property
@@ -199,7 +249,8 @@ class PromptedModel(TextModel):
         instance = replace(instance, states=self.backbone.states(instance, layer))
         injection = self.injection(instance)
         lowest = injection.lowest_layer
-        if lowest is None or lowest < layer:
+        if lowest is None or lowest < layer or self.prompt_config.changes_backbone:
+            # The states keep no gradient, which weights below the layer would need.
             return self.backbone.run(instance, injection)
         # Nothing enters below the layer that was read, so its states serve the model too.
         return self.backbone.run(instance, injection, from_layer=layer, states=instance.states)

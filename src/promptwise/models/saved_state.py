@@ -7,6 +7,22 @@ from typing import Any
 from torch import nn
 
 
+def leave_out_frozen(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Hook of ``state_dict`` of a backbone with added weights: of the backbone those alone are saved."""
+    added = added_names(module)
+    for key in [key for key in state if key.startswith(prefix + "backbone.")]:
+        if key.removeprefix(prefix) not in added:
+            del state[key]
+
+
+def expect_no_frozen(module: nn.Module, incompatible: Any) -> None:
+    """Hook of ``load_state_dict`` of a backbone with added weights: what is frozen is not missed, what is added is."""
+    added = added_names(module)
+    incompatible.missing_keys[:] = [
+        key for key in incompatible.missing_keys if not key.startswith("backbone.") or key in added
+    ]
+
+
 def leave_out_backbone(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
     """Hook of ``state_dict``: what is frozen is not saved."""
     for key in [key for key in state if key.startswith(prefix + "backbone.")]:
@@ -28,6 +44,11 @@ def expect_no_tied(module: nn.Module, incompatible: Any) -> None:
     """Hook of ``load_state_dict`` of a tuned backbone: a second name of a loaded weight is not missed."""
     tied = tied_names(module)
     incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if key not in tied]
+
+
+def added_names(module: nn.Module) -> set[str]:
+    """Names of the trained parameters inside a frozen backbone; the first name of each."""
+    return {name for name, value in module.named_parameters() if name.startswith("backbone.") and value.requires_grad}
 
 
 def tied_names(module: nn.Module) -> set[str]:

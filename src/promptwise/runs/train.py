@@ -141,7 +141,11 @@ class _AdapterRun(FolderRun[RunMetrics]):
         check_fit(config)
         set_threads(config.threads)
         backbone = self.backbone or prepare_backbone(
-            config.model, HEADS.get(config.head).cloze, config.dtype, trainable=config.tune_backbone
+            config.model,
+            HEADS.get(config.head).cloze,
+            config.dtype,
+            trainable=config.tune_backbone,
+            reserved=config.tune != "none",
         )
         self.model = PromptedModel(backbone, self.data.spec, config.prompt_config(), config.seed)
         self.model.shared_features = self.features

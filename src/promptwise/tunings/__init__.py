@@ -1,0 +1,1 @@
+"""What is added to the weights of a backbone itself for one task."""
