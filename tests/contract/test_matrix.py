@@ -52,7 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 READING: dict[str, dict[str, Any]] = {
     "attention_reading": {"strategy": "attention", "attention_rank": 3, "reads_layer": 1},
 }
-"""Strategies that make vectors of a layer's states; on ``hidden``, which serves the families that have layers to read."""
+"""Strategies that make vectors of a layer's states; on ``hidden``, which serves the families whose layers are known."""
 
 EDITS: dict[str, dict[str, Any]] = {
     "token_bias": {"strategy": "token-bias", "bias_rank": 3},

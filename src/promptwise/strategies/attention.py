@@ -18,8 +18,8 @@ class AttentionPrompt(Strategy):
     """``K`` vectors, each from what a learnt query of its own finds in the text.
 
     ``c_t = D LN(x_t)``, ``a_kt = softmax_t(q_k . c_t / sqrt(r))`` and ``p_k = U GELU(sum_t a_kt c_t) + b_k``, with
-    ``D`` ``[r, E]``, queries ``q`` ``[K, r]``, ``U`` ``[W, r]`` and a learnt ``b`` ``[K, W]``. The softmax runs over the
-    tokens of the text, as far as the strategy may read them.
+    ``D`` ``[r, E]``, queries ``q`` ``[K, r]``, ``U`` ``[W, r]`` and a learnt ``b`` ``[K, W]``. The softmax runs over
+    the tokens of the text, as far as the strategy may read them.
 
     It stands between two published methods. ID-SPAM (arXiv 2506.05629) runs one head of self-attention over the
     embeddings, or the states of a middle layer, averages it over the tokens and makes all ``K`` vectors from that mean
@@ -74,6 +74,6 @@ class AttentionPrompt(Strategy):
     def _weights(self, codes: Tensor, text: Tensor) -> Tensor:
         scores = self.queries @ codes.transpose(1, 2) * codes.shape[-1] ** -0.5
         text = text.unsqueeze(1)
-        # Not minus infinity, of which a row without a text would make NaN; its weights are taken off below.
-        weights = scores.masked_fill(~text, torch.finfo(scores.dtype).min).softmax(-1)
-        return weights * text
+        # Not minus infinity, of which a row without a text would make NaN; its weights are taken off here.
+        weights: Tensor = scores.masked_fill(~text, torch.finfo(scores.dtype).min).softmax(-1) * text
+        return weights

@@ -163,4 +163,5 @@ _FIRST_SHARPNESS = 10.0
 
 def _mixed(shares: Tensor, values: Tensor) -> Tensor:
     """``sum_c shares_c values_c`` of shares ``[B, C]`` and values ``[C, K, W]``: ``[B, K, W]``."""
-    return (shares @ values.flatten(1)).unflatten(1, values.shape[1:])
+    mixed: Tensor = (shares @ values.flatten(1)).unflatten(1, values.shape[1:])
+    return mixed
