@@ -12,7 +12,7 @@ from promptwise.core.prompt import PromptShape
 from promptwise.core.seeding import seeded
 from promptwise.errors import BackboneError
 from promptwise.strategies.attention import AttentionPrompt
-from tests.contract.common import EXAMPLES, K, TinyFolder, instance_of, load, make_model, make_prepared
+from tests.contract.common import EXAMPLES, K, TinyFolder, load, make_model, make_prepared
 
 SHAPE = PromptShape(length=K, width=12, embedding_size=8, init_scale=0.5, hidden_size=6)
 
@@ -86,15 +86,20 @@ def test_a_model_gives_it_the_states_of_the_layer(name: str, base: str, tiny_fol
     """The prompt is made of what enters the layer, also where states are of another width than embeddings."""
     backbone = load(tiny_folder(name), lm_head=False)
     model = make_prepared(backbone, base=base, strategy="attention", reads_layer=1)
-    rows = model.features(EXAMPLES)
-    instance = instance_of(model, rows)
-    seen = []
-    model.strategy.register_forward_pre_hook(lambda module, args: seen.append(args[0].states))
-    model.logits(rows)
+    seen: list[Instance] = []
+    model.strategy.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model(**model.collate(model.features(EXAMPLES)))
     assert model.strategy.down.shape[1] == backbone.layer_size
-    expected = backbone.states(instance, 1)
+    assert (backbone.embedding_size == backbone.layer_size) == (name != "electra")
+    (instance,) = seen
+    assert instance.states is not None
+    types = {} if instance.token_types is None else {"token_type_ids": instance.token_types}
+    with torch.inference_mode():
+        whole = backbone.stack(
+            inputs_embeds=instance.embeddings, attention_mask=instance.mask.long(), output_hidden_states=True, **types
+        )
     real = instance.mask
-    torch.testing.assert_close(torch.cat(seen)[real], expected[real], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(instance.states[real], whole.hidden_states[1][real], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("strategy", ["attention", "context-bias"])

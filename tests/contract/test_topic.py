@@ -28,7 +28,7 @@ Make = Callable[..., TopicPrompt]
 
 
 def instance_of_ids(ids: list[list[int]], text: list[list[bool]] | None = None) -> Instance:
-    """Texts of such tokens; the frozen embeddings are the table's rows, and those of a fixed token where it has none."""
+    """Texts of such tokens, all of them read where nothing else is said."""
     tensor = torch.tensor(ids)
     mask = torch.ones_like(tensor, dtype=torch.bool)
     return Instance(tensor, mask, mask if text is None else torch.tensor(text), embedding().weight[tensor])
