@@ -102,6 +102,25 @@ def test_a_model_gives_it_the_states_of_the_layer(name: str, base: str, tiny_fol
     torch.testing.assert_close(instance.states[real], whole.hidden_states[1][real], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("layers", "touched"), [("first", [0]), ("1", [1]), ("all", [0, 1])])
+def test_each_layer_of_a_prefix_has_vectors_of_its_own(
+    layers: str, touched: list[int], tiny_folder: TinyFolder
+) -> None:
+    """The keys and values of the layers that are asked for follow the text, and no other's; layers differ."""
+    backbone = load(tiny_folder("bert"), lm_head=False)
+    model = make_prepared(backbone, base="prefix", strategy="attention", layers=layers, instance_scale=1.0)
+    seen: list[Instance] = []
+    model.strategy.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model(**model.collate(model.features(EXAMPLES)))
+    prefix = model.injection(seen[0]).prefix
+    assert prefix is not None
+    follows = [number for number, layer in enumerate(prefix) if layer.shape[1] > 1]
+    assert follows == touched
+    own = [prefix[number] - prefix[number][:, :1] for number in touched]
+    assert all(part[:, 1:].flatten(2).any(-1).all() for part in own)
+    assert len(own) == 1 or (own[0] - own[1]).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize("strategy", ["attention", "context-bias"])
 def test_a_layer_that_does_not_exist_is_refused_before_training(strategy: str, tiny_folder: TinyFolder) -> None:
     """By its number, with those that there are."""
