@@ -164,6 +164,16 @@ STRATEGIES = Registry(
             "Encoder IPT: a small CNN, RNN or MLP turns the input's tokens into K vectors",
             "promptwise.strategies.settings:EncoderSettings",
         ),
+        "attention": (
+            "promptwise.strategies.attention:AttentionPrompt",
+            "K learnt queries attend over the text's tokens, or a layer's states, and make a vector each",
+            "promptwise.strategies.settings:AttentionSettings",
+        ),
+        "topic": (
+            "promptwise.strategies.topic:TopicPrompt",
+            "a prompt for each topic of the knowledge, mixed by the topics of the input (--knowledge)",
+            "promptwise.strategies.settings:TopicSettings",
+        ),
         "token-bias": (
             "promptwise.strategies.bias:TokenBias",
             "a low-rank map of each token's embedding is added to its hidden state in every layer (--base hidden)",

@@ -23,10 +23,13 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "mlp": {"strategy": "encoder", "encoder": "mlp", "train_table": True},
     "rnn": {"strategy": "encoder", "encoder": "rnn"},
     "known cnn": {"strategy": "encoder", "encoder": "cnn", "knowledge": True},
+    "attention": {"strategy": "attention"},
+    "topic": {"strategy": "topic", "knowledge": True},
     "none": {"strategy": "none"},
 }
 EDITS: dict[str, dict[str, Any]] = {
     "shared": {"strategy": "shared"},
+    "attention to a layer": {"strategy": "attention", "reads_layer": 1, "edit_layers": "1"},
     "token bias": {"strategy": "token-bias"},
     "context bias": {"strategy": "context-bias"},
     "context bias from a layer": {"strategy": "context-bias", "reads_layer": 1, "edit_layers": "1"},

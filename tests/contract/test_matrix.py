@@ -46,7 +46,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "encoder_mlp": {"strategy": "encoder", "encoder": "mlp"},
     "encoder_mlp_table": {"strategy": "encoder", "encoder": "mlp", "train_table": True},
     "encoder_cnn_knowledge": {"strategy": "encoder", "encoder": "cnn", "knowledge": "of the backbone"},
+    "attention": {"strategy": "attention", "attention_rank": 3},
+    "topic": {"strategy": "topic", "topic_rank": 3, "knowledge": "of the backbone"},
 }
+READING: dict[str, dict[str, Any]] = {
+    "attention_reading": {"strategy": "attention", "attention_rank": 3, "reads_layer": 1},
+}
+"""Strategies that make vectors of a layer's states; on ``hidden``, which serves the families whose layers are known."""
+
 EDITS: dict[str, dict[str, Any]] = {
     "token_bias": {"strategy": "token-bias", "bias_rank": 3},
     "context_bias": {"strategy": "context-bias", "bias_rank": 3},
@@ -54,10 +61,14 @@ EDITS: dict[str, dict[str, Any]] = {
 }
 """Strategies that change hidden states instead of making vectors."""
 
-EVERY = {**VARIANTS, **EDITS}
+EVERY = {**VARIANTS, **READING, **EDITS}
 BASE_NAMES = ("prompt", "prefix", "hidden")
 HEAD_NAMES = ("classifier", "cloze")
-STILL = {"encoder": {"strategy.table.rows"}, "pretrained": {"strategy.centre", "strategy.scale"}}
+STILL = {
+    "encoder": {"strategy.table.rows"},
+    "pretrained": {"strategy.centre", "strategy.scale"},
+    "topic": {"strategy.table.rows", "strategy.centre", "strategy.centroids", "strategy.typical"},
+}
 ONE_LAYER = ("albert",)
 """Families whose layers are one that runs several times: neither prefixes nor edits of a layer can be told apart."""
 
@@ -98,7 +109,7 @@ class Combination:
 def variants(backbone: str, base: str) -> tuple[str, ...]:
     """What is tried on a base of a backbone."""
     if base == "hidden":
-        return ("shared", "encoder_mlp", *EDITS)
+        return ("shared", "encoder_mlp", "attention", "topic", *READING, *EDITS)
     return ("shared", "random", "encoder_mlp") if backbone in RELATIVES else tuple(VARIANTS)
 
 
@@ -149,10 +160,10 @@ def test_the_matrix_is_complete() -> None:
     assert knowing == {VARIANTS[name]["strategy"] for name in KNOWN}
     assert len(BACKBONES) == 16
     by_base = {base: sum(one.base == base for one in COMBINATIONS) for base in BASE_NAMES}
-    assert by_base == {"prompt": 12 * 2 * 9 + 4 * 2 * 3, "prefix": 240, "hidden": 16 * 2 * 5}
-    assert len(set(map(str, COMBINATIONS))) == len(COMBINATIONS) == 640
-    assert len(SERVED) == 624
-    assert len(REFUSED) == len(ONE_LAYER) * len(HEAD_NAMES) * (3 + 5) == 16
+    assert by_base == {"prompt": 12 * 2 * 11 + 4 * 2 * 3, "prefix": 288, "hidden": 16 * 2 * 8}
+    assert len(set(map(str, COMBINATIONS))) == len(COMBINATIONS) == 832
+    assert len(SERVED) == 810
+    assert len(REFUSED) == len(ONE_LAYER) * len(HEAD_NAMES) * (3 + 8) == 22
 
 
 @pytest.mark.parametrize("one", SERVED, ids=str)
@@ -236,7 +247,7 @@ def check_saved(model: PromptedModel, backbone: Path, folder: Path) -> None:
     assert floats.keys() == own.keys()
     assert all(torch.equal(floats[key], own[key]) for key in own)
     frozen = {key for key, value in own.items() if not value.requires_grad}
-    # A frozen table under an encoder, and what turns an embedding into a prompt where the table has no row.
+    # A frozen table under an encoder, what turns an embedding into a prompt where the table has no row, and topics.
     assert frozen == STILL.get(model.prompt_config.strategy if model.prompt_config.get("knowledge") else "", set())
     assert all(key.startswith("strategy.") and key.endswith(".ids") for key in saved.keys() - floats.keys())
     again = PromptedModel.from_pretrained(folder, str(backbone), dtype="fp32", device="cpu")

@@ -282,7 +282,10 @@ def test_strategies_lists_every_part() -> None:
     assert lines == [
         *[
             ("strategy", name)
-            for name in ("shared", "random", "pretrained", "encoder", "token-bias", "context-bias", "none")
+            for name in (
+                *("shared", "random", "pretrained", "encoder", "attention", "topic"),
+                *("token-bias", "context-bias", "none"),
+            )
         ],
         *[("encoder", name) for name in ("cnn", "rnn", "mlp")],
         *[("base", name) for name in ("prompt", "prefix", "hidden")],

@@ -47,7 +47,7 @@ def cloze(overwrite: bool, resume: bool, **flags: Any) -> None:
 def knowledge(overwrite: bool, resume: bool, **flags: Any) -> None:
     """Train a table of token vectors and small networks to tell topics, for prompts to start from.
 
-    Use the result with --strategy pretrained or --strategy encoder, and --knowledge DIR.
+    Use the result with --strategy pretrained, encoder or topic, and --knowledge DIR.
 
     \b
     promptwise pretrain knowledge --corpus topics13 --out runs/knowledge

@@ -19,7 +19,8 @@ class PromptShape:
         width: ``W``, the width of each.
         embedding_size: ``E``, the width of the frozen word embeddings that a strategy may read.
         init_scale: New vectors are drawn from U(-init_scale, init_scale).
-        hidden_size: ``H``, the width of the hidden states that edits are added to; 0 where no edits are taken.
+        hidden_size: ``H``, the width of the hidden states inside the layers, which a strategy may read or edit; 0 where
+            there is no prompt.
         layers: Numbers of the layers whose hidden states can be edited; none where no edits are taken.
     """
 

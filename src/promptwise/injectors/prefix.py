@@ -58,7 +58,13 @@ class PrefixInjector(Injector):
         self.dtype = backbone.compute_dtype
         layer_width = 2 * self.heads * self.head_size
         width = (len(self.instance_layers) if instance_wise else self.layers) * layer_width
-        self.shape = PromptShape(length, width=width, embedding_size=backbone.embedding_size, init_scale=init_scale)
+        self.shape = PromptShape(
+            length,
+            width=width,
+            embedding_size=backbone.embedding_size,
+            init_scale=init_scale,
+            hidden_size=backbone.layer_size,
+        )
         self.prefix: nn.Parameter | None = None
         if instance_wise:
             self.prefix = nn.Parameter(torch.empty(length, self.layers * layer_width).uniform_(-init_scale, init_scale))

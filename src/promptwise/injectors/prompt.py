@@ -30,7 +30,9 @@ class PromptInjector(Injector):
             # For its backward pass; elsewhere torch's own attention is the faster one.
             use_own_attention(backbone)
         size = backbone.embedding_size
-        self.shape = PromptShape(length, width=size, embedding_size=size, init_scale=init_scale)
+        self.shape = PromptShape(
+            length, width=size, embedding_size=size, init_scale=init_scale, hidden_size=backbone.layer_size
+        )
         self.reserved_positions = length
 
     def inject(self, instance: Instance, prompt: Prompt) -> Injection:

@@ -98,6 +98,8 @@ class PromptedModel(TextModel):
                 self.injector = NoInjector(backbone, 0, strategy.instance_wise)
             self.strategy = strategy(self.injector.shape, **strategy_options(config))
             self.head = head(backbone, spec, **head_options(config))
+        if self.strategy.reads_layer is not None:
+            backbone.check_layer(self.strategy.reads_layer)
         self.input_format = input_format_for(
             backbone, spec, config.max_length, head.cloze, self.injector.reserved_positions, config.hard_prompt
         )

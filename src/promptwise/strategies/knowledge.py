@@ -1,7 +1,7 @@
 """Knowledge of topics: a table of token vectors and small networks that were trained to tell the topic of a text.
 
 It is one folder for one tokenizer and width, written by ``promptwise pretrain knowledge`` and read by the strategies
-``pretrained`` and ``encoder`` (paper, section 3). ``N`` is the number of tokens that its corpus showed.
+``pretrained`` and ``encoder`` (paper, section 3) and ``topic``. ``N`` is the number of tokens that its corpus showed.
 """
 
 from __future__ import annotations

@@ -76,6 +76,37 @@ class EncoderSettings(_WithKnowledge):
     )
 
 
+_READS_LAYER = (
+    "Read the hidden states that enter this layer, counted from 0. By default attention reads the word embeddings, and "
+    "context-bias in each layer its own states; for it this must not be above the lowest layer of --edit-layers."
+)
+
+
+@dataclass(frozen=True)
+class AttentionSettings(StrategySettings):
+    """Of :class:`~promptwise.strategies.attention.AttentionPrompt`."""
+
+    attention_rank: int = setting(
+        32,
+        "Width in which learnt queries attend over the text, and rank of the map to the prompt's vectors.",
+        minimum=1,
+    )
+    reads_layer: int | None = setting(None, _READS_LAYER, minimum=0)
+
+
+@dataclass(frozen=True)
+class TopicSettings(_WithKnowledge):
+    """Of :class:`~promptwise.strategies.topic.TopicPrompt`."""
+
+    topic_mixture: str = setting(
+        "own",
+        "How the prompts of topics are mixed: by the topics of the input; by those, but each prompt for the next "
+        "topic; all alike; the first topic's alone.",
+        choices=("own", "shuffled", "uniform", "one"),
+    )
+    topic_rank: int = setting(16, "Rank of what is learnt of each topic.", minimum=1)
+
+
 @dataclass(frozen=True)
 class BiasSettings(StrategySettings):
     """What the strategies that make a bias of every token share."""
@@ -97,12 +128,7 @@ class TokenBiasSettings(BiasSettings):
 class ContextBiasSettings(BiasSettings):
     """Of :class:`~promptwise.strategies.bias.ContextBias`."""
 
-    reads_layer: int | None = setting(
-        None,
-        "Make the biases of all layers from the states that enter this one, counted from 0; it must not be above the "
-        "lowest layer of --edit-layers. By default each layer reads its own.",
-        minimum=0,
-    )
+    reads_layer: int | None = setting(None, _READS_LAYER, minimum=0)
 
 
 @dataclass(frozen=True)

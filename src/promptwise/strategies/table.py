@@ -129,6 +129,10 @@ class PretrainedTable(RandomTable):
         The table's mean is taken off, the rest is brought to the spread of random prompts and repeated until the width
         is reached: for a prefix, keys and values begin alike.
         """
-        values = (vectors.to(self.centre) - self.centre) * self.scale
-        times = -(-self.shape.width // values.shape[-1])
-        return torch.cat([values] * times, dim=-1)[..., : self.shape.width]
+        return repeated((vectors.to(self.centre) - self.centre) * self.scale, self.shape.width)
+
+
+def repeated(values: Tensor, width: int) -> Tensor:
+    """Values ``[..., E]`` as often as it takes to reach a width: ``[..., W]``."""
+    times = -(-width // values.shape[-1])
+    return torch.cat([values] * times, dim=-1)[..., :width]
