@@ -33,7 +33,13 @@ class Backbone(nn.Module):
         tokenizer: Its fast tokenizer.
         name: The name or folder it was loaded from.
         pooling: The readout that the model was trained for, where its folder tells.
+
+    Attributes:
+        attention_layers: The layers that call attention of our own, see
+            :mod:`promptwise.backbones.attention_setup`; ``None`` before it has looked for them.
     """
+
+    attention_layers: tuple[Any, ...] | None = None
 
     def __init__(self, model: Any, tokenizer: Any, name: str = "", pooling: str | None = None) -> None:
         super().__init__()
