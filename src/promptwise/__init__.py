@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from promptwise.models.prompted import PromptedModel
     from promptwise.models.text_model import Prediction
     from promptwise.models.zero_shot import ZeroShotModel
+    from promptwise.serving.pool import AdapterPool
     from promptwise.tasks.data import TaskData, load_task, task_from_file
     from promptwise.tasks.spec import TaskSpec, load_spec, task_names
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AdapterPool": "serving.pool",
     "Attribution": "models.attribution",
     "Backbone": "backbones.backbone",
     "FitConfig": "config",
@@ -43,6 +45,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AdapterPool",
     "Attribution",
     "Backbone",
     "FitConfig",

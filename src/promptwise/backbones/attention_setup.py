@@ -16,12 +16,26 @@ NAME = "promptwise_prefix"
 
 
 def use_own_attention(backbone: Backbone) -> list[AttentionLayer]:
-    """Make the backbone call :func:`prefix_attention`, plain attention without a prefix, and number its layers.
+    """Make the backbone call :func:`prefix_attention`, plain attention without a prefix, and number its layers; once is
+    enough.
 
     Returns:
         The self-attention layers of the prompted stack that call it, in order. Where there are none the backbone is as
         it was before: some models look at the name of their attention instead of calling it.
     """
+    if backbone.attention_layers is None or not _still_there(backbone):
+        backbone.attention_layers = tuple(_install(backbone))
+    return list(backbone.attention_layers)
+
+
+def _still_there(backbone: Backbone) -> bool:
+    """Whether nobody has chosen another attention since; what was found to have none needs no second look."""
+    by_name = backbone.family.prefix not in own_attention.INSTALL and bool(backbone.attention_layers)
+    config: Any = backbone.stack.config
+    return not by_name or config._attn_implementation == NAME
+
+
+def _install(backbone: Backbone) -> list[AttentionLayer]:
     if backbone.family.prefix in own_attention.INSTALL:
         return own_attention.INSTALL[backbone.family.prefix](backbone)
     if not getattr(backbone.model, "_supports_sdpa", False):

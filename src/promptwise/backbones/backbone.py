@@ -39,7 +39,11 @@ class Backbone(nn.Module):
 
     Attributes:
         parameter_count: How many numbers the model has, without what a tuning adds.
+        attention_layers: The layers that call attention of our own, see
+            :mod:`promptwise.backbones.attention_setup`; ``None`` before it has looked for them.
     """
+
+    attention_layers: tuple[Any, ...] | None = None
 
     def __init__(self, model: Any, tokenizer: Any, name: str = "", pooling: str | None = None) -> None:
         super().__init__()

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,6 +76,14 @@ class Instance:
     def reading(self, count: int) -> Instance:
         """The same rows, of whose texts a strategy may read the first ``count`` tokens alone."""
         return replace(self, text=self.text & (self.text.long().cumsum(1) <= count))
+
+    def rows(self, chosen: slice | Tensor) -> Instance:
+        """Some of the rows, by a slice or by their numbers, which may repeat."""
+        names = ("ids", "mask", "text", "embeddings", "token_types", "states", "presence")
+        parts: dict[str, Any] = {name: getattr(self, name) for name in names}
+        chosen_parts = {name: part[chosen] for name, part in parts.items() if part is not None}
+        cloze = self.cloze[chosen] if isinstance(self.cloze, Tensor) else self.cloze
+        return replace(self, cloze=cloze, **chosen_parts)
 
     def cut(self, length: int) -> Instance:
         """The first ``length`` columns."""

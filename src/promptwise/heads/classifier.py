@@ -44,10 +44,13 @@ class ClassifierHead(Head):
 
     def forward(self, backbone: Backbone, hidden: Tensor, mask: Tensor, mask_position: Tensor | None) -> Tensor:
         """See :meth:`Head.forward`."""
-        if self.pooling == "mean":
-            state = masked_mean(hidden.float(), mask)
-        else:
-            position = mask.sum(1) - 1 if self.pooling == "last" else mask.sum(1) * 0
-            state = take(hidden, position).float()
-        logits: Tensor = self.linear(state)
+        logits: Tensor = self.linear(pooled(self.pooling, hidden, mask))
         return logits
+
+
+def pooled(pooling: str, hidden: Tensor, mask: Tensor) -> Tensor:
+    """What a classifier reads ``[B, H]``, in float32: the ``first`` or ``last`` real token's state, or the ``mean``."""
+    if pooling == "mean":
+        return masked_mean(hidden.float(), mask)
+    position = mask.sum(1) - 1 if pooling == "last" else mask.sum(1) * 0
+    return take(hidden, position).float()

@@ -57,12 +57,17 @@ class ClozeHead(Head):
     def forward(self, backbone: Backbone, hidden: Tensor, mask: Tensor, mask_position: Tensor | None) -> Tensor:
         """See :meth:`Head.forward`."""
         position = mask.sum(1) - 1 if mask_position is None else mask_position
-        transform, matrix, bias = backbone.lm_head_parts()
-        with backbone.autocast():
-            logits = nn.functional.linear(transform(take(hidden, position)), matrix[self.token_ids])
-        if bias is not None:
-            logits = logits + bias[self.token_ids]
-        return _scaled(logits.float(), backbone.config) @ self.shares
+        return token_logits(backbone, take(hidden, position), self.token_ids) @ self.shares
+
+
+def token_logits(backbone: Backbone, states: Tensor, token_ids: Tensor) -> Tensor:
+    """Language-model logits ``[B, N]`` of tokens ``[N]`` at hidden states ``[B, H]``."""
+    transform, matrix, bias = backbone.lm_head_parts()
+    with backbone.autocast():
+        logits = nn.functional.linear(transform(states), matrix[token_ids])
+    if bias is not None:
+        logits = logits + bias[token_ids]
+    return _scaled(logits.float(), backbone.config)
 
 
 def label_word_tokens(tokenizer: Any, spec: TaskSpec) -> list[list[list[int]]]:

@@ -207,13 +207,7 @@ def load_adapter(
         trainable=prompt_config.tune_backbone,
         reserved=prompt_config.tune != "none",
     )
-    _check_backbone(folder, made_for, backbone)
-    if cloze and backbone.has_lm_head and backbone.lm_fingerprint != made_for.get("lm_fingerprint"):
-        raise AdapterError(
-            f"The adapter in {folder} was made for the language-model head of {made_for['name']} (fingerprint "
-            f"{str(made_for.get('lm_fingerprint'))[:16]}), but that of {backbone.name} has fingerprint "
-            f"{str(backbone.lm_fingerprint)[:16]}. Nothing was loaded."
-        )
+    check_backbone(folder, made_for, backbone, cloze)
     model = kind(backbone, spec, prompt_config)
     try:
         model.load_state_dict(_read_tensors(weights, model.device))
@@ -231,21 +225,47 @@ def _read_tensors(weights: Path, device: torch.device) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     tensors: dict[str, Tensor] = load_file(weights, device=str(device))
+    check_finite(weights, tensors)
+    return tensors
+
+
+def check_finite(weights: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Make sure that all numbers of a weights file are finite.
+
+    Raises:
+        AdapterError: Some are not; names the tensor.
+    """
     broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
     if broken:
         raise AdapterError(
             f"{weights} cannot be used: the tensor {broken[0]!r} holds numbers that are not finite (NaN or infinite), "
             "so every prediction would be wrong. Train the adapter again, with a lower --lr if training broke it."
         )
-    return tensors
 
 
-def _check_backbone(folder: Path, made_for: dict[str, Any], backbone: Backbone) -> None:
+def check_backbone(folder: Path, made_for: Mapping[str, Any], backbone: Backbone, cloze: bool = False) -> None:
+    """Make sure that a backbone is the one that an adapter was made for.
+
+    Args:
+        folder: Where the adapter is, for the message.
+        made_for: ``backbone`` of its configuration.
+        backbone: The one that is at hand.
+        cloze: Whether its language-model head is needed too; one without any is refused where the head is made.
+
+    Raises:
+        AdapterError: It has another fingerprint, or its head has.
+    """
     if backbone.fingerprint != made_for["fingerprint"]:
         raise AdapterError(
             f"The adapter in {folder} was made for {made_for['name']} (fingerprint {made_for['fingerprint'][:16]}), "
             f"but {backbone.name} has fingerprint {backbone.fingerprint[:16]}. Nothing was loaded; give the backbone "
             "that it was trained on."
+        )
+    if cloze and backbone.has_lm_head and backbone.lm_fingerprint != made_for.get("lm_fingerprint"):
+        raise AdapterError(
+            f"The adapter in {folder} was made for the language-model head of {made_for['name']} (fingerprint "
+            f"{str(made_for.get('lm_fingerprint'))[:16]}), but that of {backbone.name} has fingerprint "
+            f"{str(backbone.lm_fingerprint)[:16]}. Nothing was loaded."
         )
 
 
@@ -279,7 +299,7 @@ def start_from(model: PromptedModel, name: str | Path) -> str:
     if wrong:
         differences = ", ".join(f"{flag_name(part)} {other.get(part)}" for part in wrong)
         raise AdapterError(f"The adapter in {folder} was made with {differences}; start from it with the same.")
-    _check_backbone(folder, config["backbone"], model.backbone)
+    check_backbone(folder, config["backbone"], model.backbone)
     tensors = _read_tensors(weights, model.device)
     parts_of = ("strategy.", "injector.")
     prompt = {key: value for key, value in tensors.items() if key.startswith(parts_of)}

@@ -189,15 +189,7 @@ class TextModel(nn.Module, ABC):
         Raises:
             ConfigError: It is no text, or one text where the task has two, or two where it has one.
         """
-        pair = (text, None) if isinstance(text, str) else text
-        if not _is_texts(pair):
-            raise ConfigError(
-                f"Text {number} must be a string, or a tuple of two for a task on pairs; found {text!r:.60}."
-            )
-        if (pair[1] is None) != (self.spec.text_pair is None):
-            needed = "single texts" if self.spec.text_pair is None else "pairs of texts, each a tuple"
-            raise ConfigError(f"{self.spec.name} is a task on {needed}; found {str(text)[:60]!r} as text {number}.")
-        return pair[0], pair[1]
+        return checked_texts(self.spec, text, number)
 
     @torch.inference_mode()
     def logits(
@@ -230,6 +222,17 @@ class TextModel(nn.Module, ABC):
                 "broken. Try --dtype fp32, or load the model again."
             )
         return logits
+
+
+def checked_texts(spec: TaskSpec, text: str | Texts, number: int = 1) -> Texts:
+    """See :meth:`TextModel.checked`."""
+    pair = (text, None) if isinstance(text, str) else text
+    if not _is_texts(pair):
+        raise ConfigError(f"Text {number} must be a string, or a tuple of two for a task on pairs; found {text!r:.60}.")
+    if (pair[1] is None) != (spec.text_pair is None):
+        needed = "single texts" if spec.text_pair is None else "pairs of texts, each a tuple"
+        raise ConfigError(f"{spec.name} is a task on {needed}; found {str(text)[:60]!r} as text {number}.")
+    return pair[0], pair[1]
 
 
 def _is_texts(pair: Any) -> bool:

@@ -1,0 +1,223 @@
+"""Reading an adapter as data: everything is checked before it takes memory.
+
+An adapter is untrusted. Its configuration may claim any size, its weights may be of another size or another backbone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load
+from torch import Tensor
+
+from promptwise.backbones.backbone import Backbone
+from promptwise.config import PromptConfig
+from promptwise.errors import AdapterError, PromptwiseError
+from promptwise.heads.base import Head
+from promptwise.heads.classifier import ClassifierHead
+from promptwise.models.adapter import CONFIG_FILE, WEIGHTS_FILE, check_backbone, check_finite, read_config
+from promptwise.models.input_format import input_format_for
+from promptwise.models.parts import head_options
+from promptwise.models.zero_shot import ZeroShotModel
+from promptwise.registry import HEADS
+from promptwise.serving.head_kinds import Reader, make_head
+from promptwise.serving.prompt_kinds import PromptKind, Prompts
+from promptwise.tasks.spec import TaskSpec
+from promptwise.tasks.template import InputFormat
+
+CONFIG_LIMIT = 4 * 2**20
+"""Most bytes of an ``adapter_config.json``; one that promptwise writes has a few thousand."""
+
+_FLOATS = {"F16": 2, "BF16": 2, "F32": 4}
+_INTEGERS = {"I32": 4, "I64": 8}
+_HEAD = "head."
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedAdapter:
+    """An adapter in memory. It never changes, so that a batch that holds it goes on when another takes its place.
+
+    Attributes:
+        name: What it is asked for by.
+        spec: Its task.
+        input_format: How its texts enter the backbone.
+        prompts: What makes its prompts; ``None`` where nothing enters the backbone.
+        reader: What reads its scores.
+        bytes: The memory of its numbers.
+        digest: sha256 of its weights; empty for a cloze question without any.
+    """
+
+    name: str
+    spec: TaskSpec
+    input_format: InputFormat
+    prompts: Prompts | None
+    reader: Reader
+    bytes: int
+    digest: str
+
+    @property
+    def lowest_layer(self) -> int | None:
+        """The first layer that it touches; ``None`` where it touches none."""
+        return None if self.prompts is None else self.prompts.kind.lowest_layer
+
+
+class AdapterLoader:
+    """Reads adapters for one backbone. What several have in common is made once.
+
+    Args:
+        backbone: The frozen model, with its own attention and edits served where it can.
+        most_bytes: The largest adapter.
+    """
+
+    def __init__(self, backbone: Backbone, most_bytes: int) -> None:
+        self.backbone, self.most_bytes = backbone, most_bytes
+        self._kinds: dict[tuple[object, ...], PromptKind] = {}
+        self._heads: dict[tuple[object, ...], Head] = {}
+        self._formats: dict[tuple[object, ...], InputFormat] = {}
+        self._specs: dict[str, TaskSpec] = {}
+
+    def read(self, name: str, folder: Path) -> LoadedAdapter:
+        """The adapter in a folder.
+
+        Raises:
+            AdapterError: It is incomplete, altered, too large, made for another backbone, or cannot run here.
+        """
+        try:
+            return self._read(name, folder)
+        except AdapterError:
+            raise
+        except PromptwiseError as error:
+            raise AdapterError(f"The adapter in {folder} cannot be used here: {error}") from error
+        except (SafetensorError, RuntimeError, OSError, ValueError) as error:
+            raise AdapterError(f"The adapter in {folder} cannot be loaded: {error}") from error
+
+    def zero_shot(self, name: str, model: ZeroShotModel) -> LoadedAdapter:
+        """A cloze question to the bare backbone."""
+        reader = Reader(model.head, {}, model.prior)
+        return LoadedAdapter(name, model.spec, model.input_format, None, reader, 0, "")
+
+    def _read(self, name: str, folder: Path) -> LoadedAdapter:
+        file = folder / CONFIG_FILE
+        if file.is_file() and file.stat().st_size > CONFIG_LIMIT:
+            raise AdapterError(f"{file} has {file.stat().st_size:,} bytes; the most that is read is {CONFIG_LIMIT:,}.")
+        described = read_config(folder)
+        config = PromptConfig.from_saved(described["prompt"])
+        if config.tune_backbone or config.get("tune") not in (None, "none"):
+            raise AdapterError(
+                f"The adapter in {folder} changes the backbone's own weights, so it cannot share them with others. "
+                "Load it alone, with PromptedModel.from_pretrained or --adapter."
+            )
+        check_backbone(folder, described["backbone"], self.backbone, HEADS.get(config.head).cloze)
+        spec = self._spec(described["task"])
+        kind = self._kind(config)
+        head = self._head(spec, config)
+        weights = folder / WEIGHTS_FILE
+        expected = {**kind.shapes, **{_HEAD + key: tuple(value.shape) for key, value in head.state_dict().items()}}
+        self._check_size(weights, expected)
+        content = weights.read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if found != described["weights_sha256"]:
+            raise AdapterError(
+                f"{weights} was altered or cut short: its sha256 is {found}, {CONFIG_FILE} says "
+                f"{described['weights_sha256']}. Nothing was loaded; copy or train the adapter again."
+            )
+        tensors: dict[str, Tensor] = load(content)
+        check_shapes(weights, {key: tuple(value.shape) for key, value in tensors.items()}, expected)
+        check_finite(weights, tensors)
+        prompts = kind.prompts(self.backbone, {k: v for k, v in tensors.items() if not k.startswith(_HEAD)})
+        reader = self._reader(head, spec, config, {k: v for k, v in tensors.items() if k.startswith(_HEAD)})
+        size = sum(value.nbytes for value in (*prompts.tensors.values(), *reader.tensors.values()))
+        return LoadedAdapter(name, spec, self._format(spec, config, kind), prompts, reader, size, found)
+
+    def _check_size(self, weights: Path, expected: Shapes) -> None:
+        """Compare what the header of a weights file claims with the configuration and the limit.
+
+        Raises:
+            AdapterError: It is missing, too large, or of other tensors.
+        """
+        if not weights.is_file():
+            raise AdapterError(f"{weights.parent} has {CONFIG_FILE} but no {WEIGHTS_FILE}. Nothing else is read.")
+        size = weights.stat().st_size
+        if size <= self.most_bytes:
+            shapes, size = {}, 0
+            with safe_open(weights, framework="pt") as opened:
+                for key in opened.keys():  # noqa: SIM118 (no mapping)
+                    part = opened.get_slice(key)
+                    kinds = _INTEGERS if key.endswith(".ids") else _FLOATS
+                    if part.get_dtype() not in kinds:
+                        raise AdapterError(
+                            f"{weights}: the tensor {key!r} is stored as {part.get_dtype()}; promptwise writes "
+                            f"{', '.join(kinds)} there."
+                        )
+                    shapes[key] = tuple(part.get_shape())
+                    size += prod(shapes[key]) * max(kinds.values() if kinds is _INTEGERS else [4])
+            check_shapes(weights, shapes, expected)
+        if size > self.most_bytes:
+            raise AdapterError(
+                f"{weights} would take {size:,} bytes; the most that all adapters may take together is "
+                f"{self.most_bytes:,}. Give the pool more with keep_bytes."
+            )
+
+    def _spec(self, data: Mapping[str, Any]) -> TaskSpec:
+        return self._specs.setdefault(json.dumps(data, sort_keys=True), TaskSpec.from_dict(dict(data)))
+
+    def _kind(self, config: PromptConfig) -> PromptKind:
+        key = PromptKind.key(config)
+        if key not in self._kinds:
+            self._kinds[key] = PromptKind(self.backbone, config)
+        return self._kinds[key]
+
+    def _head(self, spec: TaskSpec, config: PromptConfig) -> Head:
+        """The head of a task; those of classifiers are told apart by their size alone."""
+        kind = HEADS.get(config.head)
+        about: object = len(spec.labels) if kind is ClassifierHead else id(spec)
+        key = (config.head, repr(sorted(head_options(config).items())), about)
+        if key not in self._heads:
+            self._heads[key] = make_head(self.backbone, spec, config)
+        return self._heads[key]
+
+    def _reader(self, head: Head, spec: TaskSpec, config: PromptConfig, tensors: Mapping[str, Tensor]) -> Reader:
+        if type(head) is ClassifierHead:
+            return Reader(head, {name: tensor.to(self.backbone.device) for name, tensor in tensors.items()})
+        if tensors:
+            head = make_head(self.backbone, spec, config)
+            head.load_state_dict({name.removeprefix(_HEAD): tensor for name, tensor in tensors.items()})
+        return Reader(head, head.state_dict())
+
+    def _format(self, spec: TaskSpec, config: PromptConfig, kind: PromptKind) -> InputFormat:
+        cloze = HEADS.get(config.head).cloze
+        made = input_format_for(
+            self.backbone, spec, config.max_length, cloze, kind.reserved_positions, config.hard_prompt
+        )
+        key = (id(spec), cloze, *made.settings)
+        if key not in self._formats:
+            made.check(kind.reserved_positions, self.backbone.max_positions, self.backbone.name)
+            self._formats[key] = made
+        return self._formats[key]
+
+
+def check_shapes(weights: Path, found: Shapes, expected: Shapes) -> None:
+    """Make sure that tensors are those of a configuration; an expected length of 0 stands for any.
+
+    Raises:
+        AdapterError: A tensor is missing, unknown, or of another shape.
+    """
+    for name in sorted(found.keys() ^ expected.keys()):
+        what = "has no place in" if name in found else "is missing, says"
+        raise AdapterError(f"{weights} does not fit its own {CONFIG_FILE}: the tensor {name!r} {what} the latter.")
+    for name, shape in expected.items():
+        own = found[name]
+        if len(own) != len(shape) or any(want not in (0, have) for want, have in zip(shape, own, strict=True)):
+            raise AdapterError(
+                f"{weights} does not fit its own {CONFIG_FILE}: the tensor {name!r} has shape {list(own)}, not "
+                f"{list(shape)}."
+            )

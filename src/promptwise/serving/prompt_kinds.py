@@ -1,0 +1,253 @@
+"""Adapters that differ in their numbers alone make their prompts together.
+
+Letters as in ``docs/notation.md``; ``N`` is the number of adapters that run together, ``R`` the most rows of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from promptwise.backbones.backbone import Backbone
+from promptwise.config import PromptConfig
+from promptwise.core.injection import Injection, merge
+from promptwise.core.instance import Instance
+from promptwise.core.prompt import Prompt
+from promptwise.core.seeding import seeded
+from promptwise.injectors.base import Injector
+from promptwise.injectors.hidden import HiddenInjector
+from promptwise.injectors.none import NoInjector
+from promptwise.models.parts import check_parts, injector_options, strategy_options
+from promptwise.registry import INJECTORS, STRATEGIES
+from promptwise.strategies.base import Strategy
+from promptwise.strategies.encoder import EncoderPrompt
+from promptwise.strategies.networks.mlp import TokenMLP
+from promptwise.strategies.shared import SharedPrompt
+
+MOST_ROWS_TOGETHER = 4
+"""An adapter with more rows in a batch runs by itself, so that little of what runs together is padding."""
+
+
+class PromptParts(nn.Module):
+    """A strategy with its injector, whose tensors have the names that a saved adapter gives them."""
+
+    def __init__(self, strategy: Strategy, injector: Injector) -> None:
+        super().__init__()
+        self.strategy, self.injector = strategy, injector
+
+
+def prompt_parts(backbone: Backbone, config: PromptConfig) -> PromptParts:
+    """New parts, as :class:`~promptwise.models.prompted.PromptedModel` makes them.
+
+    Raises:
+        ConfigError: They cannot work together, or with this backbone.
+        BackboneError: The backbone cannot serve them.
+    """
+    check_parts(config)
+    strategy, injector = STRATEGIES.get(config.strategy), INJECTORS.get(config.base)
+    with seeded(0):
+        if strategy.makes_vectors:
+            made: Injector = injector(backbone, config.length, strategy.instance_wise, **injector_options(config))
+        else:
+            made = NoInjector(backbone, 0, strategy.instance_wise)
+        return PromptParts(strategy(made.shape, **strategy_options(config)), made).eval()
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """What makes the prompts of one adapter: its tensors, or parts of its own where its kind does not run together.
+
+    Attributes:
+        kind: What it has in common with others.
+        tensors: By the names of a saved adapter.
+        own: The parts with these tensors.
+    """
+
+    kind: PromptKind
+    tensors: Mapping[str, Tensor]
+    own: PromptParts | None = None
+
+
+Part = tuple[Prompts, slice]
+"""An adapter and its rows of a batch."""
+
+
+class PromptKind:
+    """A strategy and an injector, without their numbers.
+
+    Args:
+        backbone: The frozen model, which calls attention of our own already where it can.
+        config: What the adapters are made of.
+
+    Attributes:
+        lowest_layer: The first layer that is touched; ``None`` where none is.
+        reserved_positions: How many positions the prompts take.
+        template: The parts, on the device ``meta``: their tensors have shapes, and take no memory.
+    """
+
+    def __init__(self, backbone: Backbone, config: PromptConfig) -> None:
+        self.config = config
+        # A configuration may claim any size.
+        with torch.device("meta"):
+            self.template = prompt_parts(backbone, config).to("meta")
+        strategy, injector = self.template.strategy, self.template.injector
+        self.reading = config.reading
+        self.reads_layer = strategy.reads_layer
+        self.reserved_positions = injector.reserved_positions
+        self.lowest_layer: int | None = 0
+        if isinstance(injector, NoInjector):
+            self.lowest_layer = None
+        elif isinstance(injector, HiddenInjector):
+            self.lowest_layer = min(injector.shape.layers)
+        self.is_shared = type(strategy) is SharedPrompt
+        self.is_stacked = (
+            type(strategy) is EncoderPrompt and strategy.table is None and type(strategy.network) is TokenMLP
+        )
+
+    @staticmethod
+    def key(config: PromptConfig) -> tuple[object, ...]:
+        """What adapters of one kind have in common."""
+        settings = {**strategy_options(config), **injector_options(config)}
+        return (config.base, config.strategy, config.length, config.reading, repr(sorted(settings.items())))
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor; a length of 0 stands for any, as that of a table."""
+        return {name: tuple(tensor.shape) for name, tensor in self.template.state_dict().items()}
+
+    def prompts(self, backbone: Backbone, tensors: Mapping[str, Tensor]) -> Prompts:
+        """What makes the prompts of an adapter.
+
+        Args:
+            backbone: The frozen model.
+            tensors: Of these shapes.
+
+        Raises:
+            RuntimeError: They do not fit the parts.
+        """
+        if self.is_shared or self.is_stacked:
+            return Prompts(self, {name: tensor.to(backbone.device) for name, tensor in tensors.items()})
+        own = prompt_parts(backbone, self.config)
+        own.load_state_dict(tensors)
+        own = own.to(backbone.device).requires_grad_(False)
+        return Prompts(self, own.state_dict(), own)
+
+    def injection(self, parts: Sequence[Part], instance: Instance) -> Injection:
+        """What enters the backbone for adapters of this kind.
+
+        Args:
+            parts: The adapters with their rows of ``instance``: neighbours, in order, those with most rows first.
+            instance: The rows of all of them.
+        """
+        if self.reading is not None:
+            instance = instance.reading(self.reading)
+        if self.is_shared:
+            return self._shared(parts, instance)
+        if self.is_stacked:
+            alone = [part for part in parts if part[1].stop - part[1].start > MOST_ROWS_TOGETHER or len(parts) == 1]
+            together = parts[len(alone) :]
+            made = [self._called(prompts, instance.rows(rows)) for prompts, rows in alone]
+            if together:
+                made.append(self._stacked(together, instance))
+            return merge(made) if len(made) > 1 else made[0]
+        made = []
+        for prompts, rows in parts:
+            assert prompts.own is not None
+            own = instance.rows(rows)
+            made.append(prompts.own.injector.inject(own, prompts.own.strategy(own)))
+        return merge(made) if len(made) > 1 else made[0]
+
+    def _shared(self, parts: Sequence[Part], instance: Instance) -> Injection:
+        """One prompt for the whole task of each row: gathered."""
+        name = "strategy.vectors"
+        if len(parts) == 1:
+            vectors = parts[0][0].tensors[name].unsqueeze(0)
+        else:
+            of_row = [prompts.tensors[name] for prompts, rows in parts for _ in range(rows.start, rows.stop)]
+            if len({one.dtype for one in of_row}) > 1:
+                of_row = [one.float() for one in of_row]
+            vectors = torch.stack(of_row)
+        injected: Injection = self.template.injector.inject(instance, Prompt(vectors.float()))
+        return injected
+
+    def _called(self, prompts: Prompts, instance: Instance) -> Injection:
+        """The rows of one adapter, as it would make them alone."""
+        strategy, injector = (_floats([prompts.tensors], name)[0] for name in ("strategy.", "injector."))
+        prompt: Prompt = functional_call(self.template.strategy, strategy, (instance,))
+        return self._injected(injector, instance, prompt)
+
+    def _injected(self, tensors: Mapping[str, Tensor], instance: Instance, prompt: Prompt) -> Injection:
+        injector = _Calls(self.template.injector)
+        named = {f"module.{name}": tensor for name, tensor in tensors.items()}
+        made: Injection = functional_call(injector, named, (instance, prompt))
+        return made
+
+    def _stacked(self, parts: Sequence[Part], instance: Instance) -> Injection:
+        """The rows of several adapters: their parameters stacked ``[N, ...]``, their rows padded to ``[N, R, ...]``."""
+        counts = [rows.stop - rows.start for _, rows in parts]
+        start, device = parts[0][1].start, instance.ids.device
+        # Which row of the instance stands where; a place that is left over repeats the adapter's last row.
+        places = torch.tensor(
+            [
+                [rows.start + min(column, count - 1) for column in range(max(counts))]
+                for (_, rows), count in zip(parts, counts, strict=True)
+            ],
+            device=device,
+        )
+        adapter = torch.repeat_interleave(torch.tensor(counts, device=device))
+        column = torch.cat([torch.arange(count, device=device) for count in counts])
+        tensors = [prompts.tensors for prompts, _ in parts]
+        strategy, injector = (_stacked_tensors(_floats(tensors, name)) for name in ("strategy.", "injector."))
+        padded = instance.rows(places)
+
+        def vectors_of(own: dict[str, Tensor], ids: Tensor, mask: Tensor, text: Tensor, embeddings: Tensor) -> Tensor:
+            prompt: Prompt = functional_call(
+                self.template.strategy, own, (Instance(ids, mask, text, embeddings, instance.cloze is True),)
+            )
+            return prompt.vectors
+
+        vectors = vmap(vectors_of)(strategy, padded.ids, padded.mask, padded.text, padded.embeddings)
+        rows = slice(start, parts[-1][1].stop)
+        if not injector:
+            return self._injected({}, instance.rows(rows), Prompt(vectors[adapter, column]))
+
+        def prefix_of(own: dict[str, Tensor], ids: Tensor, mask: Tensor, embeddings: Tensor, made: Tensor) -> Any:
+            prefix = self._injected(own, Instance(ids, mask, mask, embeddings), Prompt(made)).prefix
+            assert prefix is not None, "of the injectors here, the prefix alone has tensors"
+            return prefix
+
+        layers = []
+        for layer in vmap(prefix_of)(injector, padded.ids, padded.mask, padded.embeddings, vectors):
+            # [N, 2, R or 1, A, K, D] to the rows' own [2, B, A, K, D].
+            own = layer.transpose(1, 2)[adapter, column.clamp(max=layer.shape[2] - 1)]
+            layers.append(own.transpose(0, 1))
+        return Injection(len(adapter), prefix=tuple(layers))
+
+
+class _Calls(nn.Module):
+    """Makes ``inject`` the forward of a module, which is what torch.func calls."""
+
+    def __init__(self, module: Injector) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, instance: Instance, prompt: Prompt) -> Any:
+        """See :meth:`Injector.inject`."""
+        return self.module.inject(instance, prompt)
+
+
+def _floats(tensors: Sequence[Mapping[str, Tensor]], prefix: str) -> list[dict[str, Tensor]]:
+    """Of each adapter the tensors whose names begin so, in the float32 that they are trained in."""
+    return [
+        {name.removeprefix(prefix): tensor.float() for name, tensor in own.items() if name.startswith(prefix)}
+        for own in tensors
+    ]
+
+
+def _stacked_tensors(tensors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([own[name] for own in tensors]) for name in tensors[0]}
