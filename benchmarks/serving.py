@@ -20,12 +20,15 @@ import random
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from promptwise.training import memory
 
 ROWS = 64
 KINDS: dict[str, dict[str, Any]] = {
@@ -301,6 +304,17 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def begin(threads: int) -> None:
+    """No warnings among the numbers; threads and freed memory as the commands have them, for peers too."""
+    import transformers
+
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    memory.keep_freed_memory()
+    torch.set_num_threads(threads)
+
+
 def main() -> None:
     """Time what is asked for and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -314,7 +328,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the numbers there")
     parser.add_argument("--small", action="store_true", help="a tiny model: a test of form")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    begin(arguments.threads)
     results: list[dict[str, Any]] = []
     for dtype in arguments.dtype:
         for kind in KINDS:
