@@ -176,10 +176,13 @@ class PromptKind:
         if len(parts) == 1:
             vectors = parts[0][0].tensors[_SHARED].to(self.shared_dtype).unsqueeze(0)
         else:
-            shape = self.template.strategy.get_parameter("vectors").shape
-            vectors = torch.empty(len(instance.ids), *shape, dtype=self.shared_dtype, device=instance.ids.device)
-            for prompts, rows in parts:
-                vectors[rows].copy_(prompts.tensors[_SHARED])
+            # A list for the rows and one copy, instead of a copy for each adapter: each would wait for all threads.
+            of_row = [
+                prompts.tensors[_SHARED].to(self.shared_dtype)
+                for prompts, rows in parts
+                for _ in range(rows.start, rows.stop)
+            ]
+            vectors = torch.stack(of_row)
         injected: Injection = self.template.injector.inject(instance, Prompt(vectors))
         return injected
 
