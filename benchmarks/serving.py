@@ -11,9 +11,9 @@ what they answer is no matter here.
 from __future__ import annotations
 
 import argparse
-import gc
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import random
@@ -147,14 +147,12 @@ def mixes(setting: Setting, kind: str, counts: Sequence[int], together: int, rou
     folder = setting.adapters(kind, max(*counts, together), KINDS[kind])
     names = sorted(path.name for path in folder.iterdir())
     file_bytes = sum(file.stat().st_size for file in folder.glob("*/adapter_model.safetensors"))
-    gc.collect()
-    before = _resident()
+    with multiprocessing.get_context("spawn").Pool(1) as process:
+        resident = process.apply(_resident_growth, (setting.model_name, setting.dtype, folder))
     pool = AdapterPool.from_backbone(setting.backbone, folder=folder, keep=len(names), keep_bytes=2 * file_bytes)
     started = time.perf_counter()
     pool.predict(setting.texts[:1] * len(names), names)
     loading = time.perf_counter() - started
-    gc.collect()
-    resident = _resident() - before
     draw = random.Random(1)
 
     def mix(count: int) -> Callable[[], None]:
@@ -265,6 +263,22 @@ def peft_lora(setting: Setting, together: int, rounds: int) -> list[dict[str, An
 
 def _use(answers: object) -> None:
     assert answers
+
+
+def _resident_growth(model: str, dtype: str, folder: Path) -> int:
+    """By how many bytes a process of its own grows when it loads all adapters of a folder but one."""
+    from promptwise import AdapterPool
+
+    begin(1)
+    names = sorted(path.name for path in folder.iterdir())
+    pool = AdapterPool.from_backbone(
+        model, folder=folder, keep=len(names), keep_bytes=2**40, lm_head=False, dtype=dtype
+    )
+    pool.predict(["a text"], names[:1])
+    before = _resident()
+    for name in names[1:]:
+        pool.adapter(name)
+    return _resident() - before
 
 
 def _resident() -> int:
