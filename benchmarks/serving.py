@@ -11,21 +11,24 @@ what they answer is no matter here.
 from __future__ import annotations
 
 import argparse
-import gc
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import random
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from promptwise.training import memory
 
 ROWS = 64
 KINDS: dict[str, dict[str, Any]] = {
@@ -144,14 +147,12 @@ def mixes(setting: Setting, kind: str, counts: Sequence[int], together: int, rou
     folder = setting.adapters(kind, max(*counts, together), KINDS[kind])
     names = sorted(path.name for path in folder.iterdir())
     file_bytes = sum(file.stat().st_size for file in folder.glob("*/adapter_model.safetensors"))
-    gc.collect()
-    before = _resident()
+    with multiprocessing.get_context("spawn").Pool(1) as process:
+        resident = process.apply(_resident_growth, (setting.model_name, setting.dtype, folder))
     pool = AdapterPool.from_backbone(setting.backbone, folder=folder, keep=len(names), keep_bytes=2 * file_bytes)
     started = time.perf_counter()
     pool.predict(setting.texts[:1] * len(names), names)
     loading = time.perf_counter() - started
-    gc.collect()
-    resident = _resident() - before
     draw = random.Random(1)
 
     def mix(count: int) -> Callable[[], None]:
@@ -264,6 +265,22 @@ def _use(answers: object) -> None:
     assert answers
 
 
+def _resident_growth(model: str, dtype: str, folder: Path) -> int:
+    """By how many bytes a process of its own grows when it loads all adapters of a folder but one."""
+    from promptwise import AdapterPool
+
+    begin(1)
+    names = sorted(path.name for path in folder.iterdir())
+    pool = AdapterPool.from_backbone(
+        model, folder=folder, keep=len(names), keep_bytes=2**40, lm_head=False, dtype=dtype
+    )
+    pool.predict(["a text"], names[:1])
+    before = _resident()
+    for name in names[1:]:
+        pool.adapter(name)
+    return _resident() - before
+
+
 def _resident() -> int:
     """The process's memory in bytes."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
@@ -301,6 +318,17 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def begin(threads: int) -> None:
+    """No warnings among the numbers; threads and freed memory as the commands have them, for peers too."""
+    import transformers
+
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    memory.keep_freed_memory()
+    torch.set_num_threads(threads)
+
+
 def main() -> None:
     """Time what is asked for and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -314,7 +342,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the numbers there")
     parser.add_argument("--small", action="store_true", help="a tiny model: a test of form")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    begin(arguments.threads)
     results: list[dict[str, Any]] = []
     for dtype in arguments.dtype:
         for kind in KINDS:

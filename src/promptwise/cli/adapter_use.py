@@ -207,7 +207,7 @@ def write_predictions(predictions: Iterable[Prediction], labels: Sequence[str], 
     Raises:
         OutputError: The file cannot be written.
     """
-    with contextlib.nullcontext(_data_output()) if out is None else open_atomic(out) as stream:
+    with contextlib.nullcontext(data_output()) if out is None else open_atomic(out) as stream:
         table = csv.writer(stream, lineterminator="\n")
         if form == "csv":
             table.writerow(["label", *labels])
@@ -221,7 +221,7 @@ def write_predictions(predictions: Iterable[Prediction], labels: Sequence[str], 
             stream.flush()
 
 
-def _data_output() -> TextIO:
+def data_output() -> TextIO:
     """Standard output for data: in UTF-8 as files are, whatever the terminal's encoding."""
     stream = standard_output()
     if isinstance(stream, io.TextIOWrapper):

@@ -176,8 +176,13 @@ def folder_options(function: _F) -> _F:
     return overwrite(resume(function))
 
 
-def adapter_options(function: _F) -> _F:
-    """Flags of the commands that use a saved adapter."""
+def adapter_options(function: _F, required: bool = True) -> _F:
+    """Flags of the commands that use a saved adapter.
+
+    Args:
+        function: The command.
+        required: Whether there is no other way to name one.
+    """
     for option in (
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default what torch takes."),
         click.option(
@@ -190,7 +195,7 @@ def adapter_options(function: _F) -> _F:
         click.option(
             "--model", metavar="NAME", help="Where to load the backbone from, if not the place named in the adapter."
         ),
-        click.option("--adapter", required=True, metavar="DIR", help="Folder of a saved adapter, or its Hub name."),
+        click.option("--adapter", required=required, metavar="DIR", help="Folder of a saved adapter, or its Hub name."),
     ):
         function = option(function)
     return function

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
 
 from promptwise.cli.flags import Name, PlaceName, adapter_options, options_of
 from promptwise.config import TrainConfig
+from promptwise.errors import ConfigError
 from promptwise.terminal import quiet
 
 
 @click.command()
-@adapter_options
+@partial(adapter_options, required=False)
+@click.option(
+    "--adapters",
+    metavar="DIR",
+    help="A folder whose sub-folders are saved adapters for one backbone: rows of any mix share its forward pass. "
+    "FILE names the adapter of each row in a column.",
+)
+@click.option("--names", metavar="A,B,...", help="Ask these adapters of --adapters about every text.")
+@click.option(
+    "--adapter-column", metavar="COLUMN", help="Column of the adapter's name, with --adapters. [default: adapter]"
+)
+@click.option(
+    "--keep-going",
+    is_flag=True,
+    help="With --adapters: a row that cannot be answered comes out with its error, and the others go on.",
+)
 @click.option(
     "--text",
     "texts",
@@ -31,7 +48,11 @@ from promptwise.terminal import quiet
 @click.option("--out", type=PlaceName(), metavar="FILE", help="Write there instead of to standard output.")
 @click.argument("file", required=False, type=click.Path(path_type=Path, allow_dash=True))
 def predict(
-    adapter: str,
+    adapter: str | None,
+    adapters: str | None,
+    names: str | None,
+    adapter_column: str | None,
+    keep_going: bool,
     model: str | None,
     batch_size: int,
     dtype: str,
@@ -47,15 +68,32 @@ def predict(
     """Predict labels for texts, as JSON lines or CSV.
 
     Rows come out in the order they went in. FILE is .jsonl, .csv or .parquet with the columns that the adapter was
-    trained on, or .txt with a text a line.
+    trained on, or .txt with a text a line. With --adapters each row is answered by the adapter that it names, and
+    comes out with its number and that name.
 
     \b
     promptwise predict --adapter runs/topics --text "The river floods every spring."
     promptwise predict --adapter runs/topics --format csv new.jsonl > labels.csv
+    promptwise predict --adapters runs rows.jsonl
+    promptwise predict --adapters runs --names topics,tickets --text "The river floods every spring."
     """
     from promptwise.cli.adapter_use import input_texts, load_for_use, write_predictions
     from promptwise.models.adapter import adapter_folder, read_config
 
+    if (adapter is None) == (adapters is None):
+        raise ConfigError("Name one adapter with --adapter DIR, or a folder of several with --adapters DIR.")
+    if adapters is not None:
+        from promptwise.cli.pool_use import open_pool, pool_rows, write_answers
+
+        rows = pool_rows(texts, pairs, file, names, adapter_column, text_column, text_pair_column)
+        quiet()
+        pool = open_pool(adapters, model, dtype, threads, rows.names)
+        write_answers(pool, rows, batch_size, form, out, keep_going)
+        return
+    assert adapter is not None
+    pooled = {"--names": names, "--adapter-column": adapter_column, "--keep-going": keep_going}
+    if any(pooled.values()):
+        raise ConfigError(f"{next(flag for flag, value in pooled.items() if value)} goes with --adapters.")
     spec_data = read_config(adapter_folder(adapter))["task"]
     inputs = input_texts(spec_data, texts, pairs, file, text_column, text_pair_column)
     quiet()

@@ -251,7 +251,7 @@ class AdapterPool:
         texts: list[tuple[LoadedAdapter, Texts]] = []
         known: dict[str, LoadedAdapter | PromptwiseError] = {}
         places: list[int] = []
-        size = number = 0
+        size = number = held = 0
 
         def closed() -> list[_Asked]:
             features = _encoded(texts)
@@ -261,15 +261,18 @@ class AdapterPool:
 
         for text, name in rows:
             number += 1
-            full = len(window) == batch_size * _SORTED_BATCHES
-            full = full or (name not in known and len(known) == self.store.keep) or size > self.store.keep_bytes
+            new = name not in known and not self.store.is_fixed(name)
+            full = len(window) == batch_size * _SORTED_BATCHES or size > self.store.keep_bytes
+            full = full or (new and held == self.store.keep)
             if full:
                 yield closed()
-                window, texts, known, places, size = [], [], {}, [], 0
+                window, texts, known, places = [], [], {}, []
+                size = held = 0
             if name not in known:
                 try:
                     known[name] = loaded = self.adapter(name)
                     size += loaded.bytes
+                    held += not self.store.is_fixed(name)
                 except PromptwiseError as error:
                     known[name] = error
             found = known[name]

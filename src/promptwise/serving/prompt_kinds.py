@@ -22,6 +22,7 @@ from promptwise.core.seeding import seeded
 from promptwise.injectors.base import Injector
 from promptwise.injectors.hidden import HiddenInjector
 from promptwise.injectors.none import NoInjector
+from promptwise.injectors.prefix import PrefixInjector
 from promptwise.models.parts import check_parts, injector_options, strategy_options
 from promptwise.registry import INJECTORS, STRATEGIES
 from promptwise.strategies.base import Strategy
@@ -29,6 +30,7 @@ from promptwise.strategies.encoder import EncoderPrompt
 from promptwise.strategies.networks.mlp import TokenMLP
 from promptwise.strategies.shared import SharedPrompt
 
+_SHARED = "strategy.vectors"
 MOST_ROWS_TOGETHER = 4
 """An adapter with more rows in a batch runs by itself, so that little of what runs together is padding."""
 
@@ -85,6 +87,7 @@ class PromptKind:
         config: What the adapters are made of.
 
     Attributes:
+        shared_dtype: What a shared prompt is held in, unless its file has less.
         lowest_layer: The first layer that is touched; ``None`` where none is.
         reserved_positions: How many positions the prompts take.
         template: The parts, on the device ``meta``: their tensors have shapes, and take no memory.
@@ -105,6 +108,8 @@ class PromptKind:
         elif isinstance(injector, HiddenInjector):
             self.lowest_layer = min(injector.shape.layers)
         self.is_shared = type(strategy) is SharedPrompt
+        # The values of a shared prefix enter as they are, in the dtype of the model's own.
+        self.shared_dtype = injector.dtype if isinstance(injector, PrefixInjector) else torch.float32
         self.is_stacked = (
             type(strategy) is EncoderPrompt and strategy.table is None and type(strategy.network) is TokenMLP
         )
@@ -131,7 +136,11 @@ class PromptKind:
             RuntimeError: They do not fit the parts.
         """
         if self.is_shared or self.is_stacked:
-            return Prompts(self, {name: tensor.to(backbone.device) for name, tensor in tensors.items()})
+            held = {name: tensor.to(backbone.device) for name, tensor in tensors.items()}
+            if self.is_shared and held[_SHARED].element_size() >= self.shared_dtype.itemsize:
+                # What enters is of this dtype anyway.
+                held[_SHARED] = held[_SHARED].to(self.shared_dtype)
+            return Prompts(self, held)
         own = prompt_parts(backbone, self.config)
         own.load_state_dict(tensors)
         own = own.to(backbone.device).requires_grad_(False)
@@ -164,15 +173,17 @@ class PromptKind:
 
     def _shared(self, parts: Sequence[Part], instance: Instance) -> Injection:
         """One prompt for the whole task of each row: gathered."""
-        name = "strategy.vectors"
         if len(parts) == 1:
-            vectors = parts[0][0].tensors[name].unsqueeze(0)
+            vectors = parts[0][0].tensors[_SHARED].to(self.shared_dtype).unsqueeze(0)
         else:
-            of_row = [prompts.tensors[name] for prompts, rows in parts for _ in range(rows.start, rows.stop)]
-            if len({one.dtype for one in of_row}) > 1:
-                of_row = [one.float() for one in of_row]
+            # A list for the rows and one copy, instead of a copy for each adapter: each would wait for all threads.
+            of_row = [
+                prompts.tensors[_SHARED].to(self.shared_dtype)
+                for prompts, rows in parts
+                for _ in range(rows.start, rows.stop)
+            ]
             vectors = torch.stack(of_row)
-        injected: Injection = self.template.injector.inject(instance, Prompt(vectors.float()))
+        injected: Injection = self.template.injector.inject(instance, Prompt(vectors))
         return injected
 
     def _called(self, prompts: Prompts, instance: Instance) -> Injection:

@@ -81,6 +81,10 @@ class AdapterStore:
                 raise AdapterError(f"The name {adapter.name!r} is taken. Choose another one.")
             self._fixed[adapter.name] = adapter
 
+    def is_fixed(self, name: str) -> bool:
+        """Whether a name was added, so that it never leaves and takes no place of others."""
+        return name in self._fixed
+
     def get(self, name: str) -> LoadedAdapter:
         """An adapter, as its files are now; the one in memory where they are being written or broken.
 

@@ -1,0 +1,185 @@
+"""``promptwise predict`` with the adapters of a folder: what it reads and writes."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from promptwise.cli.adapter_use import data_output, input_texts
+from promptwise.errors import AdapterError, ConfigError, DataError, PromptwiseError
+from promptwise.files import open_atomic
+from promptwise.models.adapter import CONFIG_FILE, read_config
+from promptwise.serving.pool import AdapterPool
+from promptwise.tasks.fields import column_field, missing_column, parse_format
+from promptwise.tasks.readers import ROW_SUFFIXES, location, read_rows, suffix_of
+from promptwise.tasks.spec import TaskSpec
+from promptwise.tasks.template import Texts
+
+ADAPTER_COLUMN = "adapter"
+
+
+@dataclass(frozen=True)
+class PoolRows:
+    """What is asked, read as it is needed.
+
+    Attributes:
+        names: The adapters that are asked about every text; none where each row names its own.
+        texts: Texts, where they are no rows of a data file.
+        file: The data file, where they are.
+        adapter_column: Where a row of it names its adapter.
+        text_column: What is read of a row, in place of what the adapter was trained on.
+        text_pair_column: As ``text_column``, for the second text.
+    """
+
+    names: tuple[str, ...]
+    texts: Iterator[Texts] | None
+    file: Path | None
+    adapter_column: str = ADAPTER_COLUMN
+    text_column: str | None = None
+    text_pair_column: str | None = None
+
+    def questions(self, pool: AdapterPool) -> Iterator[tuple[int, str, str, Texts]]:
+        """For each question the number of its row, the words that name the row, the adapter and the text.
+
+        Raises:
+            DataError: A row lacks a column.
+        """
+        if self.texts is not None:
+            for number, text in enumerate(self.texts, 1):
+                for name in self.names:
+                    yield number, f"text {number}", name, text
+            return
+        assert self.file is not None
+        for number, (place, row) in enumerate(read_rows(self.file), 1):
+            where = location(self.file, place)
+            for name in self.names or (self._adapter_of(row, where),):
+                yield number, where, name, self._text(pool, name, row, where)
+
+    def _adapter_of(self, row: Any, where: str) -> str:
+        if self.adapter_column not in row:
+            raise missing_column(self.adapter_column, row, where)
+        return str(row[self.adapter_column])
+
+    def _text(self, pool: AdapterPool, name: str, row: Any, where: str) -> Texts:
+        try:
+            spec: TaskSpec = pool.adapter(name).spec
+        except AdapterError:
+            # The pool says so in the row's place.
+            return "", None
+        text = spec.text if self.text_column is None else column_field(self.text_column)
+        pair = spec.text_pair if self.text_pair_column is None else column_field(self.text_pair_column)
+        return parse_format(text).render(row, where), None if pair is None else parse_format(pair).render(row, where)
+
+
+def pool_rows(
+    texts: Sequence[str],
+    pairs: Sequence[str],
+    file: Path | None,
+    names: str | None,
+    adapter_column: str | None,
+    text_column: str | None,
+    text_pair_column: str | None,
+) -> PoolRows:
+    """What is asked, from the flags.
+
+    Raises:
+        ConfigError: Flags exclude each other, or plain texts come without names of adapters.
+    """
+    asked = () if names is None else tuple(name.strip() for name in names.split(","))
+    if not all(asked) or len(set(asked)) != len(asked):
+        raise ConfigError(f"--names {names}: give each name once, with commas between them.")
+    if asked and adapter_column is not None:
+        raise ConfigError("--names asks the same adapters about every text: leave --adapter-column out.")
+    if file is not None and suffix_of(file, ROW_SUFFIXES) is not None:
+        if texts:
+            raise ConfigError(f"Give either --text or FILE, not both (FILE is {str(file)!r}).")
+        column = ADAPTER_COLUMN if adapter_column is None else adapter_column
+        return PoolRows(asked, None, file, column, text_column, text_pair_column)
+    if not asked:
+        raise ConfigError(
+            "Plain texts name no adapter: give --names, or a FILE with a column of adapters "
+            f"({', '.join(ROW_SUFFIXES)})."
+        )
+    if pairs and len(pairs) != len(texts):
+        raise ConfigError(f"{len(texts)} --text need as many --text-pair, found {len(pairs)}.")
+    single = {"name": "texts", "description": "", "text": "{text}", "label": "label", "labels": ["no", "yes"]}
+    task = {**single, "text_pair": "{text_pair}"} if pairs else single
+    return PoolRows(asked, input_texts(task, texts, pairs, file, None, None), None)
+
+
+def open_pool(
+    folder: str, model: str | None, dtype: str, threads: int | None, names: Sequence[str] = ()
+) -> AdapterPool:
+    """The adapters of a folder on the backbone that is named, or that the first of them was made for.
+
+    Raises:
+        AdapterError: The folder is missing, or holds no adapter that could be read.
+    """
+    from promptwise.runs.train import set_threads
+
+    set_threads(threads)
+    if model is None:
+        found = sorted(path.parent for path in Path(folder).expanduser().glob(f"*/{CONFIG_FILE}"))
+        if not found:
+            raise AdapterError(f"{folder} has no sub-folder with a saved adapter ({CONFIG_FILE}).")
+        first = next((path for path in found if path.name in names), found[0])
+        model = str(read_config(first)["backbone"]["name"])
+    return AdapterPool.from_backbone(model, folder=folder, dtype=dtype)
+
+
+def write_answers(
+    pool: AdapterPool, rows: PoolRows, batch_size: int, form: str, out: Path | None, keep_going: bool
+) -> None:
+    """Write a line for each text and adapter, as they come.
+
+    Args:
+        pool: The adapters.
+        rows: What is asked.
+        batch_size: How many inputs at a time.
+        form: ``jsonl`` or ``csv``, which has the best label's probability alone, as adapters differ in their labels.
+        out: File, or ``None`` for standard output.
+        keep_going: Write the error of a row that cannot be answered in its place.
+
+    Raises:
+        PromptwiseError: A row cannot be answered; names it. With ``keep_going`` at the end, with how many there are.
+    """
+    waiting: deque[tuple[int, str, str]] = deque()
+
+    def questions() -> Iterator[tuple[str | Texts, str]]:
+        for number, where, name, text in rows.questions(pool):
+            waiting.append((number, where, name))
+            yield text, name
+
+    failed = count = 0
+    with contextlib.nullcontext(data_output()) if out is None else open_atomic(out) as stream:
+        table = csv.writer(stream, lineterminator="\n")
+        if form == "csv":
+            table.writerow(["row", "adapter", "label", "probability", *(["error"] if keep_going else [])])
+        for answer in pool.predict_stream(questions(), batch_size):
+            number, where, name = waiting.popleft()
+            count += 1
+            if isinstance(answer, PromptwiseError):
+                if not keep_going:
+                    kind = type(answer) if type(answer) in (AdapterError, ConfigError) else PromptwiseError
+                    raise kind(f"{where}: {answer}") from answer
+                failed += 1
+                cells: list[Any] = [number, name, "", "", str(answer)]
+                line: dict[str, Any] = {"row": number, "adapter": name, "error": str(answer)}
+            else:
+                best = answer.probabilities[answer.label]
+                cells = [number, name, answer.label, f"{best:.6f}", *([""] if keep_going else [])]
+                rounded = {label: round(value, 6) for label, value in answer.probabilities.items()}
+                line = {"row": number, "adapter": name, "label": answer.label, "probabilities": rounded}
+            if form == "csv":
+                table.writerow(cells)
+            else:
+                stream.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+            stream.flush()
+    if failed:
+        raise DataError(f"{failed} of {count} rows could not be answered; each has its error in the output.")
