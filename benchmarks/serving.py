@@ -147,8 +147,12 @@ def mixes(setting: Setting, kind: str, counts: Sequence[int], together: int, rou
     folder = setting.adapters(kind, max(*counts, together), KINDS[kind])
     names = sorted(path.name for path in folder.iterdir())
     file_bytes = sum(file.stat().st_size for file in folder.glob("*/adapter_model.safetensors"))
-    with multiprocessing.get_context("spawn").Pool(1) as process:
-        resident = process.apply(_resident_growth, (setting.model_name, setting.dtype, folder))
+    about = (setting.model_name, setting.dtype, folder)
+    if setting.small:
+        resident = _resident_growth(*about)
+    else:
+        with multiprocessing.get_context("spawn").Pool(1) as process:
+            resident = process.apply(_resident_growth, about)
     pool = AdapterPool.from_backbone(setting.backbone, folder=folder, keep=len(names), keep_bytes=2 * file_bytes)
     started = time.perf_counter()
     pool.predict(setting.texts[:1] * len(names), names)

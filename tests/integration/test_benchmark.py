@@ -69,3 +69,32 @@ def test_every_way_to_make_batches_has_its_row(tiny: Path, tmp_path: Path) -> No
     rows_printed = [line.split(" | ") for line in done.stdout.splitlines()[2:]]
     assert [row[0].strip("| ") for row in rows_printed] == ways
     assert rows_printed[0][-1] == "1.00 |"
+
+
+def test_every_way_to_serve_has_its_row(tmp_path: Path) -> None:
+    """Mixes, a batch for each adapter, all tasks on one text, peft, the floor, and the memory."""
+    file = tmp_path / "serving.json"
+    size = ("--small", "--dtype", "fp32", "--rounds", "1", "--threads", "1", "--adapters", "1", "5", "--together", "3")
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "serving.py"), *size, "--json", str(file)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    results = read_json(file)["results"]
+    mixes = ["1 adapters", "5 adapters", "3 adapters, one batch", "3 adapters, a batch for each", "bare backbone"]
+    for kind in ("shared prefix", "encoder mlp prompt"):
+        assert [one["case"] for one in results if one["kind"] == kind] == [*mixes, "memory of 5 adapters"]
+    everything = [one["case"] for one in results if one["kind"].startswith("20 tasks")]
+    assert everything[:2] == ["predict_all", "20 passes"]
+    assert [one["case"].partition(",")[0] for one in results if one["kind"] == "peft"] == [
+        "ours",
+        "peft LoRA r=8",
+        "bare backbone",
+    ]
+    for one in results:
+        assert f"| {one['kind']} | {one['case']} |" in done.stdout
+        assert one.get("rows_per_second", one.get("pool_bytes")) > 0
+    base = [one["ratio"] for one in results if one["case"] in ("1 adapters", "20 passes") or "LoRA" in one["case"]]
+    assert base == [1, 1, 1, 1]
