@@ -15,10 +15,10 @@ from importlib.resources import files
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import HTTPException as FastAPIHTTPException
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from promptwise import __version__
@@ -96,7 +96,7 @@ def create_app(pool: AdapterPool, limits: Limits = Limits(), keys: Sequence[str]
         version=__version__,
         description="Many tasks on one frozen language model.",
         lifespan=lifespan,
-        exception_handlers={HTTPException: _refused, FastAPIHTTPException: _refused},
+        exception_handlers={HTTPException: _refused},
     )
     app.state.queue = queue
 
@@ -188,6 +188,8 @@ async def _body(request: Request, limits: Limits) -> bytes:
                     raise refused
     except TimeoutError as error:
         raise HTTPException(408, f"The body did not arrive within {limits.timeout:g} seconds.") from error
+    except ClientDisconnect as error:
+        raise HTTPException(499, "The client left.") from error
     return bytes(body)
 
 
@@ -347,8 +349,8 @@ class _Guard:
             return True
         sent = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         kind, _, key = sent.partition(b" ")
-        # Every key is compared, in a time that does not tell where it differs.
-        return kind.lower() == b"bearer" and any([hmac.compare_digest(key.strip(), own) for own in self.keys])
+        # Each comparison takes a time that does not tell where the keys differ.
+        return kind.lower() == b"bearer" and any(hmac.compare_digest(key.strip(), own) for own in self.keys)
 
 
 class JsonLines(logging.Formatter):
