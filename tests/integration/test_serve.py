@@ -46,7 +46,7 @@ def backbone(tiny: Path) -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def models(backbone: Backbone) -> dict[str, PromptedModel]:
+def alone(backbone: Backbone) -> dict[str, PromptedModel]:
     """An adapter for pairs, and one for single texts with another head and other labels; their numbers are random."""
     made = {
         "pairs": make_prepared(backbone, strategy="prompt-encoder", base="prompt", head="classifier"),
@@ -61,10 +61,10 @@ def models(backbone: Backbone) -> dict[str, PromptedModel]:
 
 
 @pytest.fixture(scope="module")
-def folder(models: dict[str, PromptedModel], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(alone: dict[str, PromptedModel], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with both, and with a broken one."""
     root = tmp_path_factory.mktemp("adapters")
-    for name, model in models.items():
+    for name, model in alone.items():
         model.save_pretrained(root / name)
     (root / "broken").mkdir()
     (root / "broken" / "adapter_config.json").write_text("{")
@@ -95,14 +95,14 @@ def probabilities(result: dict[str, Any]) -> dict[str, float]:
     return {part["label"]: part["probability"] for part in result["labels"]}
 
 
-def test_answers_are_those_of_each_adapter_alone(client: TestClient, models: dict[str, PromptedModel]) -> None:
+def test_answers_are_those_of_each_adapter_alone(client: TestClient, alone: dict[str, PromptedModel]) -> None:
     """With a name for each text, in the order of the texts, and labels by their probabilities."""
     texts: list[Any] = [SENTENCES[0], [SENTENCES[1], SENTENCES[2]], SENTENCES[3]]
     names = ["single", "pairs", "single"]
     answer = client.post("/v1/classify", json={"texts": texts, "adapter": names})
     assert answer.status_code == 200
     for number, (result, text, name) in enumerate(zip(answer.json()["results"], texts, names, strict=True)):
-        (own,) = models[name].predict([text if isinstance(text, str) else tuple(text)])
+        (own,) = alone[name].predict([text if isinstance(text, str) else tuple(text)])
         assert (result["text"], result["adapter"], result["label"]) == (number, name, own.label)
         assert probabilities(result) == pytest.approx(own.probabilities, abs=TOLERANCE)
         found = list(probabilities(result).values())
@@ -213,12 +213,12 @@ def test_keys(pool: AdapterPool) -> None:
 
 
 def test_requests_of_many_clients_are_mixed_and_none_is_confused(
-    client: TestClient, models: dict[str, PromptedModel]
+    client: TestClient, alone: dict[str, PromptedModel]
 ) -> None:
     """Every answer is that of its own adapter alone, and some shared a batch."""
-    singles = {text: one for text, one in zip(SENTENCES, models["single"].predict(SENTENCES), strict=True)}
+    singles = dict(zip(SENTENCES, alone["single"].predict(SENTENCES), strict=True))
     pairs = {
-        text: one for text, one in zip(SENTENCES, models["pairs"].predict([(t, t) for t in SENTENCES]), strict=True)
+        text: one for text, one in zip(SENTENCES, alone["pairs"].predict([(t, t) for t in SENTENCES]), strict=True)
     }
 
     def ask(number: int) -> None:
@@ -325,13 +325,12 @@ def test_beyond_this_machine_keys_are_needed(folder: Path, tmp_path: Path) -> No
     fails(2, "serve", "--adapters", folder, "--keys", keys, says=["key 1"])
 
 
-def test_the_program_finishes_what_it_took_in_when_it_is_ended(folder: Path, models: dict[str, PromptedModel]) -> None:
+def test_the_program_finishes_what_it_took_in_when_it_is_ended(folder: Path, alone: dict[str, PromptedModel]) -> None:
     """SIGTERM comes while requests wait; each is answered, and the log holds no text."""
-    command = [sys.executable, "-m", "promptwise", "serve", "--adapters", folder / "..", "--port", "0"]
-    command[5] = str(folder)
+    command = [sys.executable, "-m", "promptwise", "serve", "--adapters", str(folder), "--port", "0"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen(
-        [*map(str, command), "--model", models["single"].backbone.name, "--dtype", "fp32", "--threads", "1"],
+        [*map(str, command), "--model", alone["single"].backbone.name, "--dtype", "fp32", "--threads", "1"],
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
@@ -352,7 +351,7 @@ def test_the_program_finishes_what_it_took_in_when_it_is_ended(folder: Path, mod
     finally:
         server.kill()
         server.wait()
-    (own,) = models["single"].predict([SENTENCES[0]])
+    (own,) = alone["single"].predict([SENTENCES[0]])
     taken = [answer for answer in found if answer is not None]
     assert taken
     for answer in taken:
