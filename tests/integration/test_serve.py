@@ -49,8 +49,8 @@ def backbone(tiny: Path) -> Backbone:
 def alone(backbone: Backbone) -> dict[str, PromptedModel]:
     """An adapter for pairs, and one for single texts with another head and other labels; their numbers are random."""
     made = {
-        "pairs": make_prepared(backbone, strategy="prompt-encoder", base="prompt", head="classifier"),
-        "single": make_prepared(backbone, spec=SINGLE, strategy="prompt", base="prompt", head="cloze"),
+        "pairs": make_prepared(backbone, strategy="encoder", base="prefix", head="classifier"),
+        "single": make_prepared(backbone, spec=SINGLE, strategy="shared", base="prefix", head="cloze"),
     }
     with seeded(3), torch.no_grad():
         for model in made.values():
@@ -217,9 +217,7 @@ def test_requests_of_many_clients_are_mixed_and_none_is_confused(
 ) -> None:
     """Every answer is that of its own adapter alone, and some shared a batch."""
     singles = dict(zip(SENTENCES, alone["single"].predict(SENTENCES), strict=True))
-    pairs = {
-        text: one for text, one in zip(SENTENCES, alone["pairs"].predict([(t, t) for t in SENTENCES]), strict=True)
-    }
+    pairs = dict(zip(SENTENCES, alone["pairs"].predict([(text, text) for text in SENTENCES]), strict=True))
 
     def ask(number: int) -> None:
         text = SENTENCES[number % len(SENTENCES)]
