@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -323,25 +324,58 @@ def test_beyond_this_machine_keys_are_needed(folder: Path, tmp_path: Path) -> No
     fails(2, "serve", "--adapters", folder, "--keys", keys, says=["key 1"])
 
 
+def test_a_client_that_leaves_frees_its_places(pool: AdapterPool) -> None:
+    """Its rows are dropped while they wait."""
+    held = Held(pool)
+    app = create_app(held, Limits(wait=0))
+    queue: RowQueue = app.state.queue
+    running = queue.submit([("good", "single")])
+    assert held.running.wait(30)
+    taken: list[int] = []
+    sent: list[Any] = []
+    body = json.dumps({"texts": ["good", "bad"], "adapter": "single"}).encode()
+
+    async def receive() -> dict[str, Any]:
+        if not sent:
+            sent.append(body)
+            return {"type": "http.request", "body": body, "more_body": False}
+        # The rows have their places when the client leaves.
+        taken.append(queue.rows)
+        return {"type": "http.disconnect"}
+
+    async def send(_: Any) -> None:
+        return None
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/classify", "query_string": b"", "headers": headers}
+    asyncio.run(app(scope, receive, send))
+    assert (taken, queue.rows) == ([3], 1)
+    held.go.set()
+    assert queue.close(30)
+    assert len(running.done.result(0)) == 1
+    assert held.sizes == [1]
+
+
 def test_the_program_finishes_what_it_took_in_when_it_is_ended(folder: Path, alone: dict[str, PromptedModel]) -> None:
-    """SIGTERM comes while requests wait; each is answered, and the log holds no text."""
-    command = [sys.executable, "-m", "promptwise", "serve", "--adapters", str(folder), "--port", "0"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    """SIGTERM comes while rows wait; each request that was taken in is answered, and the log holds no text."""
+    flags = ["--adapters", str(folder), "--model", alone["single"].backbone.name, "--port", "0", "--dtype", "fp32"]
     server = subprocess.Popen(
-        [*map(str, command), "--model", alone["single"].backbone.name, "--dtype", "fp32", "--threads", "1"],
+        # Each row runs alone, so that there are many batches to end in the middle of.
+        [sys.executable, "-m", "promptwise", "serve", *flags, "--threads", "1", "--batch-tokens", "1"],
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
     )
     try:
         assert server.stderr is not None
         address = next(line for line in server.stderr if line.startswith("Serving")).split()[-1]
         assert httpx.get(f"{address}/readyz").status_code == 200
-        request = {"texts": [SENTENCES[0]] * 200, "adapter": "single"}
+        request = {"texts": [SENTENCES[0]] * 100, "adapter": "single"}
         with ThreadPoolExecutor(4) as clients:
             answers = [clients.submit(httpx.post, f"{address}/v1/classify", json=request, timeout=60) for _ in range(4)]
-            while "promptwise_queue_rows 0.0" in httpx.get(f"{address}/metrics").text and not answers[0].done():
+            while "promptwise_queue_rows 0.0" in httpx.get(f"{address}/metrics").text:
                 time.sleep(0.005)
+            unfinished = sum(not answer.done() for answer in answers)
             server.send_signal(signal.SIGTERM)
             found = [answer.result(60) if answer.exception(60) is None else None for answer in answers]
         log = server.stderr.read()
@@ -350,11 +384,13 @@ def test_the_program_finishes_what_it_took_in_when_it_is_ended(folder: Path, alo
         server.kill()
         server.wait()
     (own,) = alone["single"].predict([SENTENCES[0]])
+    # A request that had not been read yet when the signal came may find the door closed.
     taken = [answer for answer in found if answer is not None]
-    assert taken
+    assert unfinished
+    assert len(taken) > len(answers) - unfinished
     for answer in taken:
         assert answer.status_code == 200
-        assert len(answer.json()["results"]) == 200
+        assert len(answer.json()["results"]) == 100
         assert {result["label"] for result in answer.json()["results"]} == {own.label}
     lines = [json.loads(line) for line in log.splitlines()]
     assert sum(line["event"] == "request" and line["route"] == "/v1/classify" for line in lines) == len(taken)

@@ -97,10 +97,11 @@ def serve(
     pool = AdapterPool.from_backbone(model, folder=adapters, dtype=dtype)
     handler = logging.StreamHandler()
     handler.setFormatter(http.JsonLines())
-    log = logging.getLogger("promptwise")
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
+    for name, level in (("promptwise", logging.INFO), ("uvicorn", logging.WARNING)):
+        log = logging.getLogger(name)
+        log.addHandler(handler)
+        log.setLevel(level)
+        log.propagate = False
     limits = http.Limits(queue=queue, batch_tokens=batch_tokens, timeout=timeout)
     app = http.create_app(pool, limits, known)
     http.serve(app, host, port, timeout, lambda address: click.echo(f"Serving {adapters} at {address}", err=True))
