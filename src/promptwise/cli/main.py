@@ -17,6 +17,7 @@ from promptwise.cli.info import info
 from promptwise.cli.predict import predict
 from promptwise.cli.pretrain import pretrain
 from promptwise.cli.report import report
+from promptwise.cli.serve import serve
 from promptwise.cli.strategies import strategies
 from promptwise.cli.tasks import tasks
 from promptwise.cli.train import train
@@ -38,7 +39,7 @@ def cli() -> None:
     """Instance-wise prompt tuning: one frozen language model, many tasks, a prompt made from each input."""
 
 
-for command in (train, evaluate, predict, zero_shot, info, tasks, strategies, demo, compare, report, pretrain):
+for command in (train, evaluate, predict, serve, zero_shot, info, tasks, strategies, demo, compare, report, pretrain):
     cli.add_command(command)
 
 _GOES_ON = {
