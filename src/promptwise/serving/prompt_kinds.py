@@ -234,8 +234,11 @@ class PromptKind:
 
         layers = []
         for layer in vmap(prefix_of)(injector, padded.ids, padded.mask, padded.embeddings, vectors):
-            # [N, 2, R or 1, A, K, D] to the rows' own [2, B, A, K, D].
-            own = layer.transpose(1, 2)[adapter, column.clamp(max=layer.shape[2] - 1)]
+            # [N, 2, R or 1, A, K, D] to the rows' own [2, B, A, K, D]; where each adapter has one row nothing moves.
+            if len(adapter) == len(parts):
+                own = layer.squeeze(2)
+            else:
+                own = layer.transpose(1, 2)[adapter, column.clamp(max=layer.shape[2] - 1)]
             layers.append(own.transpose(0, 1))
         return Injection(len(adapter), prefix=tuple(layers))
 
