@@ -190,6 +190,25 @@ def test_adapters_of_one_kind_run_together(bert: Served) -> None:
     assert all(weight.is_meta for weight in parts[0].kind.template.parameters())
 
 
+@pytest.mark.parametrize("base", BASE_NAMES)
+def test_adapters_of_one_kind_with_different_numbers_of_rows(bert: Served, base: str) -> None:
+    """Some have a few rows, some have many, and some have one."""
+    variants_of = [name for name in bert.names if f"-{base}-" in name and name.startswith("classifier")]
+    for end in ("1", "2"):
+        names = [name for name in variants_of if name.endswith(end)]
+        others = [name for name in variants_of if not name.endswith(end)]
+        for counts in ((1, 1), (1, 3), (2, 4), (6, 1), (5, 6)):
+            rows = [
+                (text, name)
+                for count, group in zip(counts, (names, others), strict=True)
+                for name in group
+                for text in range(count)
+            ]
+            found = bert.pool.predict([TEXTS[text] for text, _ in rows], [name for _, name in rows], len(rows))
+            for (text, name), prediction in zip(rows, found, strict=True):
+                assert distance(prediction, bert.alone[name][text]) < FP32, name
+
+
 def test_layers_below_every_edit_run_once(bert: Served, passes: list[int]) -> None:
     """With edits of the last layer alone, the layers below see each text once."""
     options = {"base": "hidden", "strategy": "shared", "edit_layers": "1"}
