@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from promptwise import AdapterPool, Prediction, PromptedModel, ZeroShotModel
 from promptwise.backbones.backbone import Backbone
 from promptwise.core.seeding import seeded
-from promptwise.serving import batch
+from promptwise.errors import AdapterError, ConfigError
 from promptwise.tasks.template import Texts
 from tests.contract.common import EXAMPLES, SPEC, TinyFolder, load, make_knowledge
 from tests.contract.test_matrix import BASE_NAMES, EVERY, HEAD_NAMES, KNOWN, variants
@@ -190,6 +190,25 @@ def test_adapters_of_one_kind_run_together(bert: Served) -> None:
     assert all(weight.is_meta for weight in parts[0].kind.template.parameters())
 
 
+@pytest.mark.parametrize("base", BASE_NAMES)
+def test_adapters_of_one_kind_with_different_numbers_of_rows(bert: Served, base: str) -> None:
+    """Some have a few rows, some have many, and some have one."""
+    variants_of = [name for name in bert.names if f"-{base}-" in name and name.startswith("classifier")]
+    for end in ("1", "2"):
+        names = [name for name in variants_of if name.endswith(end)]
+        others = [name for name in variants_of if not name.endswith(end)]
+        for counts in ((1, 1), (1, 3), (2, 4), (6, 1), (5, 6)):
+            rows = [
+                (text, name)
+                for count, group in zip(counts, (names, others), strict=True)
+                for name in group
+                for text in range(count)
+            ]
+            found = bert.pool.predict([TEXTS[text] for text, _ in rows], [name for _, name in rows], len(rows))
+            for (text, name), prediction in zip(rows, found, strict=True):
+                assert distance(prediction, bert.alone[name][text]) < FP32, name
+
+
 def test_layers_below_every_edit_run_once(bert: Served, passes: list[int]) -> None:
     """With edits of the last layer alone, the layers below see each text once."""
     options = {"base": "hidden", "strategy": "shared", "edit_layers": "1"}
@@ -232,11 +251,14 @@ def test_all_of_everything(bert: Served) -> None:
             assert distance(prediction, bert.alone[name][number]) < FP32, name
 
 
-def test_logits_come_back_in_the_order_of_the_rows(bert: Served) -> None:
-    """What makes batches of its own, such as a server, gets a row's logits in the row's place."""
+def test_a_server_makes_batches_of_its_own(bert: Served, passes: list[int]) -> None:
+    """Texts become rows or errors, and rows of several callers are answered on one pass, each in its place."""
     names = bert.names[::-7]
-    adapters = [bert.pool.adapter(name) for name in names]
-    rows = [batch.Row(one, one.input_format.encode(TEXTS[:1])[0]) for one in adapters]
-    for name, logits in zip(names, batch.run(bert.backbone, rows), strict=True):
-        expected = torch.tensor(list(bert.alone[name][0].probabilities.values()))
-        assert (logits.softmax(-1) - expected).abs().max().item() < FP32, name
+    asked = [(TEXTS[number % len(TEXTS)], name) for number, name in enumerate(names)]
+    *rows, unknown, single = bert.pool.rows([*asked, (TEXTS[0], "no-such-name"), ("one text", names[0])])
+    assert isinstance(unknown, AdapterError)
+    assert isinstance(single, ConfigError)
+    assert f"text {len(names) + 2}" in str(single)
+    for number, (name, answer) in enumerate(zip(names, bert.pool.answers(rows), strict=True)):
+        assert distance(answer, bert.alone[name][number % len(TEXTS)]) < FP32, name
+    assert passes == [len(names)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, overload
 
@@ -22,6 +21,7 @@ from promptwise.serving.batch import Row, run
 from promptwise.serving.loading import AdapterLoader, LoadedAdapter
 from promptwise.serving.source import AdapterSource
 from promptwise.serving.store import AdapterStore, PoolMemory
+from promptwise.tasks.batching import chunks
 from promptwise.tasks.spec import TaskSpec
 from promptwise.tasks.template import Features, Texts
 
@@ -30,14 +30,6 @@ OnError = Literal["raise", "return"]
 
 # How many batches are sorted by length together when predicting.
 _SORTED_BATCHES = 16
-
-
-@dataclass(frozen=True, eq=False)
-class _Asked:
-    """An input that waits for its window: what it is, or why it cannot be answered."""
-
-    row: Row | None
-    error: PromptwiseError | None = None
 
 
 class AdapterPool:
@@ -52,7 +44,7 @@ class AdapterPool:
     a batch are of one adapter, else up to the order of sums: probabilities within 5e-5 in float32 and 0.03 in
     bfloat16, whose products round elsewhere when a batch has another shape.
 
-    Threads may share a pool.
+    Threads may share a pool. What makes batches of its own, such as a server, takes :meth:`rows` and :meth:`answers`.
 
     Args:
         backbone: The frozen model.
@@ -124,7 +116,7 @@ class AdapterPool:
         self.store.reload(name)
 
     def adapter(self, name: str) -> LoadedAdapter:
-        """An adapter, loaded if it is not; for those who make batches of their own, see :func:`serving.batch.run`.
+        """An adapter, loaded if it is not; its task and its size can be read off it.
 
         Raises:
             AdapterError: There is none of that name, or it cannot be loaded.
@@ -198,7 +190,7 @@ class AdapterPool:
     ) -> Iterator[Prediction | PromptwiseError]:
         """As :meth:`predict`, for texts with their adapters' names, holding no more than a few batches at a time."""
         for window in self._windows(rows, batch_size):
-            yield from self._answers(window, batch_size, on_error)
+            yield from self._answered(window, batch_size, on_error)
 
     def rows(self, asked: Iterable[tuple[str | Texts, str]]) -> list[Row | PromptwiseError]:
         """Inputs for :meth:`answers`, or in its place why one cannot be answered; one thread at a time may call this.
@@ -266,69 +258,88 @@ class AdapterPool:
         ordered = [{name: answer[name] for name in names} for answer in answers]
         return ordered[0] if single else ordered
 
-    def _windows(self, rows: Iterable[tuple[str | Texts, str]], batch_size: int) -> Iterator[list[_Asked]]:
-        """Rows in stretches of a few batches, whose adapters fit the limits together."""
-        window: list[_Asked] = []
-        texts: list[tuple[LoadedAdapter, Texts]] = []
+    def rows(self, asked: Sequence[tuple[str | Texts, str]], first: int = 1) -> list[Row | PromptwiseError]:
+        """Texts with their adapters' names as rows for :meth:`answers`, or why they are none.
+
+        Args:
+            asked: Texts, each with the name of its adapter.
+            first: The number that an error gives to the first text.
+        """
         known: dict[str, LoadedAdapter | PromptwiseError] = {}
+        found: list[Row | PromptwiseError] = []
+        texts: list[tuple[LoadedAdapter, Texts]] = []
         places: list[int] = []
-        size = number = held = 0
-
-        def closed() -> list[_Asked]:
-            features = _encoded(texts)
-            for place, (adapter, _), of_row in zip(places, texts, features, strict=True):
-                window[place] = _Asked(Row(adapter, of_row))
-            return list(window)
-
-        for text, name in rows:
-            number += 1
-            new = name not in known and not self.store.is_fixed(name)
-            full = len(window) == batch_size * _SORTED_BATCHES or size > self.store.keep_bytes
-            full = full or (new and held == self.store.keep)
-            if full:
-                yield closed()
-                window, texts, known, places = [], [], {}, []
-                size = held = 0
+        for number, (text, name) in enumerate(asked, first):
             if name not in known:
-                try:
-                    known[name] = loaded = self.adapter(name)
-                    size += loaded.bytes
-                    held += not self.store.is_fixed(name)
-                except PromptwiseError as error:
-                    known[name] = error
-            found = known[name]
-            if isinstance(found, PromptwiseError):
-                window.append(_Asked(None, found))
+                known[name] = self._loaded(name)
+            adapter = known[name]
+            if isinstance(adapter, PromptwiseError):
+                found.append(adapter)
                 continue
             try:
-                pair = checked_texts(found.spec, text, number)
+                texts.append((adapter, checked_texts(adapter.spec, text, number)))
             except ConfigError as error:
-                window.append(_Asked(None, error))
+                found.append(error)
                 continue
-            places.append(len(window))
-            texts.append((found, pair))
-            window.append(_Asked(None))
-        if window:
-            yield closed()
+            places.append(len(found))
+            # Its features take the place once all are tokenised.
+            found.append(Row(adapter, {}))
+        for place, (adapter, _), features in zip(places, texts, _encoded(texts), strict=True):
+            found[place] = Row(adapter, features)
+        return found
 
-    def _answers(
-        self, window: Sequence[_Asked], batch_size: int, on_error: OnError
+    def answers(self, rows: Sequence[Row]) -> list[Prediction | PromptwiseError]:
+        """What comes of each row, on one forward pass of the backbone; one row that fails leaves the others alone."""
+        return [self._answer(row, logits) for row, logits in zip(rows, run(self.backbone, rows), strict=True)]
+
+    def _loaded(self, name: str) -> LoadedAdapter | PromptwiseError:
+        try:
+            return self.adapter(name)
+        except PromptwiseError as error:
+            return error
+
+    def _windows(
+        self, asked: Iterable[tuple[str | Texts, str]], batch_size: int
+    ) -> Iterator[list[Row | PromptwiseError]]:
+        """Rows in stretches of a few batches, whose adapters fit the limits together."""
+        window: list[tuple[str | Texts, str]] = []
+        names: set[str] = set()
+        size = done = 0
+        for text, name in asked:
+            new = name not in names and not self.store.is_fixed(name)
+            full = len(window) == batch_size * _SORTED_BATCHES or size > self.store.keep_bytes
+            if full or (new and len(names) == self.store.keep):
+                yield self.rows(window, done + 1)
+                done += len(window)
+                window, names, size = [], set(), 0
+            if name not in names and not self.store.is_fixed(name):
+                loaded = self._loaded(name)
+                if isinstance(loaded, LoadedAdapter):
+                    names.add(name)
+                    size += loaded.bytes
+            window.append((text, name))
+        if window:
+            yield self.rows(window, done + 1)
+
+    def _answered(
+        self, window: Sequence[Row | PromptwiseError], batch_size: int, on_error: OnError
     ) -> Iterator[Prediction | PromptwiseError]:
         """What comes of each row of a window, in order; nothing runs where an error is raised anyway."""
-        if on_error == "raise":
-            for asked in window:
-                if asked.error is not None:
-                    raise asked.error
-        rows = [(place, asked.row) for place, asked in enumerate(window) if asked.row is not None]
-        rows.sort(key=lambda item: len(item[1].features["input_ids"]))
         answers: dict[int, Prediction | PromptwiseError] = {}
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            logits = run(self.backbone, [row for _, row in batch])
-            for (place, row), of_row in zip(batch, logits, strict=True):
-                answers[place] = self._answer(row, of_row)
-        for place, asked in enumerate(window):
-            answer = asked.error if asked.error is not None else answers[place]
+        rows: list[tuple[int, Row]] = []
+        for place, one in enumerate(window):
+            if isinstance(one, Row):
+                rows.append((place, one))
+            elif on_error == "raise":
+                raise one
+            else:
+                answers[place] = one
+        rows.sort(key=lambda item: len(item[1].features["input_ids"]))
+        for batch in chunks(rows, batch_size):
+            found = self.answers([row for _, row in batch])
+            answers.update(zip([place for place, _ in batch], found, strict=True))
+        for place in range(len(window)):
+            answer = answers[place]
             if on_error == "raise" and isinstance(answer, PromptwiseError):
                 raise answer
             yield answer

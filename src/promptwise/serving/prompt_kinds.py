@@ -5,8 +5,9 @@ Letters as in ``docs/notation.md``; ``N`` is the number of adapters that run tog
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.func import functional_call, vmap
 
 from promptwise.backbones.backbone import Backbone
 from promptwise.config import PromptConfig
-from promptwise.core.injection import Injection, merge
+from promptwise.core.injection import Edit, Injection, Site, merge
 from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt
 from promptwise.core.seeding import seeded
@@ -26,6 +27,7 @@ from promptwise.injectors.prefix import PrefixInjector
 from promptwise.models.parts import check_parts, injector_options, strategy_options
 from promptwise.registry import INJECTORS, STRATEGIES
 from promptwise.strategies.base import Strategy
+from promptwise.strategies.bias import ContextBias, TokenBias
 from promptwise.strategies.encoder import EncoderPrompt
 from promptwise.strategies.networks.mlp import TokenMLP
 from promptwise.strategies.shared import SharedPrompt
@@ -110,9 +112,8 @@ class PromptKind:
         self.is_shared = type(strategy) is SharedPrompt
         # The values of a shared prefix enter as they are, in the dtype of the model's own.
         self.shared_dtype = injector.dtype if isinstance(injector, PrefixInjector) else torch.float32
-        self.is_stacked = (
-            type(strategy) is EncoderPrompt and strategy.table is None and type(strategy.network) is TokenMLP
-        )
+        self.is_stacked = _stacks(strategy)
+        self.makes_edits = strategy.makes_edits
 
     @staticmethod
     def key(config: PromptConfig) -> tuple[object, ...]:
@@ -200,44 +201,98 @@ class PromptKind:
 
     def _stacked(self, parts: Sequence[Part], instance: Instance) -> Injection:
         """The rows of several adapters: their parameters stacked ``[N, ...]``, their rows padded to ``[N, R, ...]``."""
-        counts = [rows.stop - rows.start for _, rows in parts]
-        start, device = parts[0][1].start, instance.ids.device
-        # Which row of the instance stands where; a place that is left over repeats the adapter's last row.
-        places = torch.tensor(
-            [
-                [rows.start + min(column, count - 1) for column in range(max(counts))]
-                for (_, rows), count in zip(parts, counts, strict=True)
-            ],
-            device=device,
-        )
-        adapter = torch.repeat_interleave(torch.tensor(counts, device=device))
-        column = torch.cat([torch.arange(count, device=device) for count in counts])
+        layout = _Layout.of(parts, instance.ids.device)
+        instance = instance.rows(slice(parts[0][1].start, parts[-1][1].stop))
         tensors = [prompts.tensors for prompts, _ in parts]
         strategy, injector = (_stacked_tensors(_floats(tensors, name)) for name in ("strategy.", "injector."))
-        padded = instance.rows(places)
+        padded = instance.rows(layout.places)
+        functions: dict[Site, Callable[..., Tensor]] = {}
 
-        def vectors_of(own: dict[str, Tensor], ids: Tensor, mask: Tensor, text: Tensor, embeddings: Tensor) -> Tensor:
-            prompt: Prompt = functional_call(
-                self.template.strategy, own, (Instance(ids, mask, text, embeddings, instance.cloze is True),)
-            )
-            return prompt.vectors
+        def made(own: dict[str, Tensor], ids: Tensor, mask: Tensor, text: Tensor, vectors: Tensor, states: Any) -> Any:
+            one = Instance(ids, mask, text, vectors, states=states)
+            prompt: Prompt = functional_call(self.template.strategy, own, (one,))
+            if not self.makes_edits:
+                return prompt.vectors
+            # The edits of these strategies are functions of tensors that were made for the rows, and of the states.
+            edits = {site: edit for site, edit in prompt.edits.items() if isinstance(edit, partial)}
+            functions.update({site: edit.func for site, edit in edits.items()})
+            return {site: edit.args for site, edit in edits.items()}
 
-        vectors = vmap(vectors_of)(strategy, padded.ids, padded.mask, padded.text, padded.embeddings)
-        rows = slice(start, parts[-1][1].stop)
+        with_states = None if padded.states is None else 0
+        prompts = vmap(made, in_dims=(0, 0, 0, 0, 0, with_states))(
+            strategy, padded.ids, padded.mask, padded.text, padded.embeddings, padded.states
+        )
+        if self.makes_edits:
+            edits: dict[Site, Edit] = {
+                site: partial(_edited_together, layout, function, prompts[site]) for site, function in functions.items()
+            }
+            return Injection(len(instance.ids), edits=edits)
         if not injector:
-            return self._injected({}, instance.rows(rows), Prompt(vectors[adapter, column]))
+            return self._injected({}, instance, Prompt(layout.rows_of(prompts)))
 
-        def prefix_of(own: dict[str, Tensor], ids: Tensor, mask: Tensor, embeddings: Tensor, made: Tensor) -> Any:
-            prefix = self._injected(own, Instance(ids, mask, mask, embeddings), Prompt(made)).prefix
+        def prefix_of(own: dict[str, Tensor], ids: Tensor, mask: Tensor, embeddings: Tensor, vectors: Tensor) -> Any:
+            prefix = self._injected(own, Instance(ids, mask, mask, embeddings), Prompt(vectors)).prefix
             assert prefix is not None, "of the injectors here, the prefix alone has tensors"
             return prefix
 
-        layers = []
-        for layer in vmap(prefix_of)(injector, padded.ids, padded.mask, padded.embeddings, vectors):
-            # [N, 2, R or 1, A, K, D] to the rows' own [2, B, A, K, D].
-            own = layer.transpose(1, 2)[adapter, column.clamp(max=layer.shape[2] - 1)]
-            layers.append(own.transpose(0, 1))
-        return Injection(len(adapter), prefix=tuple(layers))
+        # [N, 2, R or 1, A, K, D] to the rows' own [2, B, A, K, D].
+        layers = vmap(prefix_of)(injector, padded.ids, padded.mask, padded.embeddings, prompts)
+        own = tuple(layout.rows_of(layer.transpose(1, 2)).transpose(0, 1) for layer in layers)
+        return Injection(len(instance.ids), prefix=own)
+
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """Rows of several adapters, padded to ``[N, R]``.
+
+    Attributes:
+        places: ``[N, R]`` which row stands where; a place that is left over repeats the adapter's last row.
+        adapter: ``[B]`` the adapter of each row.
+        column: ``[B]`` its place among the adapter's rows.
+    """
+
+    places: Tensor
+    adapter: Tensor
+    column: Tensor
+
+    @classmethod
+    def of(cls, parts: Sequence[Part], device: torch.device) -> _Layout:
+        """The layout of neighbouring rows, which are counted from the first one."""
+        first = parts[0][1].start
+        counts = [rows.stop - rows.start for _, rows in parts]
+        places = [
+            [rows.start - first + min(column, count - 1) for column in range(max(counts))]
+            for (_, rows), count in zip(parts, counts, strict=True)
+        ]
+        return cls(
+            torch.tensor(places, device=device),
+            torch.repeat_interleave(torch.tensor(counts, device=device)),
+            torch.cat([torch.arange(count, device=device) for count in counts]),
+        )
+
+    def padded(self, values: Tensor) -> Tensor:
+        """``[N, R, ...]`` of ``[B, ...]``."""
+        return values.unsqueeze(1) if self.places.shape[1] == 1 else values[self.places]
+
+    def rows_of(self, padded: Tensor) -> Tensor:
+        """``[B, ...]`` of ``[N, R, ...]``, or of ``[N, 1, ...]`` where all rows of an adapter have the same."""
+        if self.places.shape[1] == 1:
+            return padded.squeeze(1)
+        return padded[self.adapter, self.column.clamp(max=padded.shape[1] - 1)]
+
+
+def _edited_together(
+    layout: _Layout, function: Callable[..., Tensor], stacked: Sequence[Tensor], hidden: Tensor
+) -> Tensor:
+    """What the edits of several adapters add to the states ``[B, T, H]`` of their rows."""
+    return layout.rows_of(vmap(function)(*stacked, layout.padded(hidden)))
+
+
+def _stacks(strategy: Strategy) -> bool:
+    """Whether one call with stacked parameters can stand for many of a strategy."""
+    if type(strategy) is EncoderPrompt:
+        return strategy.table is None and type(strategy.network) is TokenMLP
+    return type(strategy) in (TokenBias, ContextBias)
 
 
 class _Calls(nn.Module):

@@ -130,7 +130,9 @@ class AdapterStore:
         try:
             adapter = self.loader.read(name, folder)
         except AdapterError as error:
-            self._failed[name] = (stamp, error)
+            if not isinstance(error.__cause__, OSError):
+                # What the system refused once, it may allow the next time.
+                self._failed[name] = (stamp, error)
             if held is not None and not again:
                 return held.adapter
             raise
