@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -111,10 +112,12 @@ def measure(setting: Setting, folder: Path, model: str, options: argparse.Namesp
         server.terminate()
         code = server.wait(60)
     lost = wrong = 0
+    reasons: Counter[str | None] = Counter()
     worst = 0.0
     for place, answer in enumerate(answers):
         if answer is None or answer[0] != 200:
             lost += 1
+            reasons[None if answer is None else answer[1].decode()[:200]] += 1
             continue
         for offset, result in enumerate(json.loads(answer[1])["results"]):
             own = expected[place * options.rows + offset].probabilities
@@ -134,6 +137,7 @@ def measure(setting: Setting, folder: Path, model: str, options: argparse.Namesp
         "p50 seconds": statistics.median(times),
         "p99 seconds": times[int(0.99 * (len(times) - 1))],
         "lost": lost,
+        "why lost": [[reason, count] for reason, count in reasons.most_common(3)],
         "wrong": wrong,
         "largest difference": worst,
         "malformed": options.malformed,

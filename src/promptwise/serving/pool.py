@@ -218,7 +218,8 @@ class AdapterPool:
 
     def answers(self, rows: Sequence[Row]) -> list[Prediction | PromptwiseError]:
         """What comes of rows in one forward pass; the error of one whose scores are not finite is in its place."""
-        logits = run(self.backbone, rows)
+        with self.store.loader.running:
+            logits = run(self.backbone, rows)
         return [self._answer(row, of_row) for row, of_row in zip(rows, logits, strict=True)]
 
     # A string is an iterable of strings too; the first of these is meant.
@@ -321,9 +322,8 @@ class AdapterPool:
         answers: dict[int, Prediction | PromptwiseError] = {}
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
-            logits = run(self.backbone, [row for _, row in batch])
-            for (place, row), of_row in zip(batch, logits, strict=True):
-                answers[place] = self._answer(row, of_row)
+            found = self.answers([row for _, row in batch])
+            answers.update(zip([place for place, _ in batch], found, strict=True))
         for place, asked in enumerate(window):
             answer = asked.error if asked.error is not None else answers[place]
             if on_error == "raise" and isinstance(answer, PromptwiseError):
