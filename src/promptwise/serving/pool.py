@@ -192,27 +192,6 @@ class AdapterPool:
         for window in self._windows(rows, batch_size):
             yield from self._answered(window, batch_size, on_error)
 
-    def rows(self, asked: Iterable[tuple[str | Texts, str]]) -> list[Row | PromptwiseError]:
-        """Inputs for :meth:`answers`, or in its place why one cannot be answered; one thread at a time may call this.
-
-        A row keeps its adapter in memory until it is dropped.
-
-        Args:
-            asked: Texts with their adapters' names.
-        """
-        found: list[Row | PromptwiseError] = []
-        for window in self._windows(asked, self.store.keep):
-            for waiting in window:
-                part = waiting.row if waiting.error is None else waiting.error
-                assert part is not None, "a closed window has a row or an error in each place"
-                found.append(part)
-        return found
-
-    def answers(self, rows: Sequence[Row]) -> list[Prediction | PromptwiseError]:
-        """What comes of rows in one forward pass; the error of one whose scores are not finite is in its place."""
-        logits = run(self.backbone, rows)
-        return [self._answer(row, of_row) for row, of_row in zip(rows, logits, strict=True)]
-
     # A string is an iterable of strings too; the first of these is meant.
     @overload
     def predict_all(self, texts: str, adapters: Iterable[str], batch_size: int = 64) -> dict[str, Prediction]: ...  # type: ignore[overload-overlap]
@@ -290,7 +269,10 @@ class AdapterPool:
 
     def answers(self, rows: Sequence[Row]) -> list[Prediction | PromptwiseError]:
         """What comes of each row, on one forward pass of the backbone; one row that fails leaves the others alone."""
-        return [self._answer(row, logits) for row, logits in zip(rows, run(self.backbone, rows), strict=True)]
+        # Adapters of a kind run through one module, which no thread may fill while another runs it.
+        with self.store.loader.running:
+            logits = run(self.backbone, rows)
+        return [self._answer(row, of_row) for row, of_row in zip(rows, logits, strict=True)]
 
     def _loaded(self, name: str) -> LoadedAdapter | PromptwiseError:
         try:
