@@ -192,27 +192,6 @@ class AdapterPool:
         for window in self._windows(rows, batch_size):
             yield from self._answered(window, batch_size, on_error)
 
-    def rows(self, asked: Iterable[tuple[str | Texts, str]]) -> list[Row | PromptwiseError]:
-        """Inputs for :meth:`answers`, or in its place why one cannot be answered; one thread at a time may call this.
-
-        A row keeps its adapter in memory until it is dropped.
-
-        Args:
-            asked: Texts with their adapters' names.
-        """
-        found: list[Row | PromptwiseError] = []
-        for window in self._windows(asked, self.store.keep):
-            for waiting in window:
-                part = waiting.row if waiting.error is None else waiting.error
-                assert part is not None, "a closed window has a row or an error in each place"
-                found.append(part)
-        return found
-
-    def answers(self, rows: Sequence[Row]) -> list[Prediction | PromptwiseError]:
-        """What comes of rows in one forward pass; the error of one whose scores are not finite is in its place."""
-        logits = run(self.backbone, rows)
-        return [self._answer(row, of_row) for row, of_row in zip(rows, logits, strict=True)]
-
     # A string is an iterable of strings too; the first of these is meant.
     @overload
     def predict_all(self, texts: str, adapters: Iterable[str], batch_size: int = 64) -> dict[str, Prediction]: ...  # type: ignore[overload-overlap]
@@ -258,8 +237,10 @@ class AdapterPool:
         ordered = [{name: answer[name] for name in names} for answer in answers]
         return ordered[0] if single else ordered
 
-    def rows(self, asked: Sequence[tuple[str | Texts, str]], first: int = 1) -> list[Row | PromptwiseError]:
+    def rows(self, asked: Iterable[tuple[str | Texts, str]], first: int = 1) -> list[Row | PromptwiseError]:
         """Texts with their adapters' names as rows for :meth:`answers`, or why they are none.
+
+        A row keeps its adapter in memory until it is dropped.
 
         Args:
             asked: Texts, each with the name of its adapter.

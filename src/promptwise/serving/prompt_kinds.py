@@ -144,7 +144,8 @@ class PromptKind:
             return Prompts(self, held)
         own = prompt_parts(backbone, self.config)
         own.load_state_dict(tensors)
-        own = own.to(backbone.device).requires_grad_(False)
+        # They keep wanting gradients, which they never get here: torch.matmul goes other ways without.
+        own = own.to(backbone.device)
         return Prompts(self, own.state_dict(), own)
 
     def injection(self, parts: Sequence[Part], instance: Instance) -> Injection:
