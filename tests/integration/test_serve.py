@@ -22,9 +22,10 @@ import torch
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from promptwise import AdapterPool, PromptedModel
+from promptwise import AdapterPool, Prediction, PromptedModel
 from promptwise.backbones.backbone import Backbone
 from promptwise.core.seeding import seeded
+from promptwise.serving.batch import Row
 from promptwise.serving.http import Limits, create_app
 from promptwise.serving.queue import QueueFullError, RowQueue
 from tests.contract.common import SPEC, load, make_prepared
@@ -235,6 +236,37 @@ def test_requests_of_many_clients_are_mixed_and_none_is_confused(
     assert float(counts["promptwise_rows_total"]) == 160
     assert float(counts["promptwise_batch_rows_count"]) < 80
     assert float(counts["promptwise_queue_rows"]) == 0
+
+
+def test_adapters_are_read_while_others_of_their_kind_run(backbone: Backbone, tmp_path: Path) -> None:
+    """Adapters of one kind run through one module: a thread that reads one must not meet the tensors of a batch."""
+    names = [f"adapter-{number}" for number in range(4)]
+    made = make_prepared(backbone, spec=SINGLE, strategy="encoder", base="prompt", head="classifier")
+    for name in names:
+        made.save_pretrained(tmp_path / name)
+    pool = AdapterPool.from_backbone(backbone, folder=tmp_path)
+    rows = [row for row in pool.rows([(SENTENCES[0], name) for name in names]) if isinstance(row, Row)]
+    (own,) = made.predict([SENTENCES[0]])
+    ended = threading.Event()
+
+    def read() -> int:
+        count = 0
+        while not ended.is_set():
+            pool.reload(names[count % len(names)])
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(2) as readers:
+        reading = [readers.submit(read) for _ in range(2)]
+        try:
+            found = [answer for _ in range(60) for answer in pool.answers(rows)]
+        finally:
+            ended.set()
+        assert all(one.result(30) > 0 for one in reading)
+    assert len(found) == 240
+    for answer in found:
+        assert isinstance(answer, Prediction)
+        assert answer.probabilities == pytest.approx(own.probabilities, abs=TOLERANCE)
 
 
 class Held(AdapterPool):

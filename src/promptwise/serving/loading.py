@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -76,10 +77,15 @@ class AdapterLoader:
     Args:
         backbone: The frozen model, with its own attention and edits served where it can.
         most_bytes: The largest adapter.
+
+    Attributes:
+        running: Held while adapters run and while one is read: those of a kind run through one module, whose tensors
+            are others meanwhile.
     """
 
     def __init__(self, backbone: Backbone, most_bytes: int) -> None:
         self.backbone, self.most_bytes = backbone, most_bytes
+        self.running = threading.Lock()
         self._kinds: dict[tuple[object, ...], PromptKind] = {}
         self._heads: dict[tuple[object, ...], Head] = {}
         self._formats: dict[tuple[object, ...], InputFormat] = {}
@@ -92,7 +98,8 @@ class AdapterLoader:
             AdapterError: It is incomplete, altered, too large, made for another backbone, or cannot run here.
         """
         try:
-            return self._read(name, folder)
+            with self.running:
+                return self._read(name, folder)
         except AdapterError:
             raise
         except PromptwiseError as error:

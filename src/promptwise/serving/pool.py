@@ -271,7 +271,10 @@ class AdapterPool:
 
     def answers(self, rows: Sequence[Row]) -> list[Prediction | PromptwiseError]:
         """What comes of each row, on one forward pass of the backbone; one row that fails leaves the others alone."""
-        return [self._answer(row, logits) for row, logits in zip(rows, run(self.backbone, rows), strict=True)]
+        # Adapters of a kind run through one module, which no thread may fill while another runs it.
+        with self.store.loader.running:
+            logits = run(self.backbone, rows)
+        return [self._answer(row, of_row) for row, of_row in zip(rows, logits, strict=True)]
 
     def _loaded(self, name: str) -> LoadedAdapter | PromptwiseError:
         try:

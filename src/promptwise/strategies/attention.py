@@ -72,7 +72,8 @@ class AttentionPrompt(Strategy):
         return nn.functional.linear(normalised(instance.states), self.down)
 
     def _weights(self, codes: Tensor, text: Tensor) -> Tensor:
-        scores = self.queries @ codes.transpose(1, 2) * codes.shape[-1] ** -0.5
+        # Not a product with the transposed codes, whose sums run in another order where no gradient is wanted.
+        scores = nn.functional.linear(codes, self.queries).transpose(1, 2) * codes.shape[-1] ** -0.5
         text = text.unsqueeze(1)
         # Not minus infinity, of which a row without a text would make NaN; its weights are taken off here.
         weights: Tensor = scores.masked_fill(~text, torch.finfo(scores.dtype).min).softmax(-1) * text
