@@ -143,7 +143,10 @@ class AdapterPool:
             ConfigError: The task's template or words cannot work with this backbone.
             BackboneError: The backbone has no language-model head.
         """
-        model = ZeroShotModel.from_backbone(self.backbone, task=task, calibration=calibration, max_length=max_length)
+        with self.store.loader.running:
+            model = ZeroShotModel.from_backbone(
+                self.backbone, task=task, calibration=calibration, max_length=max_length
+            )
         self.store.add(self.store.loader.zero_shot(name, model))
 
     @overload
