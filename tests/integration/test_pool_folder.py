@@ -364,3 +364,18 @@ def test_threads_share_a_pool_while_an_adapter_is_replaced(save: Any, backbone: 
     # Out of memory and half written, it is an error of its rows.
     assert all(answer in versions or isinstance(answer, AdapterError) for name, answer in answers if name == "a")
     assert pool.predict([TEXT], ["a"])[0] == versions[1]
+
+
+def test_reading_an_adapter_waits_for_no_batch(save: Any, backbone: Any, folder: Path) -> None:
+    """One that is new is read while adapters of its kind run, whose tensors stand in for those of the kind."""
+    save("a", 1)
+    pool = AdapterPool.from_backbone(backbone, folder=folder)
+    pool.adapter("a")
+    expected = save("b", 2).predict([TEXT])
+    with pool.store.loader.running:
+        reader = threading.Thread(target=pool.adapter, args=("b",))
+        reader.start()
+        reader.join(30)
+        assert not reader.is_alive()
+        assert pool.memory.adapters == 2
+    assert pool.predict([TEXT], ["b"]) == expected

@@ -39,7 +39,7 @@ def make_head(backbone: Backbone, spec: TaskSpec, config: PromptConfig) -> Head:
         require_mask_last(spec, backbone.name)
     with seeded(0):
         head: Head = kind(backbone, spec, **head_options(config))
-    return head.to(backbone.device).eval().requires_grad_(False)
+    return head.to(backbone.device).eval()
 
 
 @dataclass(frozen=True, eq=False)

@@ -79,8 +79,8 @@ class AdapterLoader:
         most_bytes: The largest adapter.
 
     Attributes:
-        running: Held while adapters run and while one is read: those of a kind run through one module, whose tensors
-            are others meanwhile.
+        running: Held while adapters run: those of a kind run through one module, whose tensors are others meanwhile.
+            Reading an adapter does not touch that module, so it waits for nobody.
     """
 
     def __init__(self, backbone: Backbone, most_bytes: int) -> None:
@@ -98,8 +98,7 @@ class AdapterLoader:
             AdapterError: It is incomplete, altered, too large, made for another backbone, or cannot run here.
         """
         try:
-            with self.running:
-                return self._read(name, folder)
+            return self._read(name, folder)
         except AdapterError:
             raise
         except PromptwiseError as error:

@@ -143,7 +143,10 @@ class AdapterPool:
             ConfigError: The task's template or words cannot work with this backbone.
             BackboneError: The backbone has no language-model head.
         """
-        model = ZeroShotModel.from_backbone(self.backbone, task=task, calibration=calibration, max_length=max_length)
+        with self.store.loader.running:
+            model = ZeroShotModel.from_backbone(
+                self.backbone, task=task, calibration=calibration, max_length=max_length
+            )
         self.store.add(self.store.loader.zero_shot(name, model))
 
     @overload
@@ -237,8 +240,10 @@ class AdapterPool:
         ordered = [{name: answer[name] for name in names} for answer in answers]
         return ordered[0] if single else ordered
 
-    def rows(self, asked: Sequence[tuple[str | Texts, str]], first: int = 1) -> list[Row | PromptwiseError]:
+    def rows(self, asked: Iterable[tuple[str | Texts, str]], first: int = 1) -> list[Row | PromptwiseError]:
         """Texts with their adapters' names as rows for :meth:`answers`, or why they are none.
+
+        A row keeps its adapter in memory until it is dropped.
 
         Args:
             asked: Texts, each with the name of its adapter.

@@ -92,6 +92,7 @@ class PromptKind:
         shared_dtype: What a shared prompt is held in, unless its file has less.
         lowest_layer: The first layer that is touched; ``None`` where none is.
         reserved_positions: How many positions the prompts take.
+        shapes: The shape of each tensor; a length of 0 stands for any, as that of a table.
         template: The parts, on the device ``meta``: their tensors have shapes, and take no memory.
     """
 
@@ -100,6 +101,8 @@ class PromptKind:
         # A configuration may claim any size.
         with torch.device("meta"):
             self.template = prompt_parts(backbone, config).to("meta")
+        # Read once: while adapters run, the template holds their tensors.
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in self.template.state_dict().items()}
         strategy, injector = self.template.strategy, self.template.injector
         self.reading = config.reading
         self.reads_layer = strategy.reads_layer
@@ -121,11 +124,6 @@ class PromptKind:
         settings = {**strategy_options(config), **injector_options(config)}
         return (config.base, config.strategy, config.length, config.reading, repr(sorted(settings.items())))
 
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each tensor; a length of 0 stands for any, as that of a table."""
-        return {name: tuple(tensor.shape) for name, tensor in self.template.state_dict().items()}
-
     def prompts(self, backbone: Backbone, tensors: Mapping[str, Tensor]) -> Prompts:
         """What makes the prompts of an adapter.
 
@@ -144,7 +142,8 @@ class PromptKind:
             return Prompts(self, held)
         own = prompt_parts(backbone, self.config)
         own.load_state_dict(tensors)
-        own = own.to(backbone.device).requires_grad_(False)
+        # They keep wanting gradients, which they never get here: torch.matmul goes other ways without.
+        own = own.to(backbone.device)
         return Prompts(self, own.state_dict(), own)
 
     def injection(self, parts: Sequence[Part], instance: Instance) -> Injection:
