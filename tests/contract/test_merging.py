@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -231,3 +232,32 @@ def test_attention_of_our_own_is_that_of_transformers(name: str, tiny_folder: Ti
         results += [hidden.detach()[instance.mask], embeddings.grad[instance.mask]]
     assert_same(results[0], results[2])
     assert_same(results[1], results[3])
+
+
+def test_a_run_without_edits_sees_none_of_another_thread(tiny_folder: TinyFolder) -> None:
+    """While one thread runs a model with edits, a model without them on the same backbone waits its turn."""
+    backbone = load(tiny_folder("bert"), lm_head=False)
+    edited = PromptedModel.from_backbone(backbone, task=SPEC, base="hidden", strategy="token-bias").eval()
+    torch.nn.init.normal_(edited.strategy.up)
+    plain = PromptedModel.from_backbone(backbone, task=SPEC, base="prompt", strategy="shared", length=4).eval()
+    instance = instance_of(plain)
+    with torch.inference_mode():
+        alone = backbone.run(instance, plain.injection(instance))
+    entered, left = threading.Event(), threading.Event()
+    injection = edited.injection(instance)
+    first = min(injection.edits)
+
+    def waits(hidden: Tensor) -> Tensor:
+        entered.set()
+        left.wait(1)
+        return torch.ones_like(hidden)
+
+    injection = replace(injection, edits={**injection.edits, first: waits})
+    thread = threading.Thread(target=lambda: backbone.run(instance, injection))
+    thread.start()
+    assert entered.wait(60)
+    with torch.inference_mode():
+        found = backbone.run(instance, plain.injection(instance))
+    left.set()
+    thread.join()
+    assert torch.equal(found, alone)

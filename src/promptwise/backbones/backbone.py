@@ -5,6 +5,7 @@ Letters as in ``docs/notation.md``; ``S`` is the length of the sequence that ent
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Literal
 
@@ -242,9 +243,12 @@ class Backbone(nn.Module):
             BackboneError: There is no such layer, or the family's layers are not known.
         """
         lower = self._parts.lower(self.check_layer(layer))
-        with self.autocast():
-            hidden: Tensor = self._last_state(lower, instance.embeddings, instance.mask, instance.token_types, {})
-        return hidden
+
+        def go() -> Tensor:
+            with self.autocast():
+                return self._last_state(lower, instance.embeddings, instance.mask, instance.token_types, {})
+
+        return self._alone(None, go)
 
     def check_layer(self, layer: int) -> int:
         """The number of a layer that there is.
@@ -299,8 +303,13 @@ class Backbone(nn.Module):
                 return gather_rows(hidden, positions)
             return hidden if positions is None else hidden[:, positions]
 
-        hooked = injection.edits or (injection.prefix is not None and self.family.prefix != "interface")
-        result: Tensor = self.current.during(Run(injection, positions), go) if hooked else go()
+        return self._alone(Run(injection, positions), go)
+
+    def _alone(self, run: Run | None, go: Callable[[], Tensor]) -> Tensor:
+        """The result of ``go``, which must not see the run of another thread where something looks at the current
+        one."""
+        looks = self._serves_edits or self.family.prefix in ("mpnet", "deberta")
+        result: Tensor = self.current.during(run, go) if looks else go()
         return result
 
     def _last_state(
