@@ -43,7 +43,7 @@ FOUND = {
     ("hidden", "attention"): 1e-2,
     ("hidden", "topic"): 1e-2,
     ("hidden", "token-bias"): 1e-2,
-    ("hidden", "context-bias"): 1e-2,
+    ("hidden", "context-bias"): 3e-3,
 }
 """By base and :attr:`~promptwise.config.PromptConfig.method`."""
 
