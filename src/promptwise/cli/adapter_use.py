@@ -215,10 +215,19 @@ def write_predictions(predictions: Iterable[Prediction], labels: Sequence[str], 
             if form == "csv":
                 table.writerow([prediction.label, *(f"{value:.6f}" for value in prediction.probabilities.values())])
             else:
-                rounded = {label: round(value, 6) for label, value in prediction.probabilities.items()}
-                row = {"label": prediction.label, "probabilities": rounded}
-                stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+                stream.write(json_line(answer_of(prediction)))
             stream.flush()
+
+
+def answer_of(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as the JSON output has it."""
+    rounded = {label: round(value, 6) for label, value in prediction.probabilities.items()}
+    return {"label": prediction.label, "probabilities": rounded}
+
+
+def json_line(row: dict[str, Any]) -> str:
+    """A row of the JSON output."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def data_output() -> TextIO:

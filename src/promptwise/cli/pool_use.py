@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promptwise.cli.adapter_use import data_output, input_texts
+from promptwise.cli.adapter_use import answer_of, data_output, input_texts, json_line
 from promptwise.errors import AdapterError, ConfigError, DataError, PromptwiseError
 from promptwise.files import open_atomic
 from promptwise.models.adapter import CONFIG_FILE, read_config
@@ -174,12 +173,11 @@ def write_answers(
             else:
                 best = answer.probabilities[answer.label]
                 cells = [number, name, answer.label, f"{best:.6f}", *([""] if keep_going else [])]
-                rounded = {label: round(value, 6) for label, value in answer.probabilities.items()}
-                line = {"row": number, "adapter": name, "label": answer.label, "probabilities": rounded}
+                line = {"row": number, "adapter": name, **answer_of(answer)}
             if form == "csv":
                 table.writerow(cells)
             else:
-                stream.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+                stream.write(json_line(line))
             stream.flush()
     if failed:
         raise DataError(f"{failed} of {count} rows could not be answered; each has its error in the output.")

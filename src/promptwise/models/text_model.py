@@ -23,8 +23,8 @@ from promptwise.tasks.template import Features, InputFormat, Texts
 if TYPE_CHECKING:
     from promptwise.tasks.examples import Example
 
-# How many batches are sorted by length together when predicting.
-_SORTED_BATCHES = 16
+SORTED_BATCHES = 16
+"""How many batches are sorted by length together when predicting."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,12 @@ class Prediction:
 
     label: str
     probabilities: dict[str, float]
+
+    @classmethod
+    def of(cls, labels: Sequence[str], probabilities: Sequence[float]) -> Prediction:
+        """The prediction of a task with these labels."""
+        by_label = dict(zip(labels, probabilities, strict=True))
+        return cls(max(by_label, key=by_label.__getitem__), by_label)
 
 
 class TextModel(nn.Module, ABC):
@@ -168,16 +174,14 @@ class TextModel(nn.Module, ABC):
 
     def predict_stream(self, texts: Iterable[str | Texts], batch_size: int = 64) -> Iterator[Prediction]:
         """As :meth:`predict`, without holding more than a few batches at a time."""
-        if isinstance(texts, str) or not isinstance(texts, Iterable):
-            raise ConfigError(f"predict takes several texts: write [{str(texts)[:40]!r}].")
+        require_several(texts, "texts")
         done = 0
-        for chunk in chunks(texts, batch_size * _SORTED_BATCHES):
+        for chunk in chunks(texts, batch_size * SORTED_BATCHES):
             pairs = [self.checked(text, number) for number, text in enumerate(chunk, done + 1)]
             logits = self.logits(self.input_format.encode(pairs), batch_size, first=done + 1)
             done += len(chunk)
             for row in torch.softmax(logits, dim=-1).tolist():
-                probabilities = dict(zip(self.spec.labels, row, strict=True))
-                yield Prediction(max(probabilities, key=probabilities.__getitem__), probabilities)
+                yield Prediction.of(self.spec.labels, row)
 
     def checked(self, text: str | Texts, number: int = 1) -> Texts:
         """A text, or a pair of texts, as the task reads them.
@@ -222,6 +226,16 @@ class TextModel(nn.Module, ABC):
                 "broken. Try --dtype fp32, or load the model again."
             )
         return logits
+
+
+def require_several(values: object, what: str) -> None:
+    """Refuse one value where several are wanted; a string is one text, not its letters.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ConfigError(f"predict takes several {what}: write [{str(values)[:40]!r}].")
 
 
 def checked_texts(spec: TaskSpec, text: str | Texts, number: int = 1) -> Texts:

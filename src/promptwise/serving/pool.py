@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, overload
@@ -15,7 +16,7 @@ from promptwise.backbones.backbone import Backbone
 from promptwise.backbones.hub import DEFAULT_MODEL
 from promptwise.config import PromptConfig
 from promptwise.errors import BackboneError, ConfigError, PromptwiseError, UnknownModelError
-from promptwise.models.text_model import Prediction, checked_texts
+from promptwise.models.text_model import SORTED_BATCHES, Prediction, checked_texts, require_several
 from promptwise.models.zero_shot import ZeroShotModel
 from promptwise.serving.batch import Row, run
 from promptwise.serving.loading import AdapterLoader, LoadedAdapter
@@ -27,9 +28,6 @@ from promptwise.tasks.template import Features, Texts
 
 KEEP, KEEP_BYTES = 200, 2**30
 OnError = Literal["raise", "return"]
-
-# How many batches are sorted by length together when predicting.
-_SORTED_BATCHES = 16
 
 
 class AdapterPool:
@@ -53,6 +51,8 @@ class AdapterPool:
 
     def __init__(self, backbone: Backbone, store: AdapterStore) -> None:
         self.backbone, self.store = backbone, store
+        # The adapters' tokenisers are one, and not made for several threads.
+        self._encoding = threading.Lock()
 
     @classmethod
     def from_backbone(
@@ -181,8 +181,8 @@ class AdapterPool:
             AdapterError: An adapter is unknown or cannot be loaded; names it.
             BackboneError: The scores of a text are not finite; names its place.
         """
-        _require_several(texts, "texts")
-        _require_several(adapters, "adapters")
+        require_several(texts, "texts")
+        require_several(adapters, "adapters")
         texts, adapters = list(texts), list(adapters)
         if len(texts) != len(adapters):
             raise ConfigError(f"{len(texts)} texts need as many adapters, a name for each; found {len(adapters)}.")
@@ -224,7 +224,7 @@ class AdapterPool:
         """
         single = isinstance(texts, str)
         asked: list[str | Texts] = [texts] if isinstance(texts, str) else list(texts)
-        _require_several(adapters, "adapters")
+        require_several(adapters, "adapters")
         names = list(dict.fromkeys(adapters))
         answers: list[dict[str, Prediction]] = [{} for _ in asked]
         # Those that touch the first layer have no layer below to share.
@@ -268,7 +268,9 @@ class AdapterPool:
             places.append(len(found))
             # Its features take the place once all are tokenised.
             found.append(Row(adapter, {}))
-        for place, (adapter, _), features in zip(places, texts, _encoded(texts), strict=True):
+        with self._encoding:
+            encoded = _encoded(texts)
+        for place, (adapter, _), features in zip(places, texts, encoded, strict=True):
             found[place] = Row(adapter, features)
         return found
 
@@ -294,7 +296,7 @@ class AdapterPool:
         size = done = 0
         for text, name in asked:
             new = name not in names and not self.store.is_fixed(name)
-            full = len(window) == batch_size * _SORTED_BATCHES or size > self.store.keep_bytes
+            full = len(window) == batch_size * SORTED_BATCHES or size > self.store.keep_bytes
             if full or (new and len(names) == self.store.keep):
                 yield self.rows(window, done + 1)
                 done += len(window)
@@ -332,14 +334,13 @@ class AdapterPool:
             yield answer
 
     def _answer(self, row: Row, logits: Tensor) -> Prediction | PromptwiseError:
-        probabilities = dict(zip(row.adapter.spec.labels, torch.softmax(logits, dim=-1).tolist(), strict=True))
         if not bool(torch.isfinite(logits).all()):
             dtype = str(self.backbone.compute_dtype).removeprefix("torch.")
             return BackboneError(
                 f"The scores of the adapter {row.adapter.name!r} are not finite (NaN or infinite): "
                 f"{self.backbone.name} cannot compute them in {dtype}, or weights are broken. Try --dtype fp32."
             )
-        return Prediction(max(probabilities, key=probabilities.__getitem__), probabilities)
+        return Prediction.of(row.adapter.spec.labels, torch.softmax(logits, dim=-1).tolist())
 
 
 def _encoded(texts: Sequence[tuple[LoadedAdapter, Texts]]) -> list[Features]:
@@ -377,8 +378,3 @@ def _prepare(backbone: Backbone) -> None:
         except BackboneError:
             # Adapters that need it are refused by name.
             continue
-
-
-def _require_several(values: object, what: str) -> None:
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise ConfigError(f"predict takes several {what}: write [{str(values)[:40]!r}].")

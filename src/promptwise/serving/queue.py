@@ -110,8 +110,6 @@ class RowQueue:
         self._taken = 0
         self._closed = False
         self._changed = threading.Condition()
-        # Tokenisers of one model are shared and not made for several threads.
-        self._encoding = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="promptwise-queue", daemon=True)
         self._thread.start()
 
@@ -141,8 +139,7 @@ class RowQueue:
         job = Job(Future(), [None] * len(asked))
         ready: list[_Waiting] = []
         try:
-            with self._encoding:
-                rows = self.pool.rows(asked)
+            rows = self.pool.rows(asked)
             for place, row in enumerate(rows):
                 if isinstance(row, Row):
                     ready.append(_Waiting(job, place, row))
