@@ -15,20 +15,17 @@ import hashlib
 import json
 import multiprocessing
 import os
-import platform
 import random
 import statistics
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-
-from promptwise.training import memory
+from step_time import begin, machine
 
 ROWS = 64
 KINDS: dict[str, dict[str, Any]] = {
@@ -322,17 +319,6 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def begin(threads: int) -> None:
-    """No warnings among the numbers; threads and freed memory as the commands have them, for peers too."""
-    import transformers
-
-    warnings.filterwarnings("ignore")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    memory.keep_freed_memory()
-    torch.set_num_threads(threads)
-
-
 def main() -> None:
     """Time what is asked for and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -360,9 +346,10 @@ def main() -> None:
         setting.place.cleanup()
     print(table(results))
     if arguments.json is not None:
-        machine = {"processor": platform.processor(), "threads": arguments.threads, "torch": torch.__version__}
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1), encoding="utf-8")
+        arguments.json.write_text(
+            json.dumps({"machine": machine(arguments.threads), "results": results}, indent=1), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

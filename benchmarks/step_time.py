@@ -425,7 +425,7 @@ def _ratio_text(ratio: dict[str, float] | None, spread: bool) -> str:
     return f"{ratio['median']:.2f}" + (f" ({ratio['low']:.2f} to {ratio['high']:.2f})" if spread else "")
 
 
-def _machine(threads: int) -> dict[str, Any]:
+def machine(threads: int) -> dict[str, Any]:
     """What the numbers are from."""
     names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     return {
@@ -467,7 +467,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a tiny model: a test of form")
     arguments = parser.parse_args()
     begin(arguments.threads)
-    machine, results = _machine(arguments.threads), []
+    about, results = machine(arguments.threads), []
     if "minilm" in arguments.setup:
         from promptwise.tasks.data import load_task
 
@@ -487,7 +487,7 @@ def main() -> None:
             if arguments.json is not None:
                 arguments.json.parent.mkdir(parents=True, exist_ok=True)
                 arguments.json.write_text(
-                    json.dumps({"machine": machine, "results": results}, indent=1), encoding="utf-8"
+                    json.dumps({"machine": about, "results": results}, indent=1), encoding="utf-8"
                 )
 
 

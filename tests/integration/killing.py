@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -36,38 +36,32 @@ def waiting_at(arguments: Sequence[str], step: int) -> Iterator[None]:
 
 
 def _run_waiting(arguments: list[str], step: int, connection: Connection) -> None:
-    from promptwise.training import trainer
-    from tests.integration.command import promptwise
+    def wait() -> None:
+        connection.send(step)
+        signal.pause()
 
-    compute_loss = trainer.PromptTrainer.compute_loss
-    done = 0
-
-    def wait(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal done
-        done += model.training
-        if done == step:
-            connection.send(step)
-            signal.pause()
-        return compute_loss(self, model, *args, **kwargs)
-
-    trainer.PromptTrainer.compute_loss = wait  # type: ignore[method-assign]
-    connection.send(promptwise(*arguments).err)
+    connection.send(_run_until(arguments, step, wait))
 
 
 def _run_killed(arguments: list[str], step: int) -> None:
+    error = _run_until(arguments, step, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    raise AssertionError(f"the run was not killed: {error}")
+
+
+def _run_until(arguments: list[str], step: int, then: Callable[[], None]) -> str:
+    """Run ``promptwise``, do something in the middle of a training step, and give what it said on standard error."""
     from promptwise.training import trainer
     from tests.integration.command import promptwise
 
     compute_loss = trainer.PromptTrainer.compute_loss
     done = 0
 
-    def count(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+    def counted(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal done
         done += model.training
         if done == step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            then()
         return compute_loss(self, model, *args, **kwargs)
 
-    trainer.PromptTrainer.compute_loss = count  # type: ignore[method-assign]
-    result = promptwise(*arguments)
-    raise AssertionError(f"the run was not killed: {result.err}")
+    trainer.PromptTrainer.compute_loss = counted  # type: ignore[method-assign]
+    return promptwise(*arguments).err
