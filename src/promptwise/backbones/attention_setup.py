@@ -30,13 +30,13 @@ def use_own_attention(backbone: Backbone) -> list[AttentionLayer]:
 
 def _still_there(backbone: Backbone) -> bool:
     """Whether nobody has chosen another attention since; what was found to have none needs no second look."""
-    by_name = backbone.family.prefix not in own_attention.INSTALL and bool(backbone.attention_layers)
+    by_name = not backbone.family.has_own_attention and bool(backbone.attention_layers)
     config: Any = backbone.stack.config
     return not by_name or config._attn_implementation == NAME
 
 
 def _install(backbone: Backbone) -> list[AttentionLayer]:
-    if backbone.family.prefix in own_attention.INSTALL:
+    if backbone.family.has_own_attention:
         return own_attention.INSTALL[backbone.family.prefix](backbone)
     if not getattr(backbone.model, "_supports_sdpa", False):
         return []
@@ -68,8 +68,8 @@ def use_prefix_attention(backbone: Backbone) -> list[AttentionLayer]:
         name = f"{backbone.model_type} ({backbone.name})"
         return BackboneError(f"Prefix tuning cannot serve {name}: its {why}. Use --base prompt.")
 
-    layers = use_own_attention(backbone)
-    if backbone.family.prefix == "none" or not layers:
+    layers = [] if backbone.family.prefix == "none" else use_own_attention(backbone)
+    if not layers:
         raise refusal(backbone.family.why_no_prefix)
     if len(set(layers)) > 1 or layers[0].head_size != layers[0].value_size:
         raise refusal("layers differ in the size of their keys and values")

@@ -197,10 +197,10 @@ class Backbone(nn.Module):
             BackboneError: They are not known for this family, or are one layer that runs several times.
         """
         if self.family.layers is None:
+            known = ", ".join(name for name, family in FAMILIES.items() if family.layers)
             raise BackboneError(
-                f"The layers of {self.model_type} ({self.name}) cannot be told apart here: edits of hidden states and "
-                f"--from-layer need one of {', '.join(name for name, known in FAMILIES.items() if known.layers)}. Use "
-                "--base prompt."
+                f"The layers of {self.model_type} ({self.name}) cannot be told apart here. Hidden states can be read "
+                f"and edited in {known}. Use --base prompt."
             )
         return tuple(self.stack.get_submodule(self.family.layers).children())
 
@@ -306,9 +306,8 @@ class Backbone(nn.Module):
         return self._alone(Run(injection, positions), go)
 
     def _alone(self, run: Run | None, go: Callable[[], Tensor]) -> Tensor:
-        """The result of ``go``, which must not see the run of another thread where something looks at the current
-        one."""
-        looks = self._serves_edits or self.family.prefix in ("mpnet", "deberta")
+        """The result of ``go``; where something looks at the current run, it is not that of another thread."""
+        looks = self._serves_edits or self.family.has_own_attention
         result: Tensor = self.current.during(run, go) if looks else go()
         return result
 

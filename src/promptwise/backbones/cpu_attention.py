@@ -38,11 +38,15 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sc
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     if mask is not None and mask.dtype == torch.bool:
-        # Not -inf: a row that sees nothing, which only padding has, would be NaN.
-        lowest = torch.finfo(query.dtype).min
-        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, lowest)
+        mask = additive(mask, query.dtype)
     output: Tensor = _Attention.apply(query, key, value, mask, scale)
     return output
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A boolean mask as what is added to products: 0 where it is ``True``."""
+    # Not -inf: a row that sees nothing, which only padding has, would be NaN.
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 class _Attention(torch.autograd.Function):

@@ -59,6 +59,11 @@ class Family:
     head: heads.HeadParts = heads.known_by_decoder
     why_no_prefix: str = "attention takes no keys and values from outside"
 
+    @property
+    def has_own_attention(self) -> bool:
+        """Whether its attention is a call of our own, which looks at the current run of a backbone."""
+        return self.prefix not in ("interface", "none")
+
 
 _POST_NORM_FEED_FORWARD = ("intermediate", "output.dense")
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.models.deberta_v2.modeling_deberta_v2 import scaled_size_sqrt
 
 from promptwise.backbones.attention import AttentionLayer, prefix_attention
 from promptwise.backbones.backbone import Backbone
+from promptwise.backbones.cpu_attention import additive
 from promptwise.backbones.current_run import CurrentRun
 
 
@@ -38,7 +38,7 @@ def mpnet_attention(
     if attention_mask is not None:
         mask = attention_mask
         if mask.dtype == torch.bool:
-            mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
+            mask = additive(mask, query.dtype)
         added = mask if added is None else added + mask
     if added is not None:
         added = added.to(query.dtype)
@@ -85,7 +85,8 @@ def deberta_attention(
         )
     )
     factor = 1 + ("c2p" in module.pos_att_type) + ("p2c" in module.pos_att_type)
-    scale = scaled_size_sqrt(query, factor).to(query.dtype)
+    # A tensor of the products' dtype, as transformers divides: a number would round elsewhere.
+    scale = torch.tensor(query.shape[-1] * factor, dtype=torch.float32).sqrt().to(query.dtype)
     scores = torch.bmm(query, key.transpose(-1, -2) / scale)
     if module.relative_attention:
         positions = module.pos_dropout(rel_embeddings)

@@ -11,7 +11,6 @@ from promptwise.config import PromptConfig
 from promptwise.config.settings import settings_in
 from promptwise.errors import ConfigError
 from promptwise.models.adapter import read_metrics
-from promptwise.models.model_card import has_length, has_prompt
 from promptwise.registry import ENCODERS, HEADS, INJECTORS, STRATEGIES, TUNINGS, Registry
 from promptwise.tasks.spec import load_spec, task_names
 from promptwise.terminal import console, plain_table, print_table, program, size_text, standard_output
@@ -44,10 +43,10 @@ def print_info(folder: Path, config: dict[str, Any]) -> None:
     rows = {
         "adapter": str(folder),
         "backbone": f"{backbone['name']} ({backbone['model_type']}, fingerprint {backbone['fingerprint'][:16]})",
-        "base": prompt.base if has_prompt(prompt) else "",
+        "base": prompt.base if prompt.has_prompt else "",
         "strategy": prompt.method,
         "head": prompt.head,
-        "prompt length K": str(prompt.length) if has_length(prompt) else "",
+        "prompt length K": str(prompt.length) if prompt.has_length else "",
         "further settings": prompt.further_flags,
         "tuned parameters": size_text(config["tuned_parameters"], config["tuned_share"]),
         "task": task["name"],

@@ -11,6 +11,7 @@ from promptwise.config.choices import DTYPES
 from promptwise.config.composition import off_default, resolved, values_of, without_useless
 from promptwise.config.settings import check_values, flag_name, setting, settings_in, settings_of_parts
 from promptwise.errors import ConfigError
+from promptwise.registry import STRATEGIES
 
 
 @dataclass(frozen=True, init=False)
@@ -117,6 +118,16 @@ class PromptConfig:
     def changes_backbone(self) -> bool:
         """Whether weights of the backbone are trained, or added to it: no other model may use it then."""
         return self.tune_backbone or self.tune != "none"
+
+    @property
+    def has_prompt(self) -> bool:
+        """Whether a prompt enters the model at all; without one, base and K say nothing about it."""
+        return bool(STRATEGIES.declaration(self.strategy).makes_vectors)
+
+    @property
+    def has_length(self) -> bool:
+        """Whether the prompt has ``K`` vectors."""
+        return bool(getattr(STRATEGIES.declaration(self.strategy), "has_length", True))
 
     @property
     def further_flags(self) -> str:

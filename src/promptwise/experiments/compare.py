@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from promptwise.errors import ConfigError, OutputError, PromptwiseError
 from promptwise.experiments.engine import Engine, default_threads
@@ -20,6 +17,7 @@ from promptwise.experiments.record import Record, read_records
 from promptwise.experiments.spec import Experiment
 from promptwise.experiments.status import Display, overview, print_plan, print_without_rate
 from promptwise.files import write_json
+from promptwise.runs.folder import locked
 from promptwise.terminal import console
 
 
@@ -66,7 +64,7 @@ def compare(
         print_plan(plan, jobs, _to_pretrain(plan, out))
         return plan
     _check_packages(experiment)
-    with _alone(out):
+    with locked(out / LOCK, "`promptwise compare`"):
         plan = Plan(experiment, _records(experiment, out), retry_failed)
         _run(plan, out, jobs, threads or default_threads(jobs))
     console.print(f"Records are in {out / RECORDS}.", highlight=False)
@@ -138,22 +136,3 @@ def _run(plan: Plan, out: Path, jobs: int, threads: int) -> None:
         from promptwise.experiments.case_study import write_cases
 
         write_cases(plan, out)
-
-
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keep a second ``compare`` out of the folder; the system frees the lock of one that is killed."""
-    lock = FileLock(out / LOCK, timeout=0)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise OutputError(
-            f"Another `promptwise compare` is at work in {out}. Wait for it, or use another --out."
-        ) from error
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written ({error}). Use another --out.") from error
-    try:
-        yield
-    finally:
-        lock.release()

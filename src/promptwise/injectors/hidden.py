@@ -10,7 +10,7 @@ from torch import Tensor
 from promptwise.backbones.attention_setup import use_own_attention
 from promptwise.backbones.backbone import Backbone
 from promptwise.core.injection import Edit, Injection, Site
-from promptwise.core.instance import Instance
+from promptwise.core.instance import Instance, masked_mean
 from promptwise.core.prompt import Prompt, PromptShape
 from promptwise.injectors.base import Injector
 from promptwise.injectors.layers import layer_numbers
@@ -54,12 +54,8 @@ class HiddenInjector(Injector):
         rows = len(instance.ids)
         if prompt.edits:
             return Injection(rows, edits=prompt.edits)
-        if prompt.mask is None:
-            mean = prompt.vectors.mean(1, keepdim=True)
-        else:
-            weight = prompt.mask.unsqueeze(-1).to(prompt.vectors.dtype)
-            mean = (prompt.vectors * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
-        by_layer = mean.unflatten(-1, (len(self.shape.layers), self.shape.hidden_size)).unbind(2)
+        mean = prompt.vectors.mean(1) if prompt.mask is None else masked_mean(prompt.vectors, prompt.mask)
+        by_layer = mean.unsqueeze(1).unflatten(-1, (len(self.shape.layers), self.shape.hidden_size)).unbind(2)
         edits: dict[Site, Edit] = {
             (layer, "input"): partial(_same_for_all, vector)
             for layer, vector in zip(self.shape.layers, by_layer, strict=True)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from promptwise.config import PromptConfig
-from promptwise.registry import STRATEGIES
 from promptwise.training.run_metrics import RunMetrics
 
 PAPER = "https://arxiv.org/abs/2206.01958"
@@ -31,7 +30,7 @@ def model_card(config: dict[str, Any], metrics: RunMetrics | None, place: str) -
         base_model=backbone,
         library_name="promptwise",
         pipeline_tag="text-classification",
-        tags=["promptwise", *(["prompt-tuning"] if has_prompt(prompt) else []), *tags],
+        tags=["promptwise", *(["prompt-tuning"] if prompt.has_prompt else []), *tags],
     )
     card = ModelCard.from_template(
         header,
@@ -51,16 +50,6 @@ def model_card(config: dict[str, Any], metrics: RunMetrics | None, place: str) -
     return f"{card}\n"
 
 
-def has_prompt(prompt: PromptConfig) -> bool:
-    """Whether a prompt enters the model at all; without one, base and K say nothing about it."""
-    return bool(STRATEGIES.declaration(prompt.strategy).makes_vectors)
-
-
-def has_length(prompt: PromptConfig) -> bool:
-    """Whether the prompt has ``K`` vectors."""
-    return bool(getattr(STRATEGIES.declaration(prompt.strategy), "has_length", True))
-
-
 def _opening(prompt: PromptConfig, backbone: str) -> str:
     """What the adapter is for the model that it was made from."""
     if prompt.tune_backbone:
@@ -71,8 +60,8 @@ def _opening(prompt: PromptConfig, backbone: str) -> str:
 def _made_of(prompt: PromptConfig) -> str:
     """Base, strategy, K and head, as far as the adapter has them."""
     further = f" (`{prompt.further_flags}`)" if prompt.further_flags else ""
-    if has_prompt(prompt):
-        length = f", K = {prompt.length}" if has_length(prompt) else ""
+    if prompt.has_prompt:
+        length = f", K = {prompt.length}" if prompt.has_length else ""
         return f"{prompt.base} tuning, strategy {prompt.method}{further}{length}, {prompt.head} head"
     method = (
         "all weights trained" if prompt.tune_backbone else prompt.method if prompt.changes_backbone else "no prompt"

@@ -8,7 +8,10 @@ from promptwise.backbones.backbone import Backbone
 from promptwise.config import PromptConfig
 from promptwise.config.composition import part_settings
 from promptwise.errors import ConfigError
+from promptwise.injectors.base import Injector
+from promptwise.injectors.none import NoInjector
 from promptwise.registry import HEADS, INJECTORS, STRATEGIES, TUNINGS
+from promptwise.strategies.base import Strategy
 from promptwise.strategies.knowledge import Knowledge, read_knowledge
 
 
@@ -30,6 +33,23 @@ def head_options(config: PromptConfig) -> dict[str, Any]:
 def tuning_options(config: PromptConfig) -> dict[str, Any]:
     """The settings that the tuning takes, by name."""
     return part_settings("TUNINGS", config.tune, config.parts)
+
+
+def prompt_parts(backbone: Backbone, config: PromptConfig) -> tuple[Injector, Strategy]:
+    """A new injector and strategy for a backbone; what is made first draws its first values first.
+
+    Raises:
+        ConfigError: A setting cannot work with this backbone.
+        BackboneError: The backbone cannot be prompted this way.
+    """
+    strategy = STRATEGIES.get(config.strategy)
+    injector: Injector
+    if strategy.makes_vectors:
+        options = injector_options(config)
+        injector = INJECTORS.get(config.base)(backbone, config.length, strategy.instance_wise, **options)
+    else:
+        injector = NoInjector(backbone, 0, strategy.instance_wise)
+    return injector, strategy(injector.shape, **strategy_options(config))
 
 
 def check_parts(config: PromptConfig) -> None:

@@ -22,26 +22,11 @@ from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt
 from promptwise.core.seeding import seeded
 from promptwise.errors import ConfigError
-from promptwise.injectors.none import NoInjector
 from promptwise.models.input_format import input_format_for
-from promptwise.models.parts import (
-    check_parts,
-    head_options,
-    injector_options,
-    knowledge_of,
-    strategy_options,
-    tuning_options,
-)
-from promptwise.models.saved_state import (
-    expect_no_backbone,
-    expect_no_frozen,
-    expect_no_tied,
-    leave_out_backbone,
-    leave_out_frozen,
-    leave_out_tied,
-)
+from promptwise.models.parts import check_parts, head_options, knowledge_of, prompt_parts, tuning_options
+from promptwise.models.saved_state import expect_no_frozen, expect_no_tied, leave_out_frozen, leave_out_tied
 from promptwise.models.text_model import TextModel
-from promptwise.registry import HEADS, INJECTORS, STRATEGIES, TUNINGS
+from promptwise.registry import HEADS, TUNINGS
 from promptwise.tasks.spec import TaskSpec, load_spec
 from promptwise.tasks.template import Features, require_mask_last
 
@@ -75,11 +60,7 @@ class PromptedModel(TextModel):
     def __init__(self, backbone: Backbone, spec: TaskSpec, config: PromptConfig, seed: int = 0) -> None:
         super().__init__()
         self.spec, self.prompt_config, self.seed = spec, config, seed
-        strategy, injector, head = (
-            STRATEGIES.get(config.strategy),
-            INJECTORS.get(config.base),
-            HEADS.get(config.head),
-        )
+        head = HEADS.get(config.head)
         if head.cloze and not backbone.has_lm_head:
             raise ConfigError("The cloze head needs a backbone that was loaded with lm_head=True.")
         if head.cloze and backbone.kind == "decoder":
@@ -92,11 +73,7 @@ class PromptedModel(TextModel):
         check_parts(config)
         self._add_tuning(backbone, config, seed)
         with seeded(seed):
-            if strategy.makes_vectors:
-                self.injector = injector(backbone, config.length, strategy.instance_wise, **injector_options(config))
-            else:
-                self.injector = NoInjector(backbone, 0, strategy.instance_wise)
-            self.strategy = strategy(self.injector.shape, **strategy_options(config))
+            self.injector, self.strategy = prompt_parts(backbone, config)
             self.head = head(backbone, spec, **head_options(config))
         if self.strategy.reads_layer is not None:
             backbone.check_layer(self.strategy.reads_layer)
@@ -105,13 +82,8 @@ class PromptedModel(TextModel):
         )
         self.input_format.check(self.injector.reserved_positions, backbone.max_positions, backbone.name)
         self.backbone = backbone
-        leave_out, expect = leave_out_backbone, expect_no_backbone
-        if config.tune_backbone:
-            leave_out, expect = leave_out_tied, expect_no_tied
-        elif config.changes_backbone:
-            leave_out, expect = leave_out_frozen, expect_no_frozen
-        self.register_state_dict_post_hook(leave_out)
-        self.register_load_state_dict_post_hook(expect)
+        self.register_state_dict_post_hook(leave_out_tied if config.tune_backbone else leave_out_frozen)
+        self.register_load_state_dict_post_hook(expect_no_tied if config.tune_backbone else expect_no_frozen)
         self.to(backbone.device)
         self.eval()
 

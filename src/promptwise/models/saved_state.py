@@ -8,7 +8,7 @@ from torch import nn
 
 
 def leave_out_frozen(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """Hook of ``state_dict`` of a backbone with added weights: of the backbone those alone are saved."""
+    """Hook of ``state_dict``: of a backbone the weights that were added and are trained are saved, and nothing else."""
     added = added_names(module)
     for key in [key for key in state if key.startswith(prefix + "backbone.")]:
         if key.removeprefix(prefix) not in added:
@@ -16,22 +16,11 @@ def leave_out_frozen(module: nn.Module, state: dict[str, Any], prefix: str, meta
 
 
 def expect_no_frozen(module: nn.Module, incompatible: Any) -> None:
-    """Hook of ``load_state_dict`` of a backbone with added weights: what is frozen is not missed, what is added is."""
+    """Hook of ``load_state_dict``: what is not saved is not missed."""
     added = added_names(module)
     incompatible.missing_keys[:] = [
-        key for key in incompatible.missing_keys if not key.startswith("backbone.") or key in added
+        key for key in incompatible.missing_keys if ".backbone." not in f".{key}" or key in added
     ]
-
-
-def leave_out_backbone(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """Hook of ``state_dict``: what is frozen is not saved."""
-    for key in [key for key in state if key.startswith(prefix + "backbone.")]:
-        del state[key]
-
-
-def expect_no_backbone(module: nn.Module, incompatible: Any) -> None:
-    """Hook of ``load_state_dict``: what is not saved is not missed."""
-    incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if ".backbone." not in f".{key}"]
 
 
 def leave_out_tied(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:

@@ -13,7 +13,7 @@ from promptwise.backbones.backbone import Backbone
 from promptwise.core.instance import Instance, gather_rows, left_order
 from promptwise.core.seeding import seeded
 from promptwise.models.input_format import input_format_for
-from promptwise.models.saved_state import expect_no_backbone, leave_out_backbone
+from promptwise.models.saved_state import expect_no_frozen, leave_out_frozen
 from promptwise.models.text_model import TextModel
 from promptwise.registry import ENCODERS
 from promptwise.strategies.networks.base import TextNetwork
@@ -66,8 +66,8 @@ class TopicModel(TextModel):
         weights = [len(examples) / (len(counts) * max(counts[label], 1)) for label in range(len(spec.labels))]
         self.register_buffer("topic_weights", torch.tensor(weights), persistent=False)
         self.scoring_networks = tuple(encoders)
-        self.register_state_dict_post_hook(leave_out_backbone)
-        self.register_load_state_dict_post_hook(expect_no_backbone)
+        self.register_state_dict_post_hook(leave_out_frozen)
+        self.register_load_state_dict_post_hook(expect_no_frozen)
         self.to(backbone.device)
 
     def _networks(self) -> list[tuple[str, TextNetwork]]:

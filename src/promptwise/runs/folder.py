@@ -26,6 +26,35 @@ _CONDITIONS = "stands_on"
 _T = TypeVar("_T")
 
 
+@contextlib.contextmanager
+def locked(file: Path, worker: str = "process") -> Iterator[None]:
+    """Hold a lock, in a folder that is made if it is missing; the system frees the lock of a process that is killed.
+
+    Args:
+        file: The lock's file.
+        worker: What else may hold it, for the message.
+
+    Raises:
+        OutputError: It is held, or the folder cannot be written.
+    """
+    folder, lock = file.parent, FileLock(file, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(
+            f"Another {worker} is at work in {folder}. Wait until it ends, or use another --out."
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        raise OutputError(
+            f"{folder} cannot be written: {getattr(error, 'strerror', None) or error}. Use another --out."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """A folder that one run writes; a folder with settings and without ``metrics.json`` is a run to resume.
@@ -65,27 +94,17 @@ class RunFolder:
         missing = self._missing_folders()
         file = self.path / LOCK_FILE
         keep = file.exists()
-        lock = FileLock(file, timeout=0)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout as error:
-            raise OutputError(
-                f"Another process is at work in {self.path}. Wait until it ends, or use another --out."
-            ) from error
-        except (OSError, NotImplementedError) as error:
-            raise OutputError(
-                f"{self.path} cannot be written: {getattr(error, 'strerror', None) or error}. Use another --out."
-            ) from error
-        try:
-            yield
-            keep = False
+            with locked(file):
+                try:
+                    yield
+                    keep = False
+                finally:
+                    # What fails leaves the folder as it was, with the file that a killed process left there.
+                    if not keep:
+                        with contextlib.suppress(OSError):
+                            file.unlink()
         finally:
-            # What fails leaves the folder as it was, with the file that a killed process left there.
-            if not keep:
-                with contextlib.suppress(OSError):
-                    file.unlink()
-            lock.release()
             with contextlib.suppress(OSError):
                 for place in missing:
                     place.rmdir()

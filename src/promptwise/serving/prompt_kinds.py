@@ -24,8 +24,7 @@ from promptwise.injectors.base import Injector
 from promptwise.injectors.hidden import HiddenInjector
 from promptwise.injectors.none import NoInjector
 from promptwise.injectors.prefix import PrefixInjector
-from promptwise.models.parts import check_parts, injector_options, strategy_options
-from promptwise.registry import INJECTORS, STRATEGIES
+from promptwise.models.parts import check_parts, injector_options, prompt_parts, strategy_options
 from promptwise.strategies.base import Strategy
 from promptwise.strategies.bias import ContextBias, TokenBias
 from promptwise.strategies.encoder import EncoderPrompt
@@ -45,7 +44,7 @@ class PromptParts(nn.Module):
         self.strategy, self.injector = strategy, injector
 
 
-def prompt_parts(backbone: Backbone, config: PromptConfig) -> PromptParts:
+def new_parts(backbone: Backbone, config: PromptConfig) -> PromptParts:
     """New parts, as :class:`~promptwise.models.prompted.PromptedModel` makes them.
 
     Raises:
@@ -53,13 +52,9 @@ def prompt_parts(backbone: Backbone, config: PromptConfig) -> PromptParts:
         BackboneError: The backbone cannot serve them.
     """
     check_parts(config)
-    strategy, injector = STRATEGIES.get(config.strategy), INJECTORS.get(config.base)
     with seeded(0):
-        if strategy.makes_vectors:
-            made: Injector = injector(backbone, config.length, strategy.instance_wise, **injector_options(config))
-        else:
-            made = NoInjector(backbone, 0, strategy.instance_wise)
-        return PromptParts(strategy(made.shape, **strategy_options(config)), made).eval()
+        injector, strategy = prompt_parts(backbone, config)
+    return PromptParts(strategy, injector).eval()
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +95,7 @@ class PromptKind:
         self.config = config
         # A configuration may claim any size.
         with torch.device("meta"):
-            self.template = prompt_parts(backbone, config).to("meta")
+            self.template = new_parts(backbone, config).to("meta")
         # Read once: while adapters run, the template holds their tensors.
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self.template.state_dict().items()}
         strategy, injector = self.template.strategy, self.template.injector
@@ -140,7 +135,7 @@ class PromptKind:
                 # What enters is of this dtype anyway.
                 held[_SHARED] = held[_SHARED].to(self.shared_dtype)
             return Prompts(self, held)
-        own = prompt_parts(backbone, self.config)
+        own = new_parts(backbone, self.config)
         own.load_state_dict(tensors)
         # They keep wanting gradients, which they never get here: torch.matmul goes other ways without.
         own = own.to(backbone.device)

@@ -9,14 +9,40 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from promptwise.core.injection import Edit, Site
+from promptwise.core.injection import Edit, Place, Site
 from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt, PromptShape
 from promptwise.strategies.base import Strategy
 from promptwise.strategies.settings import ContextBiasSettings, TokenBiasSettings
 
 
-class TokenBias(Strategy):
+class _LayerBias(Strategy):
+    """What both strategies are made of: ``D_l`` ``[r, size]``, which starts at N(0, 1/size), and ``U_l`` ``[H, r]``.
+
+    ``U`` starts at zero, so that training starts from the model as it is.
+    """
+
+    makes_edits: ClassVar[bool] = True
+    lr_scale: ClassVar[float] = 0.3
+
+    def __init__(self, shape: PromptShape, rank: int, size: int) -> None:
+        super().__init__(shape)
+        count = len(shape.layers)
+        self.down = nn.Parameter(torch.randn(count, rank, size) * size**-0.5)
+        self.up = nn.Parameter(torch.zeros(count, shape.hidden_size, rank))
+
+    def from_vectors(self, vectors: Tensor, activation: Callable[[Tensor], Tensor], place: Place) -> dict[Site, Edit]:
+        """Edits of all layers that are made of the same vectors ``[B, T, size]`` of the tokens."""
+        # One product for all layers: [B, T, size] with [L*r, size].
+        codes = activation(nn.functional.linear(normalised(vectors), self.down.flatten(0, 1)))
+        by_layer = codes.unflatten(-1, self.down.shape[:2]).unbind(2)
+        return {
+            (layer, place): partial(_from_codes, own, up)
+            for layer, own, up in zip(self.shape.layers, by_layer, self.up, strict=True)
+        }
+
+
+class TokenBias(_LayerBias):
     """A bias of each token for each layer, made from its frozen word embedding.
 
     ``h_l <- h_l + U_l phi(D_l LN(e_t))`` with ``e_t`` the embedding of the token, ``D_l`` ``[r, E]`` and ``U_l``
@@ -31,8 +57,6 @@ class TokenBias(Strategy):
     """
 
     settings: ClassVar[type] = TokenBiasSettings
-    makes_edits: ClassVar[bool] = True
-    lr_scale: ClassVar[float] = 0.3
 
     def __init__(
         self,
@@ -40,26 +64,15 @@ class TokenBias(Strategy):
         bias_rank: int = TokenBiasSettings.bias_rank,
         bias_activation: str = TokenBiasSettings.bias_activation,
     ) -> None:
-        super().__init__(shape)
+        super().__init__(shape, bias_rank, shape.embedding_size)
         self.activation = ACTIVATIONS[bias_activation]
-        count = len(shape.layers)
-        self.down = nn.Parameter(torch.randn(count, bias_rank, shape.embedding_size) * shape.embedding_size**-0.5)
-        self.up = nn.Parameter(torch.zeros(count, shape.hidden_size, bias_rank))
 
     def forward(self, instance: Instance) -> Prompt:
         """Edits of what enters each layer."""
-        tokens = normalised(instance.embeddings)
-        # One product for all layers: [B, T, E] with [L*r, E].
-        codes = self.activation(nn.functional.linear(tokens, self.down.flatten(0, 1)))
-        by_layer = codes.unflatten(-1, self.down.shape[:2]).unbind(2)
-        edits: dict[Site, Edit] = {
-            (layer, "input"): partial(_from_codes, codes, up)
-            for layer, codes, up in zip(self.shape.layers, by_layer, self.up, strict=True)
-        }
-        return edits_of(edits, instance)
+        return edits_of(self.from_vectors(instance.embeddings, self.activation, "input"), instance)
 
 
-class ContextBias(Strategy):
+class ContextBias(_LayerBias):
     """A bias of each token for each layer, made from its hidden state: beside the feed-forward network of the layer.
 
     ``FFN_l(.) <- FFN_l(.) + U_l GELU(D_l LN(h))`` with ``D_l`` ``[r, H]`` and ``U_l`` ``[H, r]``, where ``h`` is what
@@ -74,8 +87,6 @@ class ContextBias(Strategy):
     """
 
     settings: ClassVar[type] = ContextBiasSettings
-    makes_edits: ClassVar[bool] = True
-    lr_scale: ClassVar[float] = 0.3
 
     def __init__(
         self,
@@ -83,24 +94,18 @@ class ContextBias(Strategy):
         bias_rank: int = ContextBiasSettings.bias_rank,
         reads_layer: int | None = ContextBiasSettings.reads_layer,
     ) -> None:
-        super().__init__(shape)
+        super().__init__(shape, bias_rank, shape.hidden_size)
         self.reads_layer = reads_layer
-        count, size = len(shape.layers), shape.hidden_size
-        self.down = nn.Parameter(torch.randn(count, bias_rank, size) * size**-0.5)
-        self.up = nn.Parameter(torch.zeros(count, size, bias_rank))
 
     def forward(self, instance: Instance) -> Prompt:
         """Edits beside each feed-forward network."""
-        edits: dict[Site, Edit] = {}
-        if self.reads_layer is None:
-            for layer, down, up in zip(self.shape.layers, self.down, self.up, strict=True):
-                edits[layer, "feed-forward"] = partial(_from_states, down, up)
-            return edits_of(edits, instance)
-        assert instance.states is not None
-        codes = nn.functional.gelu(nn.functional.linear(normalised(instance.states), self.down.flatten(0, 1)))
-        by_layer = codes.unflatten(-1, self.down.shape[:2]).unbind(2)
-        for layer, own, up in zip(self.shape.layers, by_layer, self.up, strict=True):
-            edits[layer, "feed-forward"] = partial(_from_codes, own, up)
+        if self.reads_layer is not None:
+            assert instance.states is not None
+            return edits_of(self.from_vectors(instance.states, nn.functional.gelu, "feed-forward"), instance)
+        edits: dict[Site, Edit] = {
+            (layer, "feed-forward"): partial(_from_states, down, up)
+            for layer, down, up in zip(self.shape.layers, self.down, self.up, strict=True)
+        }
         return edits_of(edits, instance)
 
 

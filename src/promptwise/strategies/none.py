@@ -16,8 +16,8 @@ class NoPrompt(Strategy):
     """Zero vectors: linear probing with the classifier head, fine-tuning where the backbone is tuned too."""
 
     settings: ClassVar[type] = NoPromptSettings
-    instance_wise: ClassVar[bool] = False
-    makes_vectors: ClassVar[bool] = False
+    instance_wise: ClassVar[bool] = NoPromptSettings.instance_wise
+    makes_vectors: ClassVar[bool] = NoPromptSettings.makes_vectors
 
     def __init__(self, shape: PromptShape) -> None:
         super().__init__(shape)

@@ -17,7 +17,7 @@ class SharedPrompt(Strategy):
     """One prompt for the whole task: prompt tuning or prefix tuning (paper, section 2)."""
 
     settings: ClassVar[type] = SharedSettings
-    instance_wise: ClassVar[bool] = False
+    instance_wise: ClassVar[bool] = SharedSettings.instance_wise
 
     def __init__(self, shape: PromptShape) -> None:
         super().__init__(shape)
