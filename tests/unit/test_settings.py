@@ -254,3 +254,11 @@ def test_a_setting_for_all_methods_is_left_out_where_it_changes_nothing() -> Non
     raw["methods"] = {"tuned": {"strategy": "none", "length": 9}}
     with pytest.raises(ConfigError, match="--length would change nothing"):
         experiment_from(raw, "x")
+
+
+def test_without_a_base_a_strategy_has_the_one_that_suits_it() -> None:
+    """Biases of tokens enter hidden states; what the base brings is known too, and a base that is named stays."""
+    found = {name: PromptConfig(strategy=name).base for name in STRATEGIES.names()}
+    assert {name for name, base in found.items() if base == "hidden"} == {"token-bias", "context-bias"}
+    assert PromptConfig(strategy="token-bias", edit_layers="0").edit_layers == "0"
+    assert PromptConfig(strategy="token-bias", base="prefix").base == "prefix"

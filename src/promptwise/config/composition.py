@@ -39,14 +39,23 @@ def settings_for(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Settin
     known = {one.name: one for one in settings_in(kind)}
     if is_composed(kind):
         for axis in list(known.values()):
-            for part in _parts(axis, values.get(axis.name, axis.default), values):
+            chosen = values.get(axis.name, default_of(axis, values))
+            for part in _parts(axis, chosen, values):
                 if part.name in known:
                     raise ConfigError(
-                        f"{axis.flag} {values.get(axis.name, axis.default)} has a setting {part.name!r}, a name that "
+                        f"{axis.flag} {chosen} has a setting {part.name!r}, a name that "
                         "another part of this model has taken. The plug-in must rename it."
                     )
                 known[part.name] = part
     return known
+
+
+def default_of(one: Setting, values: Mapping[str, Any]) -> Any:
+    """What a setting is beside these values where they do not say it: the base is the one that suits the strategy."""
+    strategy = values.get("strategy")
+    if one.choices != "INJECTORS" or not isinstance(strategy, str) or strategy not in STRATEGIES.names():
+        return one.default
+    return getattr(STRATEGIES.declaration(strategy), "usual_base", one.default)
 
 
 def part_settings(axis: str, chosen: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,7 +152,7 @@ def idle(kind: type[Any], name: str, values: Mapping[str, Any]) -> str | None:
             name in {part.name for part in settings_in(entries.settings(one))} for one in entries.names_without_import()
         ):
             if axis.name in present:
-                return f"{axis.flag} {values.get(axis.name, axis.default)}"
+                return f"{axis.flag} {values.get(axis.name, default_of(axis, values))}"
             return idle(kind, axis.name, values)
     return None
 
@@ -190,7 +199,7 @@ def resolved(kind: type[Any], values: Mapping[str, Any]) -> tuple[dict[str, Any]
         for name, beside in useless(kind, values).items()
     ]
     cleaned, wrong = converted(known, {name: value for name, value in values.items() if name in known}, flag_name)
-    complete = {name: cleaned.get(name, one.default) for name, one in known.items()}
+    complete = {name: cleaned.get(name, default_of(one, values)) for name, one in known.items()}
     problems += [f"{problem}." for problem in wrong] + problems_of(known, complete)
     if problems:
         raise ConfigError(" ".join(problems))

@@ -30,7 +30,9 @@ class PromptConfig:
         ConfigError: Settings are unknown, would change nothing, or have values that cannot work.
     """
 
-    base: str = setting("prefix", "How prompts enter the model.", choices="INJECTORS")
+    base: str = setting(
+        "prefix", "How prompts enter the model; without it hidden for biases of tokens.", choices="INJECTORS"
+    )
     strategy: str = setting("encoder", "How the prompt of an input is made.", choices="STRATEGIES")
     length: int = setting(32, "K, prompt vectors per input.", minimum=1, maximum=4096, needs="has_length")
     read_tokens: float | None = setting(

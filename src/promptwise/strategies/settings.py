@@ -20,6 +20,8 @@ class StrategySettings:
     """Whether the prompt has ``K`` vectors."""
     reads_text: ClassVar[bool] = True
     """Whether it can be told to read a part of the text alone."""
+    usual_base: ClassVar[str] = "prefix"
+    """The base that it has where none is named."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class BiasSettings(StrategySettings):
 
     has_length: ClassVar[bool] = False
     reads_text: ClassVar[bool] = False
+    usual_base: ClassVar[str] = "hidden"
 
     bias_rank: int = setting(32, "Rank of the maps that make a bias of each layer.", minimum=1)
 
