@@ -169,6 +169,21 @@ STRATEGIES = Registry(
             "K learnt queries attend over the text's tokens, or a layer's states, and make a vector each",
             "promptwise.strategies.settings:AttentionSettings",
         ),
+        "lopa": (
+            "promptwise.strategies.lopa:GatedPrompt",
+            "LoPA: the task's prompt times a low-rank gate that the text's mean makes",
+            "promptwise.strategies.settings:LopaSettings",
+        ),
+        "idpg": (
+            "promptwise.strategies.idpg:HypercomplexPrompt",
+            "IDPG: a hypercomplex generator on the text's mean adds to the task's prompt",
+            "promptwise.strategies.settings:IdpgSettings",
+        ),
+        "mixture": (
+            "promptwise.strategies.mixture:RoutedPrompt",
+            "SMoP: a router on the text's mean chooses one of several prompts",
+            "promptwise.strategies.settings:MixtureSettings",
+        ),
         "topic": (
             "promptwise.strategies.topic:TopicPrompt",
             "a prompt for each topic of the knowledge, mixed by the topics of the input (--knowledge)",

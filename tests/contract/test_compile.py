@@ -24,6 +24,10 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "rnn": {"strategy": "encoder", "encoder": "rnn"},
     "known cnn": {"strategy": "encoder", "encoder": "cnn", "knowledge": True},
     "attention": {"strategy": "attention"},
+    "lopa": {"strategy": "lopa"},
+    "idpg": {"strategy": "idpg", "phm_factors": 4},
+    # Its noise would be drawn twice, once for each way.
+    "mixture": {"strategy": "mixture", "router_noise": 0},
     "topic": {"strategy": "topic", "knowledge": True},
     "none": {"strategy": "none"},
 }

@@ -47,10 +47,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "encoder_mlp_table": {"strategy": "encoder", "encoder": "mlp", "train_table": True},
     "encoder_cnn_knowledge": {"strategy": "encoder", "encoder": "cnn", "knowledge": "of the backbone"},
     "attention": {"strategy": "attention", "attention_rank": 3},
+    "lopa": {"strategy": "lopa", "lopa_rank": 3},
+    "idpg": {"strategy": "idpg", "idpg_rank": 8, "phm_factors": 4},
+    "mixture": {"strategy": "mixture", "mixture_size": 3},
     "topic": {"strategy": "topic", "topic_rank": 3, "knowledge": "of the backbone"},
 }
 READING: dict[str, dict[str, Any]] = {
     "attention_reading": {"strategy": "attention", "attention_rank": 3, "reads_layer": 1},
+    "idpg_reading": {"strategy": "idpg", "idpg_rank": 8, "phm_factors": 4, "reads_layer": 1},
 }
 """Strategies that make vectors of a layer's states; on ``hidden``, which serves the families whose layers are known."""
 
@@ -69,6 +73,10 @@ STILL = {
     "pretrained": {"strategy.centre", "strategy.scale"},
     "topic": {"strategy.table.rows", "strategy.centre", "strategy.centroids", "strategy.typical"},
 }
+FROM_ZERO = ("token-bias", "context-bias", "lopa", "idpg", "mixture")
+"""Strategies some of whose weights start at zero, so that training starts from the model as it is, or a shared
+prompt: the last matrix or, on the base ``hidden``, the prompts."""
+
 ONE_LAYER = ("albert",)
 """Families whose layers are one that runs several times: neither prefixes nor edits of a layer can be told apart."""
 
@@ -109,7 +117,7 @@ class Combination:
 def variants(backbone: str, base: str) -> tuple[str, ...]:
     """What is tried on a base of a backbone."""
     if base == "hidden":
-        return ("shared", "encoder_mlp", "attention", "topic", *READING, *EDITS)
+        return ("shared", "encoder_mlp", "attention", "lopa", "idpg", "mixture", "topic", *READING, *EDITS)
     return ("shared", "random", "encoder_mlp") if backbone in RELATIVES else tuple(VARIANTS)
 
 
@@ -160,10 +168,10 @@ def test_the_matrix_is_complete() -> None:
     assert knowing == {VARIANTS[name]["strategy"] for name in KNOWN}
     assert len(BACKBONES) == 16
     by_base = {base: sum(one.base == base for one in COMBINATIONS) for base in BASE_NAMES}
-    assert by_base == {"prompt": 12 * 2 * 11 + 4 * 2 * 3, "prefix": 288, "hidden": 16 * 2 * 8}
-    assert len(set(map(str, COMBINATIONS))) == len(COMBINATIONS) == 832
-    assert len(SERVED) == 810
-    assert len(REFUSED) == len(ONE_LAYER) * len(HEAD_NAMES) * (3 + 8) == 22
+    assert by_base == {"prompt": 12 * 2 * 14 + 4 * 2 * 3, "prefix": 360, "hidden": 16 * 2 * 12}
+    assert len(set(map(str, COMBINATIONS))) == len(COMBINATIONS) == 1104
+    assert len(SERVED) == 1074
+    assert len(REFUSED) == len(ONE_LAYER) * len(HEAD_NAMES) * (3 + 12) == 30
 
 
 @pytest.mark.parametrize("one", SERVED, ids=str)
@@ -198,9 +206,11 @@ def test_refused(one: Combination, tiny_folder: TinyFolder) -> None:
 
 def check_one_step(model: PromptedModel, pristine: dict[str, Tensor]) -> None:
     """Assert that one step of AdamW changes every trained tensor, and no other one to the bit."""
-    for strategy in [model.strategy] if model.strategy.makes_edits else []:
-        # It starts at zero, and what stands before a zero gets no gradient.
-        torch.nn.init.normal_(strategy.up, std=0.1)
+    if model.prompt_config.strategy in FROM_ZERO:
+        # What stands before a zero gets no gradient.
+        for weights in model.strategy.parameters():
+            if not weights.any():
+                torch.nn.init.normal_(weights, std=0.1)
     groups = model.parameter_groups(lr=1e-2)
     # Weight decay would move a tensor that gets no gradient.
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)

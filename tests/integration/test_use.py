@@ -283,7 +283,7 @@ def test_strategies_lists_every_part() -> None:
         *[
             ("strategy", name)
             for name in (
-                *("shared", "random", "pretrained", "encoder", "attention", "topic"),
+                *("shared", "random", "pretrained", "encoder", "attention", "lopa", "idpg", "mixture", "topic"),
                 *("token-bias", "context-bias", "none"),
             )
         ],

@@ -38,17 +38,21 @@ def prefix_attention(
     prompt_keys_mask: Tensor | None = None,
     position_bias: Tensor | None = None,
     attention_probe: dict[Any, AttentionLayer] | None = None,
+    keys_values_taken: dict[int, Tensor] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention over the layer's prefix and the sequence.
 
     ``query`` is ``[B, heads, S, D]``, ``key`` and ``value`` are ``[B, A, S, D]``; a layer's prefix is
     ``[2, B or 1, A, K, D]``, and ``prompt_keys_mask`` ``[B, K]`` says which of it each row has. Prefix slots are seen
-    by every query, without position or bias.
+    by every query, without position or bias. ``keys_values_taken`` receives the layer's own keys and values
+    ``[2, B, A, S, D]``, by its number.
     """
     if attention_probe is not None and module not in attention_probe:
         module.prompt_layer = len(attention_probe)
         attention_probe[module] = AttentionLayer(key.shape[1], key.shape[3], value.shape[3])
+    if keys_values_taken is not None:
+        keys_values_taken[module.prompt_layer] = torch.stack([key, value])
     if prompt_keys_values is not None:
         keys, values = prompt_keys_values[module.prompt_layer].to(key.dtype).expand(-1, key.shape[0], -1, -1, -1)
         length = keys.shape[2]

@@ -20,7 +20,7 @@ from promptwise.backbones.language_model_heads import Parts
 from promptwise.backbones.partial_stacks import PartialStacks
 from promptwise.core.injection import Injection
 from promptwise.core.instance import Instance, gather_rows, left_order
-from promptwise.errors import BackboneError
+from promptwise.errors import BackboneError, ConfigError
 
 Use = Literal["shared", "reserved", "taken"]
 """Whether any model may use a backbone, one that may add weights to it, or none but the one that has done so."""
@@ -249,6 +249,46 @@ class Backbone(nn.Module):
                 return self._last_state(lower, instance.embeddings, instance.mask, instance.token_types, {})
 
         return self._alone(None, go)
+
+    @torch.no_grad()
+    def keys_values(self, ids: Tensor) -> tuple[Tensor, ...]:
+        """The keys and values that each layer of the prompted stack has for a text, as a prefix takes them.
+
+        A model of rotary positions reads the text at positions -K to -1, just before an input that starts at 0: there a
+        decoder with this prefix gives what it would with the text in front. Any other model reads it at its first
+        positions, where the inputs are too, as a prefix takes no positions from them.
+
+        Args:
+            ids: ``[K]`` the text's tokens. Its layers must call attention of our own,
+                :func:`promptwise.backbones.attention_setup.use_prefix_attention`.
+
+        Returns:
+            ``[2, 1, A, K, D]`` for each of ``L`` layers.
+
+        Raises:
+            ConfigError: The model has fewer than ``K`` positions.
+        """
+        count = len(ids)
+        if self.max_positions is not None and count > self.max_positions:
+            raise ConfigError(
+                f"{self.name} reads {self.max_positions} tokens at most, so it has no keys and values of {count}. Take "
+                "a smaller --length, or leave --init out."
+            )
+        taken: dict[int, Tensor] = {}
+        arguments: dict[str, Any] = {}
+        if self.family.prefix == "interface":
+            arguments["keys_values_taken"] = taken
+        if self.family.rotary:
+            arguments["position_ids"] = torch.arange(-count, 0, device=self.device).unsqueeze(0)
+        embeddings = self.embed(ids.to(self.device).unsqueeze(0))
+        mask = torch.ones(1, count, dtype=torch.bool, device=self.device)
+
+        def go() -> Tensor:
+            with self.autocast():
+                return self._last_state(self.stack, embeddings, mask, None, arguments)
+
+        self._alone(Run(Injection(1), None, taken), go)
+        return tuple(taken[layer] for layer in range(len(taken)))
 
     def check_layer(self, layer: int) -> int:
         """The number of a layer that there is.

@@ -28,10 +28,12 @@ class Run:
     Attributes:
         injection: What enters it.
         positions: Where the input's own tokens stand.
+        taken: Receives the keys and values of each layer, see :func:`~promptwise.backbones.attention.prefix_attention`.
     """
 
     injection: Injection
     positions: Positions
+    taken: dict[int, Tensor] | None = None
 
 
 class CurrentRun:

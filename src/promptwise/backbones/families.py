@@ -37,6 +37,8 @@ class Family:
             gives.
         positions: Whether there is a limit to the positions, and where they start.
         prefix: How keys and values enter.
+        rotary: Whether positions enter as rotations of queries and keys alone, so that only distances count and a text
+            may stand before position 0.
         first_layer_makes_bias: Whether the first layer makes a position bias that all layers use.
         reads_answer: Whether the decoder is read at its answer position; else it reads the input shifted by one, and is
             read at the same token.
@@ -53,6 +55,7 @@ class Family:
     feed_forward: tuple[str, str] | None = None
     positions: Literal["limited", "limited after padding", "unlimited"] = "limited"
     prefix: PrefixRoute = "interface"
+    rotary: bool = False
     first_layer_makes_bias: bool = False
     reads_answer: bool = False
     layers_give_pairs: bool = False
@@ -79,7 +82,13 @@ def _bert_like(head: heads.HeadParts, **differences: Any) -> Family:
 
 def _llama_like(**differences: Any) -> Family:
     return Family(
-        "decoder", "layers", final=("norm",), feed_forward=("mlp", "mlp"), head=heads.output_layer, **differences
+        "decoder",
+        "layers",
+        final=("norm",),
+        feed_forward=("mlp", "mlp"),
+        rotary=True,
+        head=heads.output_layer,
+        **differences,
     )
 
 
@@ -98,13 +107,24 @@ FAMILIES: dict[str, Family] = {
         "encoder", prefix="none", why_no_prefix="layers are one layer that runs several times, so none has its own"
     ),
     "modernbert": Family(
-        "encoder", "layers", ("embeddings",), final=("final_norm",), feed_forward=("mlp", "mlp"), head=heads.modernbert
+        "encoder",
+        "layers",
+        ("embeddings",),
+        final=("final_norm",),
+        feed_forward=("mlp", "mlp"),
+        rotary=True,
+        head=heads.modernbert,
     ),
     "gpt2": Family(
         "decoder", "h", added=("wpe",), final=("ln_f",), feed_forward=("mlp", "mlp"), head=heads.output_layer
     ),
     "gpt_neox": Family(
-        "decoder", "layers", final=("final_layer_norm",), feed_forward=("mlp", "mlp"), head=heads.output_layer
+        "decoder",
+        "layers",
+        final=("final_layer_norm",),
+        feed_forward=("mlp", "mlp"),
+        rotary=True,
+        head=heads.output_layer,
     ),
     "llama": _llama_like(),
     "mistral": _llama_like(),

@@ -57,10 +57,13 @@ def mpnet_attention(
 
 
 def _prefix(current: CurrentRun) -> dict[str, Any]:
-    injection = None if current.run is None else current.run.injection
-    if injection is None or injection.prefix is None:
+    if current.run is None:
         return {}
-    return {"prompt_keys_values": injection.prefix, "prompt_keys_mask": injection.prefix_mask}
+    injection = current.run.injection
+    taken = {} if current.run.taken is None else {"keys_values_taken": current.run.taken}
+    if injection.prefix is None:
+        return taken
+    return {**taken, "prompt_keys_values": injection.prefix, "prompt_keys_mask": injection.prefix_mask}
 
 
 def deberta_attention(
@@ -96,7 +99,10 @@ def deberta_attention(
     scores = scores.masked_fill(~attention_mask.bool(), lowest)
     value = value.unflatten(0, (-1, heads))
     prefix = _prefix(current)
-    if prefix:
+    if "keys_values_taken" in prefix:
+        heads_of_key = key.unflatten(0, (-1, heads))
+        prefix["keys_values_taken"][module.prompt_layer] = torch.stack([heads_of_key, value])
+    if "prompt_keys_values" in prefix:
         layer = prefix["prompt_keys_values"][module.prompt_layer].to(key.dtype)
         keys, values = layer.expand(-1, len(scores), -1, -1, -1)
         before = query.unflatten(0, (-1, heads)) @ (keys.transpose(-1, -2) / scale)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from promptwise.backbones.backbone import Backbone
 from promptwise.core.injection import Injection
 from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt, PromptShape
+from promptwise.errors import ConfigError
 from promptwise.injectors.settings import InjectorSettings
 
 
@@ -22,6 +23,8 @@ class Injector(nn.Module, ABC):
         shape: What it asks of the strategy.
         reserved_positions: How many of the model's positions its prompts take from the text.
         takes_edits: Whether a strategy may make edits of hidden states for it instead of vectors.
+        task_prompt: The parameter ``[K, .]`` that all instances share and that an instance-wise strategy's vectors are
+            added to, by its name; ``None`` where the injector has none.
         has_slots: Whether the ``K`` vectors of a prompt stay apart; else their mean counts.
     """
 
@@ -30,6 +33,7 @@ class Injector(nn.Module, ABC):
     reserved_positions: int = 0
     takes_edits: ClassVar[bool] = False
     has_slots: ClassVar[bool] = True
+    task_prompt: ClassVar[str | None] = None
 
     @abstractmethod
     def __init__(self, backbone: Backbone, length: int, instance_wise: bool, **settings: Any) -> None:
@@ -45,6 +49,18 @@ class Injector(nn.Module, ABC):
             BackboneError: The backbone cannot be prompted this way.
         """
         super().__init__()
+
+    def first_values(self, backbone: Backbone, ids: Tensor) -> Tensor:
+        """What a shared prompt would be that stands for words, ``[K, .]``.
+
+        Args:
+            backbone: The frozen model.
+            ids: ``[K]`` the tokens of the words.
+
+        Raises:
+            ConfigError: There is no such prompt on this base, or the model has no room for so many tokens.
+        """
+        raise ConfigError(f"{type(self).__name__} can start from random numbers alone: leave --init out.")
 
     @abstractmethod
     def inject(self, instance: Instance, prompt: Prompt) -> Injection:

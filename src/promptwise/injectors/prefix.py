@@ -35,12 +35,14 @@ class PrefixInjector(Injector):
         init_scale: The shared prefix starts at U(-init_scale, init_scale).
         layers: The layers that an instance's vectors are added to: ``all``, ``first``, or numbers as in ``0,3,5``.
         instance_scale: The factor of what is added.
+        init: What the shared prefix starts from in place of that; see :mod:`promptwise.models.first_values`.
 
     Raises:
         ConfigError: The backbone has no layer of such a number.
     """
 
     settings: ClassVar[type] = PrefixSettings
+    task_prompt: ClassVar[str | None] = "prefix"
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class PrefixInjector(Injector):
         init_scale: float = PrefixSettings.init_scale,
         layers: str = PrefixSettings.layers,
         instance_scale: float = PrefixSettings.instance_scale,
+        init: str = PrefixSettings.init,
     ) -> None:
         super().__init__(backbone, length, instance_wise)
         attention = use_prefix_attention(backbone)
@@ -68,6 +71,10 @@ class PrefixInjector(Injector):
         self.prefix: nn.Parameter | None = None
         if instance_wise:
             self.prefix = nn.Parameter(torch.empty(length, self.layers * layer_width).uniform_(-init_scale, init_scale))
+
+    def first_values(self, backbone: Backbone, ids: Tensor) -> Tensor:
+        """See :meth:`Injector.first_values`: the keys and values of a text in every layer, ``[K, L*2*A*D]``."""
+        return torch.stack(backbone.keys_values(ids)).squeeze(2).permute(3, 0, 1, 2, 4).flatten(1).float()
 
     def inject(self, instance: Instance, prompt: Prompt) -> Injection:
         """See :meth:`Injector.inject`; ``prompt.vectors`` is ``[B or 1, K, W]``."""

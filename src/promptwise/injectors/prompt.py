@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from torch import Tensor
+
 from promptwise.backbones.attention_setup import use_own_attention
 from promptwise.backbones.backbone import Backbone
 from promptwise.core.injection import Injection
@@ -23,7 +25,12 @@ class PromptInjector(Injector):
     settings: ClassVar[type] = PromptSettings
 
     def __init__(
-        self, backbone: Backbone, length: int, instance_wise: bool, init_scale: float = PromptSettings.init_scale
+        self,
+        backbone: Backbone,
+        length: int,
+        instance_wise: bool,
+        init_scale: float = PromptSettings.init_scale,
+        init: str = PromptSettings.init,
     ) -> None:
         super().__init__(backbone, length, instance_wise)
         if backbone.device.type == "cpu":
@@ -34,6 +41,10 @@ class PromptInjector(Injector):
             length, width=size, embedding_size=size, init_scale=init_scale, hidden_size=backbone.layer_size
         )
         self.reserved_positions = length
+
+    def first_values(self, backbone: Backbone, ids: Tensor) -> Tensor:
+        """See :meth:`Injector.first_values`: the frozen word embeddings ``[K, E]``."""
+        return backbone.embed(ids).float()
 
     def inject(self, instance: Instance, prompt: Prompt) -> Injection:
         """See :meth:`Injector.inject`; ``prompt.vectors`` is ``[B or 1, K, E]``."""

@@ -31,6 +31,20 @@ def layers_setting(given: Any) -> str:
     return ",".join(map(str, numbers))
 
 
+def init_setting(given: Any) -> str:
+    """``random``, ``vocabulary``, or ``text:`` with a text behind it.
+
+    Raises:
+        ValueError: It is none of these, or the text is empty.
+    """
+    kind, _, text = str(given).partition(":")
+    if str(given) in ("random", "vocabulary"):
+        return str(given)
+    if kind != "text" or not text.strip():
+        raise ValueError
+    return f"text:{text.strip()}"
+
+
 @dataclass(frozen=True)
 class HiddenSettings(InjectorSettings):
     """Of :class:`~promptwise.injectors.hidden.HiddenInjector`."""
@@ -50,6 +64,15 @@ class PromptSettings(InjectorSettings):
 
     init_scale: float = setting(
         0.5, "Prompts start at U(-s, s); the paper has 0.5.", minimum=0, maximum=10**6, needs="makes_vectors"
+    )
+    init: str = setting(
+        "random",
+        "What the prompt that all inputs share starts from: random numbers, common words of the vocabulary, which the "
+        "seed draws, or a text of your own, repeated or cut to K tokens. A prompt takes their embeddings, a prefix the "
+        "keys and values that the frozen model has for them in each layer.",
+        metavar="random|vocabulary|text:TEXT",
+        read=init_setting,
+        needs="makes_vectors",
     )
 
 

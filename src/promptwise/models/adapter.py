@@ -38,7 +38,7 @@ FORMAT = 1
 
 _AGAIN = "save or download the adapter again."
 
-_BEGINNINGS = ("knowledge", "init_scale")
+_BEGINNINGS = ("knowledge", "init_scale", "init")
 """Settings of a prompt's first values."""
 
 
@@ -208,7 +208,7 @@ def load_adapter(
         reserved=prompt_config.tune != "none",
     )
     check_backbone(folder, made_for, backbone, cloze)
-    model = kind(backbone, spec, prompt_config)
+    model = kind(backbone, spec, prompt_config, new=False)
     try:
         model.load_state_dict(_read_tensors(weights, model.device))
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:

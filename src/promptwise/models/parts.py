@@ -10,6 +10,7 @@ from promptwise.config.composition import part_settings
 from promptwise.errors import ConfigError
 from promptwise.injectors.base import Injector
 from promptwise.injectors.none import NoInjector
+from promptwise.models.first_values import check_first_values
 from promptwise.registry import HEADS, INJECTORS, STRATEGIES, TUNINGS
 from promptwise.strategies.base import Strategy
 from promptwise.strategies.knowledge import Knowledge, read_knowledge
@@ -69,6 +70,7 @@ def check_parts(config: PromptConfig) -> None:
                 "fine-tuning."
             )
         return
+    check_first_values(config)
     if strategy.makes_edits and not injector.takes_edits:
         serving = [name for name in INJECTORS.names() if INJECTORS.get(name).takes_edits]
         raise ConfigError(

@@ -22,6 +22,7 @@ from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt
 from promptwise.core.seeding import seeded
 from promptwise.errors import ConfigError
+from promptwise.models.first_values import set_first_values
 from promptwise.models.input_format import input_format_for
 from promptwise.models.parts import check_parts, head_options, knowledge_of, prompt_parts, tuning_options
 from promptwise.models.saved_state import expect_no_frozen, expect_no_tied, leave_out_frozen, leave_out_tied
@@ -46,6 +47,7 @@ class PromptedModel(TextModel):
         spec: The task.
         config: What the model is made of.
         seed: Seed of the first values of the trained weights.
+        new: Whether they start from what ``--init`` says; a saved adapter, whose own are loaded next, needs no start.
 
     Raises:
         ConfigError: A value cannot work with this backbone and task.
@@ -57,7 +59,9 @@ class PromptedModel(TextModel):
     checkpointing = False
     """Whether the layers' activations are made again in the backward pass."""
 
-    def __init__(self, backbone: Backbone, spec: TaskSpec, config: PromptConfig, seed: int = 0) -> None:
+    def __init__(
+        self, backbone: Backbone, spec: TaskSpec, config: PromptConfig, seed: int = 0, new: bool = True
+    ) -> None:
         super().__init__()
         self.spec, self.prompt_config, self.seed = spec, config, seed
         head = HEADS.get(config.head)
@@ -86,6 +90,8 @@ class PromptedModel(TextModel):
         self.register_load_state_dict_post_hook(expect_no_tied if config.tune_backbone else expect_no_frozen)
         self.to(backbone.device)
         self.eval()
+        if new:
+            set_first_values(backbone, config, self.injector, self.strategy, seed)
 
     @staticmethod
     def _add_tuning(backbone: Backbone, config: PromptConfig, seed: int) -> None:

@@ -117,6 +117,8 @@ class PromptKind:
     def key(config: PromptConfig) -> tuple[object, ...]:
         """What adapters of one kind have in common."""
         settings = {**strategy_options(config), **injector_options(config)}
+        # What training started from is no matter once the tensors are there.
+        settings.pop("init", None)
         return (config.base, config.strategy, config.length, config.reading, repr(sorted(settings.items())))
 
     def prompts(self, backbone: Backbone, tensors: Mapping[str, Tensor]) -> Prompts:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt, PromptShape
 from promptwise.strategies.base import Strategy
-from promptwise.strategies.bias import normalised
 from promptwise.strategies.settings import AttentionSettings
+from promptwise.strategies.text_vectors import tokens_read, width_read
 
 
 class AttentionPrompt(Strategy):
@@ -38,6 +38,7 @@ class AttentionPrompt(Strategy):
 
     settings: ClassVar[type] = AttentionSettings
     lr_scale: ClassVar[float] = 0.3
+    task_prompt: ClassVar[str | None] = "bias"
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class AttentionPrompt(Strategy):
     ) -> None:
         super().__init__(shape)
         self.reads_layer = reads_layer
-        size = shape.embedding_size if reads_layer is None else shape.hidden_size
+        size = width_read(shape, reads_layer)
         self.down = nn.Parameter(torch.randn(attention_rank, size) * size**-0.5)
         self.queries = nn.Parameter(torch.randn(shape.length, attention_rank))
         self.output = nn.Linear(attention_rank, shape.width, bias=False)
@@ -66,10 +67,7 @@ class AttentionPrompt(Strategy):
 
     def _codes(self, instance: Instance) -> Tensor:
         """``c`` ``[B, T, r]``."""
-        if self.reads_layer is None:
-            return nn.functional.linear(normalised(instance.embeddings), self.down)
-        assert instance.states is not None
-        return nn.functional.linear(normalised(instance.states), self.down)
+        return nn.functional.linear(tokens_read(instance, self.reads_layer), self.down)
 
     def _weights(self, codes: Tensor, text: Tensor) -> Tensor:
         # Not a product with the transposed codes, whose sums run in another order where no gradient is wanted.

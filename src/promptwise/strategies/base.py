@@ -25,6 +25,8 @@ class Strategy(nn.Module, ABC):
         makes_edits: Whether it makes edits of hidden states instead of vectors, which not every base takes.
         needs_slots: Whether its vectors must stay apart where they enter.
         reads_layer: The layer whose incoming hidden states it reads (:attr:`Instance.states`); ``None`` for none.
+        task_prompt: The parameter ``[K, W]`` that the prompts of all instances share and start from, by its name;
+            ``None`` where there is none.
         lr_scale: The learning rate of the strategy's weights, as a share of that of the other trained weights.
     """
 
@@ -34,6 +36,7 @@ class Strategy(nn.Module, ABC):
     makes_edits: ClassVar[bool] = False
     needs_slots: ClassVar[bool] = False
     reads_layer: int | None = None
+    task_prompt: ClassVar[str | None] = None
     lr_scale: ClassVar[float] = 1.0
 
     @abstractmethod

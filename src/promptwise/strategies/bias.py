@@ -14,6 +14,7 @@ from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt, PromptShape
 from promptwise.strategies.base import Strategy
 from promptwise.strategies.settings import ContextBiasSettings, TokenBiasSettings
+from promptwise.strategies.text_vectors import normalised
 
 
 class _LayerBias(Strategy):
@@ -112,11 +113,6 @@ class ContextBias(_LayerBias):
 def edits_of(edits: dict[Site, Edit], instance: Instance) -> Prompt:
     """A prompt of edits alone."""
     return Prompt(instance.embeddings.new_zeros(1, 0, 0), edits=edits)
-
-
-def normalised(values: Tensor) -> Tensor:
-    """``LN`` of values ``[..., W]`` without weights, in float32."""
-    return nn.functional.layer_norm(values.float(), values.shape[-1:])
 
 
 def _from_codes(codes: Tensor, up: Tensor, hidden: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class EncoderPrompt(Strategy):
 
     settings: ClassVar[type] = EncoderSettings
     lr_scale: ClassVar[float] = 0.3
+    task_prompt: ClassVar[str | None] = "bias"
 
     def __init__(
         self,

@@ -79,8 +79,9 @@ class EncoderSettings(_WithKnowledge):
 
 
 _READS_LAYER = (
-    "Read the hidden states that enter this layer, counted from 0. By default attention reads the word embeddings, and "
-    "context-bias in each layer its own states; for it this must not be above the lowest layer of --edit-layers."
+    "Read the hidden states that enter this layer, counted from 0. By default the word embeddings are read; "
+    "context-bias reads in each layer its own states, and for it this must not be above the lowest layer of "
+    "--edit-layers."
 )
 
 
@@ -92,6 +93,40 @@ class AttentionSettings(StrategySettings):
         32,
         "Width in which learnt queries attend over the text, and rank of the map to the prompt's vectors.",
         minimum=1,
+    )
+    reads_layer: int | None = setting(None, _READS_LAYER, minimum=0)
+
+
+@dataclass(frozen=True)
+class LopaSettings(StrategySettings):
+    """Of :class:`~promptwise.strategies.lopa.GatedPrompt`."""
+
+    lopa_rank: int = setting(4, "Rank of the gate that an input has on the task's prompt.", minimum=1)
+    reads_layer: int | None = setting(None, _READS_LAYER, minimum=0)
+
+
+@dataclass(frozen=True)
+class IdpgSettings(StrategySettings):
+    """Of :class:`~promptwise.strategies.idpg.HypercomplexPrompt`."""
+
+    idpg_rank: int = setting(32, "Width between the two layers of the generator.", minimum=1)
+    phm_factors: int = setting(
+        16,
+        "Kronecker products that make up each layer of the generator: it has about so many times fewer weights.",
+        minimum=1,
+    )
+    reads_layer: int | None = setting(None, _READS_LAYER, minimum=0)
+
+
+@dataclass(frozen=True)
+class MixtureSettings(StrategySettings):
+    """Of :class:`~promptwise.strategies.mixture.RoutedPrompt`."""
+
+    mixture_size: int = setting(
+        4, "Prompts among which the router chooses; each has --length vectors, 5 in the paper.", minimum=1
+    )
+    router_noise: float = setting(
+        1.0, "Noise of the router in training, as a share of its scores: a standard deviation.", minimum=0
     )
     reads_layer: int | None = setting(None, _READS_LAYER, minimum=0)
 

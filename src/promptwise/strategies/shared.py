@@ -18,6 +18,7 @@ class SharedPrompt(Strategy):
 
     settings: ClassVar[type] = SharedSettings
     instance_wise: ClassVar[bool] = SharedSettings.instance_wise
+    task_prompt: ClassVar[str | None] = "vectors"
 
     def __init__(self, shape: PromptShape) -> None:
         super().__init__(shape)
