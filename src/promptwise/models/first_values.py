@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -85,14 +86,15 @@ def first_tokens(tokenizer: Any, init: str, count: int, seed: int) -> Tensor:
         without = f"The vocabulary of {tokenizer.name_or_path} has no word of two letters that --init could draw."
     else:
         text = init.removeprefix("text:")
-        ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
+        tokens = tokenizer(text, add_special_tokens=False, truncation=True, max_length=count)["input_ids"]
+        ids = torch.tensor(tokens, dtype=torch.long)
         without = f"--init {init!r}: its text has no token in the vocabulary of {tokenizer.name_or_path}."
     if not len(ids):
         raise ConfigError(f"{without} Give another text, or leave --init out.")
     return ids.repeat(-(-count // len(ids)))[:count]
 
 
-def _words(tokenizer: Any) -> Any:
+def _words(tokenizer: Any) -> Iterator[int]:
     """The tokens that stand for words or beginnings of them, from the lowest number on.
 
     Vocabularies number their tokens by frequency, or in the order in which they were merged, which is close to it. They
