@@ -23,11 +23,13 @@ class Injector(nn.Module, ABC):
         reserved_positions: How many of the model's positions its prompts take from the text.
         takes_edits: Whether a strategy may make edits of hidden states for it instead of vectors.
         has_slots: Whether the ``K`` vectors of a prompt stay apart; else their mean counts.
+        from_layer: The layer at which its prompts enter; the layers below see the text alone.
     """
 
     settings: ClassVar[type] = InjectorSettings
     shape: PromptShape
     reserved_positions: int = 0
+    from_layer: int = 0
     takes_edits: ClassVar[bool] = False
     has_slots: ClassVar[bool] = True
 
