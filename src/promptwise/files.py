@@ -15,6 +15,8 @@ from promptwise.errors import OutputError
 METRICS_FILE = "metrics.json"
 CARD_FILE = "README.md"
 """Files that every run writes beside its product: what was measured, and a card for people."""
+STATES_FOLDER = "states"
+"""Where states are kept when nobody says where: below a run's checkpoints, or in the folder of an experiment."""
 
 
 @contextlib.contextmanager

@@ -189,3 +189,17 @@ def test_what_a_model_cannot_do_is_refused(tiny_folder: TinyFolder) -> None:
         make_model(backbone, base="prompt", strategy="shared", init="text:\u200b")
     with pytest.raises(ConfigError, match=r"reads 64 tokens at most, .* of 65\. Take a smaller --length"):
         PromptedModel.from_backbone(backbone, task="sst2", base="prefix", strategy="shared", init="text:a", length=65)
+
+
+def test_above_layer_0_words_are_what_enters_there(tiny_folder: TinyFolder) -> None:
+    """A prompt of the text's states at that layer, and a prefix of its keys and values from that layer on."""
+    backbone = load(tiny_folder("electra"), lm_head=False)
+    ids = ids_of(backbone)
+    mask = torch.ones(1, K, dtype=torch.bool)
+    entering = backbone.states(Instance(ids[None], mask, mask, backbone.embed(ids[None])), 1)[0]
+    late = {"strategy": "shared", "init": f"text:{TEXT}", "from_layer": 1}
+    prompt = make_prepared(backbone, base="prompt", **late)
+    assert torch.equal(prompt.strategy.vectors, entering)
+    prefix = make_prepared(backbone, base="prefix", **late)
+    whole = make_prepared(backbone, base="prefix", strategy="shared", init=late["init"])
+    assert torch.equal(prefix.strategy.vectors, whole.strategy.vectors.chunk(LAYERS, -1)[-1])

@@ -231,9 +231,10 @@ class Backbone(nn.Module):
         """
         return self.family.head(self.model)
 
-    @torch.no_grad()
     def states(self, instance: Instance, layer: int) -> Tensor:
         """The hidden states ``[B, T, H]`` that enter a layer when nothing is injected below it.
+
+        They have a gradient for attribution alone, which asks for that of ``instance.presence``.
 
         Args:
             instance: Left-aligned instance.
@@ -245,7 +246,7 @@ class Backbone(nn.Module):
         lower = self._parts.lower(self.check_layer(layer))
 
         def go() -> Tensor:
-            with self.autocast():
+            with self.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and instance.presence is not None):
                 return self._last_state(lower, instance.embeddings, instance.mask, instance.token_types, {})
 
         return self._alone(None, go)

@@ -188,7 +188,7 @@ class FitConfig:
 class ModelConfig(PromptConfig, FitConfig):
     """A run that trains a prompted model and saves it as an adapter, whatever its data is."""
 
-    places: ClassVar[tuple[str, ...]] = ("out", "knowledge", "start_from")
+    places: ClassVar[tuple[str, ...]] = ("out", "knowledge", "start_from", "states_cache")
     """Folders that may have been moved when a run is resumed; what they hold is checked apart."""
 
     start_from: str | None = setting(
@@ -197,7 +197,19 @@ class ModelConfig(PromptConfig, FitConfig):
     model: str = setting(DEFAULT_MODEL, "Backbone: a local folder, a name on the Hub, or minilm-cloze.", metavar="NAME")
     dtype: str = setting("auto", "Dtype of the frozen model's products; auto is bf16 where it is fast.", choices=DTYPES)
     threads: int | None = setting(None, "CPU threads; by default what torch takes.", minimum=1)
+    states_cache: str | None = setting(
+        None,
+        "With --from-layer the folder of the states that enter there, rounded to float16, which other runs may share "
+        "and which is kept; by default in the run's folder until the run ends, and shared by the runs of compare. none "
+        "makes them anew in each step.",
+        metavar="DIR|none",
+    )
     out: str | None = setting(None, "Folder that receives the adapter.", metavar="DIR")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.states_cache is not None and not self.get("from_layer"):
+            raise ConfigError("--states-cache would change nothing without --from-layer; leave it out.")
 
     def prompt_config(self) -> PromptConfig:
         """The part that says what the model is."""

@@ -35,7 +35,8 @@ class Injection:
         prompt: ``[B or 1, K, E]`` vectors before the input embeddings; ``[B or 1, K, H]`` where they enter above
             layer 0.
         prompt_mask: ``[B, K]``, ``False`` where a row has no vector; ``None`` where every row has all.
-        prefix: For each of ``L`` layers keys and values ``[2, B or 1, A, K, D]`` before those of the sequence.
+        prefix: For each of ``L`` layers keys and values ``[2, B or 1, A, K, D]`` before those of the sequence; none
+            (``K`` is 0) in layers below the one at which they enter.
         prefix_mask: ``[B, K]``, ``False`` where a row has no keys and values; ``None`` where every row has all.
         edits: What is added to hidden states, by layer and place.
     """
@@ -96,7 +97,8 @@ def _merged_prefixes(injections: Sequence[Injection]) -> tuple[tuple[Tensor, ...
         return None, None
     none = tuple(layer[:, :1, :, :0] for layer in like)
     prefixes = [none if injection.prefix is None else injection.prefix for injection in injections]
-    lengths = [prefix[0].shape[3] for prefix in prefixes]
+    # The last layer has all of them; those below the entry have none.
+    lengths = [prefix[-1].shape[3] for prefix in prefixes]
     layers = tuple(
         torch.cat(
             [

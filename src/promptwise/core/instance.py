@@ -26,6 +26,8 @@ class Instance:
         token_types: ``[B, T]`` which text of a pair a token belongs to, for models that tell them apart.
         states: ``[B, T, H]`` the hidden states that enter the layer which the strategy reads; with ``reads_layer``
             alone.
+        entering: ``[B, T, H]`` the hidden states that enter the layer at which prompts enter, where they are at hand;
+            with ``from_layer`` alone.
         presence: ``[B, T]`` from 0 to 1, how far each token has been faded in, for attribution; ``None`` for all there.
             ``embeddings`` are faded already; a strategy that looks vectors up by token fades those.
         absent: ``[E]`` the embedding that stands for an absent token; with ``presence`` alone.
@@ -38,6 +40,7 @@ class Instance:
     cloze: bool | Tensor = False
     token_types: Tensor | None = None
     states: Tensor | None = None
+    entering: Tensor | None = None
     presence: Tensor | None = None
     absent: Tensor | None = None
 
@@ -64,6 +67,7 @@ class Instance:
             embeddings=gather_rows(self.embeddings, order),
             token_types=None if self.token_types is None else self.token_types.gather(1, order),
             states=None if self.states is None else gather_rows(self.states, order),
+            entering=None if self.entering is None else gather_rows(self.entering, order),
             presence=None if self.presence is None else self.presence.gather(1, order),
         )
 
@@ -79,7 +83,7 @@ class Instance:
 
     def rows(self, chosen: slice | Tensor) -> Instance:
         """Some of the rows, by a slice or by their numbers, which may repeat."""
-        names = ("ids", "mask", "text", "embeddings", "token_types", "states", "presence")
+        names = ("ids", "mask", "text", "embeddings", "token_types", "states", "entering", "presence")
         parts: dict[str, Any] = {name: getattr(self, name) for name in names}
         chosen_parts = {name: part[chosen] for name, part in parts.items() if part is not None}
         cloze = self.cloze[chosen] if isinstance(self.cloze, Tensor) else self.cloze
@@ -87,7 +91,7 @@ class Instance:
 
     def cut(self, length: int) -> Instance:
         """The first ``length`` columns."""
-        names = ("ids", "mask", "text", "embeddings", "token_types", "states", "presence")
+        names = ("ids", "mask", "text", "embeddings", "token_types", "states", "entering", "presence")
         parts = {name: getattr(self, name) for name in names}
         return replace(self, **{name: part[:, :length] for name, part in parts.items() if part is not None})
 

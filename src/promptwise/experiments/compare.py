@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from promptwise.experiments.read import read_experiment
 from promptwise.experiments.record import Record, read_records
 from promptwise.experiments.spec import Experiment
 from promptwise.experiments.status import Display, overview, print_plan, print_without_rate
-from promptwise.files import write_json
+from promptwise.files import STATES_FOLDER, write_json
 from promptwise.runs.folder import locked
 from promptwise.terminal import console
 
@@ -130,6 +131,8 @@ def _run(plan: Plan, out: Path, jobs: int, threads: int) -> None:
         finally:
             # A search names the runs of its cell when it ends.
             write_layout()
+    # Until here they are shared by the runs, those of a command that was stopped included.
+    shutil.rmtree(out / STATES_FOLDER, ignore_errors=True)
     console.print(overview(engine), highlight=False)
     print_without_rate(plan)
     if plan.experiment.figure.get("kind") == "case study":

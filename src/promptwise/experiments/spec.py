@@ -95,8 +95,8 @@ class Experiment:
 
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:
-    """What a run's result depends on: everything but where it is written and how many threads it has."""
-    apart = ("out", "threads")
+    """What a run's result depends on: everything but where it and its states are written, and its threads."""
+    apart = ("out", "threads", "states_cache")
     return {key: value for key, value in values_of(config).items() if value is not None and key not in apart}
 
 

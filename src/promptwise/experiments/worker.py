@@ -18,6 +18,7 @@ from promptwise.experiments.cache import InputCache
 from promptwise.experiments.folder import RECORDS, RUNS
 from promptwise.experiments.record import Record
 from promptwise.experiments.run import Run
+from promptwise.files import STATES_FOLDER
 
 
 def perform(run: Run, out: Path, cache: InputCache) -> Record:
@@ -25,8 +26,10 @@ def perform(run: Run, out: Path, cache: InputCache) -> Record:
     from promptwise.runs.train import run_folder, train
 
     folder = out / RUNS / run.id
-    starts: dict[str, Any] = {name: str(out / start) for name, start in run.starts.items()}
-    config = replace(run.config, out=str(folder), **starts)
+    places: dict[str, Any] = {name: str(out / start) for name, start in run.starts.items()}
+    if run.config.get("from_layer") and run.config.states_cache is None:
+        places["states_cache"] = str(out / STATES_FOLDER)
+    config = replace(run.config, out=str(folder), **places)
 
     def start(resume: bool) -> dict[str, Any]:
         return train(

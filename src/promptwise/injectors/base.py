@@ -26,11 +26,13 @@ class Injector(nn.Module, ABC):
         task_prompt: The parameter ``[K, .]`` that all instances share and that an instance-wise strategy's vectors are
             added to, by its name; ``None`` where the injector has none.
         has_slots: Whether the ``K`` vectors of a prompt stay apart; else their mean counts.
+        from_layer: The layer at which its prompts enter; the layers below see the text alone.
     """
 
     settings: ClassVar[type] = InjectorSettings
     shape: PromptShape
     reserved_positions: int = 0
+    from_layer: int = 0
     takes_edits: ClassVar[bool] = False
     has_slots: ClassVar[bool] = True
     task_prompt: ClassVar[str | None] = None

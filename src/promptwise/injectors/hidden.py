@@ -13,7 +13,7 @@ from promptwise.core.injection import Edit, Injection, Site
 from promptwise.core.instance import Instance, masked_mean
 from promptwise.core.prompt import Prompt, PromptShape
 from promptwise.injectors.base import Injector
-from promptwise.injectors.layers import layer_numbers
+from promptwise.injectors.layers import entry_layer, layer_numbers
 from promptwise.injectors.settings import HiddenSettings
 
 
@@ -30,14 +30,20 @@ class HiddenInjector(Injector):
     has_slots: ClassVar[bool] = False
 
     def __init__(
-        self, backbone: Backbone, length: int, instance_wise: bool, edit_layers: str = HiddenSettings.edit_layers
+        self,
+        backbone: Backbone,
+        length: int,
+        instance_wise: bool,
+        from_layer: int = HiddenSettings.from_layer,
+        edit_layers: str = HiddenSettings.edit_layers,
     ) -> None:
         super().__init__(backbone, length, instance_wise)
         if backbone.device.type == "cpu":
             # For its backward pass; elsewhere torch's own attention is the faster one.
             use_own_attention(backbone)
         backbone.serve_edits()
-        layers = layer_numbers(edit_layers, len(backbone.layers), backbone.name, "--edit-layers")
+        self.from_layer = entry_layer(backbone, from_layer)
+        layers = layer_numbers(edit_layers, len(backbone.layers), backbone.name, "--edit-layers", self.from_layer)
         size = backbone.layer_size
         # Vectors start at nothing, so that training starts from the model as it is.
         self.shape = PromptShape(

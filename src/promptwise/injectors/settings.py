@@ -46,12 +46,26 @@ def init_setting(given: Any) -> str:
 
 
 @dataclass(frozen=True)
-class HiddenSettings(InjectorSettings):
+class EntrySettings(InjectorSettings):
+    """Of the injectors that can enter above the first layer."""
+
+    from_layer: int = setting(
+        0,
+        "Enter at this layer, counted from 0: the layers below see the text alone, so each training text runs through "
+        "them once, and what comes out is kept on disk; see --states-cache.",
+        minimum=0,
+        needs="makes_vectors",
+    )
+
+
+@dataclass(frozen=True)
+class HiddenSettings(EntrySettings):
     """Of :class:`~promptwise.injectors.hidden.HiddenInjector`."""
 
     edit_layers: str = setting(
         "all",
-        "Layers whose hidden states are added to: all, first, or numbers from 0 as in 3,4,5.",
+        "Layers whose hidden states are added to: all, first, or numbers from 0 as in 3,4,5; all and first begin at "
+        "--from-layer.",
         metavar="all|first|LIST",
         read=layers_setting,
         needs="makes_vectors",
@@ -59,7 +73,7 @@ class HiddenSettings(InjectorSettings):
 
 
 @dataclass(frozen=True)
-class PromptSettings(InjectorSettings):
+class PromptSettings(EntrySettings):
     """Of :class:`~promptwise.injectors.prompt.PromptInjector`."""
 
     init_scale: float = setting(
@@ -82,7 +96,8 @@ class PrefixSettings(PromptSettings):
 
     layers: str = setting(
         "first",
-        "Layers whose keys and values an instance-wise strategy adds to: all, first, or numbers from 0 as in 0,3,5.",
+        "Layers whose keys and values an instance-wise strategy adds to: all, first, or numbers from 0 as in 0,3,5; "
+        "all and first begin at --from-layer.",
         metavar="all|first|LIST",
         read=layers_setting,
         needs="instance_wise",

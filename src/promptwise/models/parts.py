@@ -50,7 +50,26 @@ def prompt_parts(backbone: Backbone, config: PromptConfig) -> tuple[Injector, St
         injector = INJECTORS.get(config.base)(backbone, config.length, strategy.instance_wise, **options)
     else:
         injector = NoInjector(backbone, 0, strategy.instance_wise)
-    return injector, strategy(injector.shape, **strategy_options(config))
+    made: Strategy = strategy(injector.shape, **strategy_options(config))
+    _check_layers(backbone, injector, made)
+    return injector, made
+
+
+def _check_layers(backbone: Backbone, injector: Injector, strategy: Strategy) -> None:
+    """Refuse a layer to read that there is not, or that prompts have entered below.
+
+    Raises:
+        BackboneError: The backbone has no such layer.
+        ConfigError: It is above the one at which prompts enter.
+    """
+    if strategy.reads_layer is None:
+        return
+    backbone.check_layer(strategy.reads_layer)
+    if strategy.reads_layer > injector.from_layer > 0:
+        raise ConfigError(
+            f"--reads-layer {strategy.reads_layer} is above --from-layer {injector.from_layer}: the layers between "
+            f"would run twice in each step. Read layer {injector.from_layer}, whose states are there, or one below."
+        )
 
 
 def check_parts(config: PromptConfig) -> None:
@@ -62,6 +81,12 @@ def check_parts(config: PromptConfig) -> None:
     """
     strategy, injector, head = STRATEGIES.get(config.strategy), INJECTORS.get(config.base), HEADS.get(config.head)
     TUNINGS.get(config.tune).check()
+    if config.get("from_layer") and config.changes_backbone:
+        flag = "--tune-backbone" if config.tune_backbone else f"--tune {config.tune}"
+        raise ConfigError(
+            f"--from-layer {config.get('from_layer')} leaves the layers below it as they are, and {flag} changes "
+            "them; leave one of the two out."
+        )
     if not strategy.makes_vectors:
         if head.cloze and not config.changes_backbone:
             raise ConfigError(

@@ -79,8 +79,6 @@ class PromptedModel(TextModel):
         with seeded(seed):
             self.injector, self.strategy = prompt_parts(backbone, config)
             self.head = head(backbone, spec, **head_options(config))
-        if self.strategy.reads_layer is not None:
-            backbone.check_layer(self.strategy.reads_layer)
         self.input_format = input_format_for(
             backbone, spec, config.max_length, head.cloze, self.injector.reserved_positions, config.hard_prompt
         )
@@ -223,7 +221,12 @@ class PromptedModel(TextModel):
 
     def hidden(self, instance: Instance) -> Tensor:
         """The last hidden state ``[B, T, H]`` with the prompt of each instance."""
-        layer = self.strategy.reads_layer
+        layer, entry = self.strategy.reads_layer, self.injector.from_layer
+        if entry > 0:
+            if instance.entering is None:
+                instance = replace(instance, entering=self.backbone.states(instance, entry))
+            injection = self.injection(instance)
+            return self.backbone.run(instance, injection, from_layer=entry, states=instance.entering)
         if layer is None:
             return self.backbone.run(instance, self.injection(instance))
         instance = replace(instance, states=self.backbone.states(instance, layer))
@@ -237,8 +240,11 @@ class PromptedModel(TextModel):
 
     def injection(self, instance: Instance) -> Injection:
         """What enters the backbone for each instance: its prompt, as the injector has it."""
-        if self.strategy.reads_layer is not None and instance.states is None:
-            instance = replace(instance, states=self.backbone.states(instance, self.strategy.reads_layer))
+        layer = self.strategy.reads_layer
+        if layer is not None and instance.states is None:
+            known = instance.entering if layer == self.injector.from_layer else None
+            states = self.backbone.states(instance, layer) if known is None else known
+            instance = replace(instance, states=states)
         injection: Injection = self.injector.inject(instance, self.prompt(instance))
         return injection
 
@@ -265,12 +271,20 @@ class PromptedModel(TextModel):
             instances = map(self._read, self.instances(inputs, batch_size))
             self.strategy.prepare(instances, self.backbone.base.get_input_embeddings())
 
-    def fit(self, data: TaskData, output_dir: str | Path | None = None, **options: Any) -> dict[str, Any]:
+    def fit(
+        self,
+        data: TaskData,
+        output_dir: str | Path | None = None,
+        states_cache: str | Path | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
         """Train on a task's data, choose the checkpoint on its validation part, and score the test split once.
 
         Args:
             data: The task's splits, from ``load_task`` or ``task_from_file``.
             output_dir: Where checkpoints go; a temporary folder without it.
+            states_cache: With ``from_layer`` the folder of the states that are kept, which other fits may share; by
+                default ``states`` beside the checkpoints. ``"none"`` keeps none.
             options: Fields of :class:`~promptwise.config.FitConfig`, such as ``epochs``, ``lr`` and ``batch_size``;
                 they are flags of ``promptwise train`` too, whose help says what each does.
 
@@ -282,7 +296,7 @@ class PromptedModel(TextModel):
         """
         from promptwise.training.fit import fit
 
-        return fit(self, data, {"seed": self.seed, **options}, output_dir).to_dict()
+        return fit(self, data, {"seed": self.seed, **options}, output_dir, states_cache=states_cache).to_dict()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``adapter_config.json`` and ``adapter_model.safetensors``; see :mod:`promptwise.models.adapter`."""

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from promptwise.backbones.backbone import Backbone
-from promptwise.core.instance import Instance, left_order
+from promptwise.core.instance import Instance, gather_rows, left_order
 from promptwise.errors import BackboneError, ConfigError
 from promptwise.heads.base import Head
 from promptwise.tasks.batching import SharedFeatures, by_length, chunks, collate, encode_examples
@@ -72,6 +72,7 @@ class TextModel(nn.Module, ABC):
         token_type_ids: Tensor | None = None,
         mask_position: Tensor | None = None,
         labels: Tensor | None = None,
+        states: Tensor | None = None,
     ) -> SequenceClassifierOutput:
         """Logits and, with labels, the mean cross-entropy (paper, section 1).
 
@@ -83,6 +84,7 @@ class TextModel(nn.Module, ABC):
             token_type_ids: ``[B, T]``.
             mask_position: ``[B]``, the column of the mask token.
             labels: ``[B]`` class indices.
+            states: ``[B, T, H]``, what enters the layer at which prompts enter, where it is at hand.
 
         Returns:
             ``logits`` ``[B, C]`` in float32, and ``loss``.
@@ -90,7 +92,7 @@ class TextModel(nn.Module, ABC):
         Raises:
             ConfigError: An input has more real tokens than the model has room for.
         """
-        instance, position = self.aligned(input_ids, attention_mask, text_mask, token_type_ids, mask_position)
+        instance, position = self.aligned(input_ids, attention_mask, text_mask, token_type_ids, mask_position, states)
         logits = self.scores(instance, self.hidden(instance), position)
         return SequenceClassifierOutput(loss=None if labels is None else self.loss(logits, labels), logits=logits)
 
@@ -101,6 +103,7 @@ class TextModel(nn.Module, ABC):
         text_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         mask_position: Tensor | None = None,
+        states: Tensor | None = None,
     ) -> tuple[Instance, Tensor | None]:
         """The left-aligned instance of a batch, with its mask positions; see :meth:`forward`."""
         mask = attention_mask.bool()
@@ -108,13 +111,15 @@ class TextModel(nn.Module, ABC):
         # Every backbone numbers positions from the left: with real tokens first the side of the padding cannot matter.
         order = left_order(mask)
         ids = input_ids.gather(1, order)
+        embeddings = self.backbone.embed(ids)
         instance = Instance(
             ids,
             mask.gather(1, order),
             text.gather(1, order),
-            self.backbone.embed(ids),
+            embeddings,
             self.input_format.cloze,
             token_types=None if token_type_ids is None else token_type_ids.gather(1, order),
+            entering=None if states is None else gather_rows(states.to(embeddings.dtype), order),
         )
         room = self.input_format.max_tokens
         if input_ids.shape[1] > room:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from promptwise.config.composition import values_of, without_useless
 from promptwise.config.settings import flag_name
 from promptwise.errors import ConfigError, OutputError, ResumeError
-from promptwise.files import CARD_FILE, METRICS_FILE, write_json
+from promptwise.files import CARD_FILE, METRICS_FILE, STATES_FOLDER, write_json
 
 LOCK_FILE = ".promptwise.lock"
 """Held by the process that writes a folder; one that a killed process left behind holds nobody up."""
@@ -255,9 +255,10 @@ class RunFolder:
         return metrics
 
     def remove_checkpoints(self) -> None:
-        """Remove the checkpoints, and the trainer's folder if it holds no logs."""
+        """Remove the checkpoints and kept states, and the trainer's folder if it holds no logs."""
         for checkpoint in self.trainer.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
+        shutil.rmtree(self.trainer / STATES_FOLDER, ignore_errors=True)
         if self.trainer.is_dir() and not any(self.trainer.iterdir()):
             self.trainer.rmdir()
 

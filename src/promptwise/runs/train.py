@@ -149,6 +149,7 @@ class _AdapterRun(FolderRun[RunMetrics]):
         )
         self.model = PromptedModel(backbone, self.data.spec, config.prompt_config(), config.seed)
         self.model.shared_features = self.features
+        self._check_states()
         conditions = {"data": self.data.fingerprint, **run_conditions(backbone)}
         knowledge = knowledge_of(self.model.prompt_config, backbone)
         if knowledge is not None:
@@ -159,7 +160,22 @@ class _AdapterRun(FolderRun[RunMetrics]):
             conditions["task spec"] = hashlib.sha256(spec.encode()).hexdigest()
         if config.start_from is not None:
             conditions["adapter to start from"] = start_from(self.model, Path(config.start_from))
+        if self.model.injector.from_layer > 0:
+            conditions["dtype of kept states"] = "none" if config.states_cache == "none" else "float16"
         return conditions
+
+    def _check_states(self) -> None:
+        """Refuse states that cannot be kept; texts are tokenised for it, so that training finds them so."""
+        from promptwise.tasks.batching import SharedFeatures
+        from promptwise.training.fit import states_folder
+        from promptwise.training.kept_states import check_states
+
+        folder = states_folder(self.model, self.folder().trainer, self.config.states_cache)
+        if folder is not None:
+            self.model.shared_features = self.features or SharedFeatures()
+            check_states(
+                self.model, [self.model.features(rows) for rows in (self.data.train, self.data.validation)], folder
+            )
 
     def train(self, checkpoints: Path, resume: bool) -> RunMetrics:
         """See :meth:`FolderRun.train`."""
@@ -173,6 +189,7 @@ class _AdapterRun(FolderRun[RunMetrics]):
             resume=resume,
             progress=self.progress,
             score_test=self.score_test,
+            states_cache=self.config.states_cache,
         )
 
     def save(self, folder: Path, metrics: RunMetrics) -> str:

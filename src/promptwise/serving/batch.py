@@ -56,15 +56,27 @@ class _Batch:
 def run(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
     """The logits ``[C]`` of each row, on the CPU; rows may differ in ``C``.
 
-    The layers below the lowest one that any of the adapters touches run once for rows of the same tokens.
+    The layers below the lowest one that any of the adapters touches run once for rows of the same tokens. Rows of
+    adapters with another ``--from-layer`` have a pass of their own, because what enters has another width and place.
 
     Args:
         backbone: The frozen model.
         rows: At least one; what one forward pass has room for.
     """
+    entries: dict[int, list[int]] = {}
+    for place, row in enumerate(rows):
+        entries.setdefault(row.adapter.from_layer, []).append(place)
+    found: dict[int, Tensor] = {}
+    for entry, places in entries.items():
+        found.update(zip(places, _run_from(backbone, [rows[place] for place in places], entry), strict=True))
+    return [found[place] for place in range(len(rows))]
+
+
+def _run_from(backbone: Backbone, rows: Sequence[Row], entry: int) -> list[Tensor]:
+    """As :func:`run`, for rows whose prompts enter at one layer."""
     order = _order(rows)
     batch = _collated(backbone, [rows[place] for place in order])
-    hidden = _hidden(backbone, batch)
+    hidden = _hidden(backbone, batch, entry)
     parts = [(of_one.reader, list(range(one.start, one.stop))) for of_one, one in _by_adapter(batch.rows)]
     logits = scores(parts, backbone, hidden, batch.instance.mask, batch.mask_position)
     found = dict(zip(order, logits, strict=True))
@@ -137,8 +149,8 @@ def _collated(backbone: Backbone, rows: Sequence[Row]) -> _Batch:
     )
 
 
-def _hidden(backbone: Backbone, batch: _Batch) -> Tensor:
-    """The last hidden states ``[B, T, H]`` with what every adapter injects."""
+def _hidden(backbone: Backbone, batch: _Batch, entry: int) -> Tensor:
+    """The last hidden states ``[B, T, H]`` with what every adapter injects, all of them from one layer on."""
     states: dict[int, Tensor] = {}
 
     def states_at(layer: int) -> Tensor:
@@ -165,6 +177,8 @@ def _hidden(backbone: Backbone, batch: _Batch) -> Tensor:
             injections.append(kind.injection(parts, instance))
         start += len(rows)
     injection = injections[0] if len(injections) == 1 else merge(injections)
+    if entry > 0:
+        return backbone.run(batch.instance, injection, from_layer=entry, states=states_at(entry))
     lowest = injection.lowest_layer
     if lowest is None and batch.repeats:
         return backbone.run(batch.instance.rows(batch.first))[batch.number]

@@ -66,6 +66,11 @@ class LoadedAdapter:
     digest: str
 
     @property
+    def from_layer(self) -> int:
+        """The layer at which its prompts enter."""
+        return 0 if self.prompts is None else self.prompts.kind.from_layer
+
+    @property
     def lowest_layer(self) -> int | None:
         """The first layer that it touches; ``None`` where it touches none."""
         return None if self.prompts is None else self.prompts.kind.lowest_layer

@@ -85,6 +85,7 @@ class PromptKind:
 
     Attributes:
         shared_dtype: What a shared prompt is held in, unless its file has less.
+        from_layer: The layer at which prompts enter, of what was told so.
         lowest_layer: The first layer that is touched; ``None`` where none is.
         reserved_positions: How many positions the prompts take.
         shapes: The shape of each tensor; a length of 0 stands for any, as that of a table.
@@ -102,7 +103,8 @@ class PromptKind:
         self.reading = config.reading
         self.reads_layer = strategy.reads_layer
         self.reserved_positions = injector.reserved_positions
-        self.lowest_layer: int | None = 0
+        self.from_layer = injector.from_layer
+        self.lowest_layer: int | None = self.from_layer
         if isinstance(injector, NoInjector):
             self.lowest_layer = None
         elif isinstance(injector, HiddenInjector):

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,12 @@ from promptwise.config import FitConfig, KnowledgeConfig
 from promptwise.config.composition import values_of
 from promptwise.config.learning_rates import learning_rate
 from promptwise.errors import ConfigError, DataError
+from promptwise.files import STATES_FOLDER
 from promptwise.tasks.batching import by_length
 from promptwise.tasks.examples import group_numbers
 from promptwise.tasks.metrics import compute, get_metric, majority_accuracy
 from promptwise.training.environment import versions
+from promptwise.training.kept_states import NONE, collate_with_states, keep_states
 from promptwise.training.memory import peak_memory, reset_peak_memory
 from promptwise.training.progress import ProgressBar
 from promptwise.training.run_metrics import DataSummary, ParameterCounts, RunMetrics, RunTime
@@ -45,6 +48,7 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     score_test: bool = True,
+    states_cache: str | Path | None = None,
 ) -> RunMetrics:
     """Train a model, load its best checkpoint, and score the test split once.
 
@@ -56,6 +60,8 @@ def fit(
         resume: Go on from the last whole checkpoint in that folder.
         progress: Show a progress bar on standard error.
         score_test: Whether to look at the test split at all; a search of settings does not.
+        states_cache: Where a model that enters above layer 0 keeps the states that enter there; by default below
+            ``output_dir``. ``"none"`` for nowhere. The test split is read once, so none of its are kept.
 
     Returns:
         What was measured.
@@ -64,19 +70,32 @@ def fit(
         ConfigError: There is no such option.
         DataError: A split is empty.
         TrainingError: The loss is not finite.
+        OutputError: Checkpoints or states cannot be written; the disk has no room for the states.
     """
     config = _fit_config(options)
     check_fit(config)
     _check_splits(data)
     if output_dir is None:
         with tempfile.TemporaryDirectory() as folder:
-            return fit(model, data, config, folder, resume=resume, progress=progress, score_test=score_test)
+            return fit(
+                model,
+                data,
+                config,
+                folder,
+                resume=resume,
+                progress=progress,
+                score_test=score_test,
+                states_cache=states_cache,
+            )
+    kept = states_folder(model, Path(output_dir), states_cache)
     started = time.perf_counter()
     train_rows = model.features(data.train)
     model.prepare(train_rows)
     trainer = _trainer_of(model, data, train_rows, config, Path(output_dir), progress)
     checkpoint = last_checkpoint(Path(output_dir)) if resume else None
     reset_peak_memory()
+    if kept is not None:
+        _read_kept(trainer, model, kept, progress)
     train_seconds = _train(trainer, model, config, checkpoint)
     if config.half:
         round_to_half(model)
@@ -137,6 +156,30 @@ def _trainer_of(
     )
     trainer.batch_tokens = config.batch_tokens
     return trainer
+
+
+def states_folder(model: PromptedModel, output_dir: Path, states_cache: str | Path | None) -> Path | None:
+    """Where a model's states are kept; ``None`` for nowhere.
+
+    Raises:
+        ConfigError: A folder is named for a model that enters at layer 0, so that there is nothing to keep.
+    """
+    if model.injector.from_layer == 0:
+        if states_cache is not None:
+            raise ConfigError("--states-cache would change nothing without --from-layer; leave it out.")
+        return None
+    if str(states_cache) == NONE:
+        return None
+    return output_dir / STATES_FOLDER if states_cache is None else Path(states_cache)
+
+
+def _read_kept(trainer: PromptTrainer, model: PromptedModel, folder: Path, progress: bool) -> None:
+    """Let a trainer read the states that enter the model's first layer with a prompt from the disk."""
+    shown = progress and trainer.is_world_process_zero()
+    trainer.train_dataset, trainer.eval_dataset = (
+        keep_states(model, rows, folder, shown) for rows in (trainer.train_dataset, trainer.eval_dataset)
+    )
+    trainer.data_collator = partial(collate_with_states, model.collate)
 
 
 def _train(trainer: PromptTrainer, model: PromptedModel, config: FitConfig, checkpoint: Path | None) -> float:
