@@ -1,9 +1,10 @@
 """Learning rates that suit what is trained: peaks for batches of 16 to 32.
 
-They were searched on held-out parts of train (LOG.md), but for those of ``attention``, ``lopa``, ``idpg``, ``mixture``
-and ``topic``, which stay at 1e-2 until they are. With thousands of training rows 1e-2 suits every base and strategy.
-With 400 some are better at 3e-2 by more than a standard error, three points: those have it. A strategy that depends on
-the input takes a fixed share of its rate (``Strategy.lr_scale``).
+They were searched on held-out parts of train (LOG.md), but for those of ``attention`` and ``topic``, which stay at 1e-2
+until they are, and of ``lopa``, ``idpg`` and ``mixture``, which have those of the encoder's MLP until they are. With
+thousands of training rows 1e-2 suits every base and strategy. With 400 some are better at 3e-2 by more than a standard
+error, three points: those have it. A strategy that depends on the input takes a fixed share of its rate
+(``Strategy.lr_scale``).
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ FOUND = {
     ("prompt", "encoder (cnn)"): 1e-2,
     ("prompt", "encoder (rnn)"): 1e-2,
     ("prompt", "attention"): 1e-2,
-    ("prompt", "lopa"): 1e-2,
-    ("prompt", "idpg"): 1e-2,
-    ("prompt", "mixture"): 1e-2,
+    ("prompt", "lopa"): 3e-2,
+    ("prompt", "idpg"): 3e-2,
+    ("prompt", "mixture"): 3e-2,
     ("prompt", "topic"): 1e-2,
     ("prefix", "shared"): 1e-2,
     ("prefix", "random"): 1e-2,
