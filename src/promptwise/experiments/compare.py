@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from promptwise.errors import ConfigError, OutputError, PromptwiseError
-from promptwise.experiments.engine import Engine, default_threads
+from promptwise.experiments.engine import Engine
 from promptwise.experiments.folder import LAYOUT, LOCK, RECORDS, RUNS
 from promptwise.experiments.plan import Plan
 from promptwise.experiments.pretrained import Pretraining
@@ -18,6 +18,7 @@ from promptwise.experiments.spec import Experiment
 from promptwise.experiments.status import Display, overview, print_plan, print_without_rate
 from promptwise.files import write_json
 from promptwise.runs.folder import locked
+from promptwise.runs.processes import default_threads
 from promptwise.terminal import console
 
 

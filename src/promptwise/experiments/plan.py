@@ -13,11 +13,11 @@ from typing import Any, Literal
 from promptwise.backbones.hub import model_digest
 from promptwise.config import TrainConfig
 from promptwise.config.learning_rates import learning_rate
-from promptwise.experiments.cache import InputCache
 from promptwise.experiments.pretrained import USED_BY, Pretraining, digest_of
 from promptwise.experiments.record import Record, run_id
-from promptwise.experiments.run import Run, data_settings
+from promptwise.experiments.run import Run
 from promptwise.experiments.spec import Cell, Experiment, chosen_settings
+from promptwise.runs.cache import InputCache, data_settings
 
 Kind = Literal["finished", "failed", "cancelled", "missing"]
 

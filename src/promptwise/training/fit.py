@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from promptwise.tasks.batching import by_length
 from promptwise.tasks.examples import group_numbers
 from promptwise.tasks.metrics import compute, get_metric, majority_accuracy
 from promptwise.training.environment import versions
+from promptwise.training.epoch_scores import EpochScores
 from promptwise.training.memory import peak_memory, reset_peak_memory
 from promptwise.training.progress import ProgressBar
 from promptwise.training.run_metrics import DataSummary, ParameterCounts, RunMetrics, RunTime
@@ -45,6 +46,7 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     score_test: bool = True,
+    on_score: Callable[[int, float], None] | None = None,
 ) -> RunMetrics:
     """Train a model, load its best checkpoint, and score the test split once.
 
@@ -56,6 +58,8 @@ def fit(
         resume: Go on from the last whole checkpoint in that folder.
         progress: Show a progress bar on standard error.
         score_test: Whether to look at the test split at all; a search of settings does not.
+        on_score: Called after each epoch with its number, from 1, and the validation score that chooses the checkpoint;
+            an error of it ends the training. A run that is resumed calls it for the epochs before too.
 
     Returns:
         What was measured.
@@ -70,11 +74,15 @@ def fit(
     _check_splits(data)
     if output_dir is None:
         with tempfile.TemporaryDirectory() as folder:
-            return fit(model, data, config, folder, resume=resume, progress=progress, score_test=score_test)
+            return fit(
+                model, data, config, folder, resume=resume, progress=progress, score_test=score_test, on_score=on_score
+            )
     started = time.perf_counter()
     train_rows = model.features(data.train)
     model.prepare(train_rows)
     trainer = _trainer_of(model, data, train_rows, config, Path(output_dir), progress)
+    if on_score is not None:
+        trainer.add_callback(EpochScores(f"eval_{data.spec.metrics[0]}", on_score))
     checkpoint = last_checkpoint(Path(output_dir)) if resume else None
     reset_peak_memory()
     train_seconds = _train(trainer, model, config, checkpoint)
