@@ -11,6 +11,10 @@ from promptwise.registry import HEADS
 if TYPE_CHECKING:
     from promptwise.backbones.backbone import Backbone
     from promptwise.tasks.data import TaskData
+    from promptwise.tasks.spec import TaskSpec
+
+_ABOUT = ("name", "description", "url", "licence", "source")
+"""What a task says to people, and where its data is from."""
 
 
 class InputCache:
@@ -67,3 +71,8 @@ def data_settings(config: TrainConfig) -> dict[str, Any]:
     values = {name: getattr(config, name) for name in names}
     # The seed draws the rows of a few-shot task, and nothing of any other.
     return values if config.shots is None else {**values, "seed": config.seed}
+
+
+def told_to_model(spec: TaskSpec) -> str:
+    """What a task says to a model, as text: how its inputs and labels are put."""
+    return json.dumps({name: value for name, value in spec.to_dict().items() if name not in _ABOUT}, sort_keys=True)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
@@ -42,8 +41,7 @@ def importances_of(shared: SharedStudy) -> dict[str, float]:
     if sum(trial.state == TrialState.COMPLETE for trial in shared.counted) < 2:
         return {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore")
         return get_param_importances(shared.study, evaluator=PedAnovaImportanceEvaluator())
 
 

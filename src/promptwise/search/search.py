@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -138,6 +137,7 @@ def _identity(space: Space, cache: InputCache) -> dict[str, Any]:
         DataError: The data is missing or malformed.
     """
     from promptwise.backbones.hub import locate, model_digest
+    from promptwise.runs.cache import told_to_model
 
     first = space.first
     data = cache.data(first)
@@ -145,13 +145,12 @@ def _identity(space: Space, cache: InputCache) -> dict[str, Any]:
     for model in models:
         locate(model)
     apart = ("out", "threads", "model", *first.data_places)
-    spec = json.dumps(data.spec.to_dict(), sort_keys=True)
     return {
         "space": {one.name: one.text for one in space.dimensions},
         "settings": {name: value for name, value in space.fixed.items() if name not in apart},
         "conditions": {
             "data": data.fingerprint,
-            "task": hashlib.sha256(spec.encode()).hexdigest(),
+            "task": hashlib.sha256(told_to_model(data.spec).encode()).hexdigest(),
             "metric": data.spec.metrics[0],
             "model": ", ".join(map(model_digest, models)),
         },

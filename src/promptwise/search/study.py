@@ -72,6 +72,7 @@ class SharedStudy:
     def __init__(self, folder: Path, terms: Terms) -> None:
         self.folder, self.terms = folder, terms
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.filterwarnings("ignore", category=ExperimentalWarning)
         with self._alone(), self._storage_errors():
             self.study = optuna.create_study(
                 storage=_open(folder / STORAGE),
@@ -195,9 +196,7 @@ class SharedStudy:
 
     def _take_up_killed(self) -> None:
         """Mark trials as failed whose process is gone, and have them tried again."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            again = RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)
+        again = RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if not self._is_alive(trial):
                 again(self.study, self.study.tell(trial.number, state=TrialState.FAIL))
