@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from promptwise.config import TrainConfig
     from promptwise.runs.cache import InputCache
-    from promptwise.search.study import SharedStudy
+    from promptwise.search.study import SharedStudy, Terms
     from promptwise.search.trials import Task
     from promptwise.training.run_metrics import RunMetrics
 
@@ -80,7 +80,7 @@ def search(
         OutputError: The folder or its storage cannot be written.
         TrainingError: No trial finished.
     """
-    _check_here()
+    check_here()
     known = read_space(settings, space)
     out = known.fixed.get("out")
     if out is None or not str(out).strip():
@@ -90,18 +90,13 @@ def search(
         raise OutputError(f"{folder} is a file; --out names a folder.")
 
     from promptwise.runs.cache import InputCache
-    from promptwise.search.study import SharedStudy, Terms
+    from promptwise.search.study import SharedStudy
     from promptwise.search.trials import Task, do_side_by_side, do_trials
-    from promptwise.tasks.metrics import get_metric
 
     cache = InputCache()
-    identity = _identity(known, cache)
-    metric = get_metric(identity["conditions"]["metric"])
-    seed = known.fixed.get("seed", 0)
-    terms = Terms(metric.name, metric.higher_is_better, seed, known.most_epochs, trials)
-    threads = known.fixed.get("threads") or default_threads(jobs)
-    task = Task(folder, known, terms, threads)
-    shared = SharedStudy(folder, terms)
+    identity = identity_of(known, cache)
+    task = Task(folder, known, terms_of(known, identity, trials), known.fixed.get("threads") or default_threads(jobs))
+    shared = SharedStudy(folder, task.terms)
     shared.agree(identity)
     if jobs == 1:
         do_trials(task, cache)
@@ -113,7 +108,7 @@ def search(
         return _concluded(shared, task, cache)
 
 
-def _check_here() -> None:
+def check_here() -> None:
     """Refuse what cannot work in this process.
 
     Raises:
@@ -129,7 +124,7 @@ def _check_here() -> None:
         )
 
 
-def _identity(space: Space, cache: InputCache) -> dict[str, Any]:
+def identity_of(space: Space, cache: InputCache) -> dict[str, Any]:
     """What the scores of a study depend on, by which another one is told.
 
     Raises:
@@ -157,27 +152,29 @@ def _identity(space: Space, cache: InputCache) -> dict[str, Any]:
     }
 
 
+def terms_of(space: Space, identity: Mapping[str, Any], trials: int) -> Terms:
+    """What all processes of a study agree on."""
+    from promptwise.search.study import Terms
+    from promptwise.tasks.metrics import get_metric
+
+    metric = get_metric(identity["conditions"]["metric"])
+    return Terms(metric.name, metric.higher_is_better, space.fixed.get("seed", 0), space.most_epochs, trials)
+
+
 def _concluded(shared: SharedStudy, task: Task, cache: InputCache) -> Conclusion:
     """Write what the study came to, and do the chosen run.
 
     Raises:
         TrainingError: No trial finished.
     """
-    from promptwise.search.results import importances_of, write_plot, write_tables, write_yaml
-    from promptwise.search.trials import error_of, reason_of
-
     counted, best = shared.counted, shared.best
     if best is None:
-        first = next(trial for trial in counted if error_of(trial))
         raise TrainingError(
-            f"None of the {len(counted)} trials finished, so there are no best settings. Trial {first.number}: "
-            f"{reason_of(first)} Correct what is wrong, and use another --out."
+            f"None of the {len(counted)} trials finished, so there are no best settings. {first_error(shared)} Correct "
+            "what is wrong, and use another --out."
         )
-    config = _config_of(best, shared, task)
-    importances = importances_of(shared)
-    write_yaml(shared, best, config, task.folder / BEST)
-    write_tables(shared, importances, task.folder)
-    notes = write_plot(shared, importances, task.folder)
+    config = config_of(best, task)
+    importances, notes = write_found(shared, best, config)
     metrics, folder = _chosen_run(best, config, task.folder, cache)
     metric = task.terms.metric
     if metrics.validation[metric] != best.value:
@@ -205,7 +202,25 @@ def _concluded(shared: SharedStudy, task: Task, cache: InputCache) -> Conclusion
     )
 
 
-def _config_of(trial: FrozenTrial, shared: SharedStudy, task: Task) -> TrainConfig:
+def first_error(shared: SharedStudy) -> str:
+    """Why the first trial that failed did, as a sentence; empty where none did."""
+    from promptwise.search.trials import error_of, reason_of
+
+    failed = next((trial for trial in shared.counted if error_of(trial)), None)
+    return "" if failed is None else f"Trial {failed.number}: {reason_of(failed)}"
+
+
+def write_found(shared: SharedStudy, best: FrozenTrial, config: TrainConfig) -> tuple[dict[str, float], list[str]]:
+    """Write the best settings, the tables and the figure; return the importances, and what is to be said of them."""
+    from promptwise.search.results import importances_of, write_plot, write_tables, write_yaml
+
+    importances = importances_of(shared)
+    write_yaml(shared, best, config, shared.folder / BEST)
+    write_tables(shared, importances, shared.folder)
+    return importances, write_plot(shared, importances, shared.folder)
+
+
+def config_of(trial: FrozenTrial, task: Task) -> TrainConfig:
     """The configuration of a trial that ended, with the threads that it had, on which the last bits depend."""
     from optuna.trial import FixedTrial
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -121,25 +121,39 @@ class Space:
         found = [dimension.samples for dimension in self.dimensions if dimension.name == name]
         return found[0] if found else (getattr(self.first, name),)
 
+    @property
+    def idle(self) -> dict[str, str]:
+        """The settings that would change nothing in any trial, each with a sentence that says so."""
+        combinations = list(self._combinations())
+        useless_in = [useless(TrainConfig, values) for values in combinations]
+        found = {
+            name: f"{flag_name(name)} would change nothing beside {useless_in[0][name]}; leave it out."
+            for name in self.fixed
+            if all(name in one for one in useless_in)
+        }
+        for dimension in self.dimensions:
+            if not any(dimension.name in values for values in combinations):
+                found[dimension.name] = (
+                    f"--space {dimension.name}={dimension.text} would change nothing in any trial: no strategy, base, "
+                    "head or network that is tried has that setting. Leave it out, or try one that has."
+                )
+        return found
+
+    def without(self, names: Collection[str]) -> Space:
+        """The same without some settings."""
+        return Space(
+            {name: value for name, value in self.fixed.items() if name not in names},
+            tuple(dimension for dimension in self.dimensions if dimension.name not in names),
+        )
+
     def check(self) -> None:
-        """Refuse what cannot work, or would change nothing in any trial, before the first one.
+        """Refuse what cannot work before the first trial.
 
         Raises:
             ConfigError: Names the setting.
         """
-        combinations = list(self._combinations())
-        for values in combinations:
+        for values in self._combinations():
             self._config(values, "--space")
-        idle = [useless(TrainConfig, values) for values in combinations]
-        for name in self.fixed:
-            if all(name in one for one in idle):
-                raise ConfigError(f"{flag_name(name)} would change nothing beside {idle[0][name]}; leave it out.")
-        for dimension in self.dimensions:
-            if not any(dimension.name in values for values in combinations):
-                raise ConfigError(
-                    f"--space {dimension.name}={dimension.text} would change nothing in any trial: no strategy, base, "
-                    "head or network that is tried has that setting. Leave it out, or try one that has."
-                )
 
     def _combinations(self) -> Iterator[dict[str, Any]]:
         """Settings for each combination of the choices that decide which other settings there are."""
@@ -157,13 +171,14 @@ class Space:
         return config_from_mapping(TrainConfig, without_useless(TrainConfig, values), where)
 
 
-def read_space(fixed: Mapping[str, Any], written: Sequence[str]) -> Space:
+def read_space(fixed: Mapping[str, Any], written: Sequence[str], for_all: Collection[str] = ()) -> Space:
     """The space of a search, checked.
 
     Args:
         fixed: The settings of all trials, as a file or a person wrote them.
         written: ``NAME=VALUE,VALUE``, ``NAME=uniform:LOW:HIGH`` or ``NAME=loguniform:LOW:HIGH`` for each setting to
             search for.
+        for_all: Settings that are meant for other searches too, and are left out where they would change nothing.
 
     Raises:
         UnknownNameError: A value is not among those of its setting.
@@ -195,6 +210,11 @@ def read_space(fixed: Mapping[str, Any], written: Sequence[str]) -> Space:
         key=lambda one: (not isinstance(_known()[one.name].choices, str), order.index(one.name)),
     )
     space = Space(given, tuple(ordered))
+    idle = space.idle
+    for name, problem in idle.items():
+        if name not in for_all:
+            raise ConfigError(problem)
+    space = space.without(idle)
     space.check()
     return space
 

@@ -173,7 +173,10 @@ class SharedStudy:
     def concluding(self) -> Iterator[None]:
         """Let one process at a time draw the conclusion of a study that ended."""
         with FileLock(self.folder / ".conclusion.lock"):
-            shutil.rmtree(self._runs, ignore_errors=True)
+            with self._alone():
+                # A command that wants more trials may have begun one.
+                if not any(self._is_alive(trial) for trial in self.trials):
+                    shutil.rmtree(self._runs, ignore_errors=True)
             yield
 
     @property
