@@ -12,11 +12,10 @@ import pytest
 import yaml
 
 from promptwise.runs import train as training
-from promptwise.search import trials
 from promptwise.training import fit
 from tests.integration.command import fails, ok, promptwise, read_json, ticket_rows, train_flags, write_csv
-from tests.integration.forked import FORKED
 from tests.integration.killing import run_until, waiting_at
+from tests.integration.test_compare import spec_file
 
 SPACE = ("--space", "lr=loguniform:1e-3:1e-1", "--space", "length=2,4", "--space", "strategy=shared,random")
 STEPS_PER_EPOCH = 4
@@ -111,8 +110,9 @@ def test_a_killed_search_ends_as_an_undisturbed_one(
     study: tuple[Path, str], tickets: Path, tiny: Path, tmp_path: Path, number: int, epoch: int
 ) -> None:
     """Killed in a trial and begun again, a search has the same trials, and the killed one beside them as failed."""
-    flags = search_flags(tickets, tiny, tmp_path / "killed")
-    undisturbed = trials_of(study[0])
+    # The fewest trials that show it.
+    flags = search_flags(tickets, tiny, tmp_path / "killed", "--trials", 3 - epoch)
+    undisturbed = trials_of(study[0])[: 3 - epoch]
     epochs_before = sum(len(trial.intermediate_values) for trial in undisturbed[:number])
     run_until(flags, STEPS_PER_EPOCH * (epochs_before + epoch) + 2)
     assert [trial.state.is_finished() for trial in trials_of(tmp_path / "killed")] == [True] * number + [False]
@@ -147,9 +147,8 @@ def test_commands_share_a_study(tickets: Path, tiny: Path, tmp_path: Path) -> No
     assert found[2].state.is_finished()
 
 
-def test_jobs_share_a_study(tickets: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_share_a_study(tickets: Path, tiny: Path, tmp_path: Path) -> None:
     """Two processes do as many trials as were asked for, and no two the same ones."""
-    monkeypatch.setattr(trials, "_SPAWN", FORKED)
     ok(*search_flags(tickets, tiny, tmp_path / "study", "--jobs", 2))
     found = trials_of(tmp_path / "study")
     assert all(trial.state.is_finished() for trial in found)
@@ -229,3 +228,61 @@ def test_what_is_missing_is_said_at_once(
     monkeypatch.setenv("WORLD_SIZE", "2")
     fails(2, *flags, says=["--jobs", "2"])
     assert not (tmp_path / "study").exists()
+
+
+def test_compare_searches_for_each_method(tickets: Path, tiny: Path, tmp_path: Path) -> None:
+    """Each method gets the settings of a study of its own, with as many trials, and the same command adds nothing."""
+    space = {"lr": "loguniform:1e-3:1e-1", "length": [2, 4]}
+    file = spec_file(
+        tmp_path,
+        tickets,
+        tiny,
+        methods={
+            "shared": {"base": "prompt", "strategy": "shared"},
+            "probe": {"strategy": "none", "search": {"lr": [0.01, 0.05]}},
+            "fixed": {"strategy": "none", "lr": 0.02, "search": {}},
+        },
+        seeds=[1],
+        search={"trials": 2, "space": space},
+    )
+    out = tmp_path / "out"
+    planned = ok("compare", file, "--out", out, "--dry-run").out
+    assert "search: tickets, shared: 0 of 2 trials done" in planned
+    assert "tickets, fixed:" not in planned
+    assert not out.exists()
+    ok("compare", file, "--out", out, "--threads", 1)
+    records = {record["method"]: record for record in map(read_json, (out / "records").glob("*.json"))}
+    assert {record["purpose"] for record in records.values()} == {"result"}
+    found = [trials_of(folder) for folder in (out / "studies").iterdir()]
+    assert [len(trials) for trials in found] == [2, 2]
+    of_probe, of_shared = sorted(found, key=lambda trials: len(trials[0].params))
+    for name, trials in (("probe", of_probe), ("shared", of_shared)):
+        best = max((one for one in trials if one.value is not None), key=lambda one: (one.value, -one.number))
+        settings = records[name]["settings"]
+        assert {key: settings[key] for key in best.params} == best.params
+        assert settings["seed"] == 1
+    assert "length" in of_shared[0].params
+    assert records["fixed"]["settings"]["lr"] == 0.02
+    assert "0 runs to do" in ok("compare", file, "--out", out, "--dry-run").out
+    ok("compare", file, "--out", out, "--threads", 1)
+    assert {record["method"] for record in map(read_json, (out / "records").glob("*.json"))} == set(records)
+    assert len(list((out / "records").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"lr_search": {"values": [0.1]}}, ["lr_search", "leave one out"]),
+        ({"search": {"trials": 0, "space": {"lr": [0.1, 0.2]}}}, ["trials is 0"]),
+        ({"search": {"space": {"lenght": [1, 2]}}}, ["prompt tuning", "'lenght'", "'length'"]),
+        ({"methods": {"probe": {"strategy": "none", "search": {"length": [2, 4]}}}}, ["probe", "nothing in any trial"]),
+        ({"methods": {"probe": {"strategy": "none", "lr": 0.1, "search": {"lr": [1, 2]}}}}, ["probe", "--lr 0.1"]),
+    ],
+)
+def test_a_malformed_search_of_an_experiment_is_refused(
+    tickets: Path, tiny: Path, tmp_path: Path, more: dict[str, Any], says: list[str]
+) -> None:
+    """The message names the method and the word; nothing is written."""
+    file = spec_file(tmp_path, tickets, tiny, **{"search": {"space": {"lr": [0.1, 0.2]}}, **more})
+    fails(2, "compare", file, "--out", tmp_path / "out", says=says)
+    assert not (tmp_path / "out").exists()

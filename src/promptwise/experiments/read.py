@@ -326,7 +326,7 @@ def _searched(
         f"{name}={','.join(map(str, values)) if isinstance(values, list | tuple) else values}"
         for name, values in wanted.items()
     ]
-    lenient = {*for_all, *(wanted if own is None else ())}
+    lenient = {*for_all, *wanted} if own is None else {*for_all} - {*wanted}
     try:
         space = read_space({**rest, "seed": study.seed}, written, lenient)
     except ConfigError as error:

@@ -98,12 +98,14 @@ def write_plot(shared: SharedStudy, importances: Mapping[str, float], folder: Pa
     rows = math.ceil(count / _COLUMNS)
     # The same study gives the same bytes, and text stays text.
     look: Any = {"svg.hashsalt": "promptwise", "svg.fonttype": "none", "font.size": 9, "axes.grid": True}
-    with matplotlib.rc_context({**look, "grid.alpha": 0.3}):
+    look |= {"axes.axisbelow": True, "grid.alpha": 0.3}
+    with matplotlib.rc_context(look):
         figure = Figure(figsize=(4.2 * min(count, _COLUMNS), 3.2 * rows), layout="constrained")
         axes = list(figure.subplots(rows, min(count, _COLUMNS), squeeze=False).flat)
         _history(axes[0], trials, shared)
         for ax, name in zip(axes[1:], names, strict=False):
             _against(ax, name, trials, shared)
+            ax.set_ylim(axes[0].get_ylim())
         if importances:
             _shares(axes[1 + len(names)], importances)
         for ax in axes[count:]:
@@ -125,6 +127,7 @@ def _history(ax: Axes, trials: Sequence[FrozenTrial], shared: SharedStudy) -> No
     better = max if shared.terms.maximize else min
     best = [100 * better(one.value or 0.0 for one in done[: place + 1]) for place in range(len(done))]
     ax.step([trial.number for trial in done], best, where="post", color=_BEST, linewidth=1.2, label="best so far")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_xlabel("trial")
     ax.legend(fontsize=8, loc="best")
 
