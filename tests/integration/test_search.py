@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -218,15 +219,19 @@ def test_a_trial_that_fails_does_not_end_the_study(
 def test_what_is_missing_is_said_at_once(
     tickets: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder, a model that does not exist, a file in the place of the folder, and several processes of one run."""
+    """A folder, a model that does not exist, a file in the folder's place, several processes of one run, and optuna."""
     flags = search_flags(tickets, tiny, tmp_path / "study")
     (tmp_path / "file").touch()
     fails(1, *flags, "--out", tmp_path / "file", says=["is a file"])
     fails(2, *flags, "--model", tmp_path / "nowhere", says=["nowhere"])
     place = flags.index("--out")
     fails(2, *flags[:place], *flags[place + 2 :], says=["--out is missing"])
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    fails(2, *flags, says=["--jobs", "2"])
+    with monkeypatch.context() as several:
+        several.setenv("WORLD_SIZE", "2")
+        fails(2, *flags, says=["--jobs", "2"])
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "optuna", None)
+        fails(2, *flags, says=["promptwise[search]"])
     assert not (tmp_path / "study").exists()
 
 

@@ -122,12 +122,14 @@ def _names(trials: Sequence[FrozenTrial]) -> list[str]:
 
 
 def _history(ax: Axes, trials: Sequence[FrozenTrial], shared: SharedStudy) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     _points(ax, trials, [trial.number for trial in trials], shared)
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     better = max if shared.terms.maximize else min
     best = [100 * better(one.value or 0.0 for one in done[: place + 1]) for place in range(len(done))]
     ax.step([trial.number for trial in done], best, where="post", color=_BEST, linewidth=1.2, label="best so far")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("trial")
     ax.legend(fontsize=8, loc="best")
 

@@ -73,7 +73,7 @@ class SharedStudy:
         self.folder, self.terms = folder, terms
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=ExperimentalWarning)
-        with self._alone(), self._storage_errors():
+        with self._alone(), self.storage_errors():
             self.study = optuna.create_study(
                 storage=_open(folder / STORAGE),
                 study_name=NAME,
@@ -86,7 +86,7 @@ class SharedStudy:
     @property
     def trials(self) -> list[FrozenTrial]:
         """Every trial, those whose place another one took included."""
-        with self._storage_errors():
+        with self.storage_errors():
             return self.study.get_trials(deepcopy=False)
 
     @property
@@ -113,7 +113,7 @@ class SharedStudy:
             ResumeError: It is about others; names what differs.
             OutputError: It was not made by a search.
         """
-        with self._alone(), self._storage_errors():
+        with self._alone(), self.storage_errors():
             before = self.study.user_attrs.get(_IDENTITY)
             if before is None and self.study.trials:
                 raise OutputError(
@@ -132,7 +132,7 @@ class SharedStudy:
     @contextlib.contextmanager
     def next_trial(self) -> Iterator[Trial | None]:
         """The next trial to do, held until the end; ``None`` when the study has as many as it shall have."""
-        with self._alone(), self._storage_errors():
+        with self._alone(), self.storage_errors():
             self._take_up_killed()
             trial = self._asked()
             lock = None if trial is None else self._trial_lock(trial.number)
@@ -147,7 +147,7 @@ class SharedStudy:
     def tell(self, trial: Trial, value: float | None = None, pruned: bool = False) -> FrozenTrial:
         """Record how a trial ended: with a score, pruned, or failed where there is neither."""
         state = TrialState.PRUNED if pruned else TrialState.FAIL if value is None else TrialState.COMPLETE
-        with self._storage_errors():
+        with self.storage_errors():
             told = self.study.tell(trial, value, state)
         shutil.rmtree(self.run_folder(trial), ignore_errors=True)
         return told
@@ -231,7 +231,8 @@ class SharedStudy:
             lock.release()
 
     @contextlib.contextmanager
-    def _storage_errors(self) -> Iterator[None]:
+    def storage_errors(self) -> Iterator[None]:
+        """Say in words what goes wrong with the storage."""
         file = self.folder / STORAGE
         try:
             yield

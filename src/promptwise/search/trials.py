@@ -50,7 +50,9 @@ def do_trials(task: Task, cache: InputCache) -> None:
         with shared.next_trial() as trial:
             if trial is None:
                 return
-            console.print(line_of(_done(trial, shared, task, cache), task.terms.metric), markup=False)
+            with shared.storage_errors():
+                ended = _done(trial, shared, task, cache)
+            console.print(line_of(ended, task.terms.metric), markup=False)
 
 
 def do_side_by_side(task: Task, jobs: int) -> None:
