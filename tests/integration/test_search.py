@@ -173,7 +173,7 @@ def test_a_study_of_other_trials_is_refused(
     fails(2, *search_flags(data, tiny, folder), says=["the data was", "--out"])
     assert len(trials_of(folder)) == before
     moved = write_csv(tmp_path / "moved.csv", ticket_rows())
-    ok(*search_flags(moved, tiny, folder, "--trials", 2, "--threads", 2))
+    ok(*search_flags(moved, tiny, folder, "--trials", 2, "--threads", 2, "--seed", 0))
     assert len(trials_of(folder)) == before
 
 
@@ -282,6 +282,7 @@ def test_compare_searches_for_each_method(tickets: Path, tiny: Path, tmp_path: P
         ({"search": {"space": {"lenght": [1, 2]}}}, ["prompt tuning", "'lenght'", "'length'"]),
         ({"methods": {"probe": {"strategy": "none", "search": {"length": [2, 4]}}}}, ["probe", "nothing in any trial"]),
         ({"methods": {"probe": {"strategy": "none", "lr": 0.1, "search": {"lr": [1, 2]}}}}, ["probe", "--lr 0.1"]),
+        ({"methods": {"probe": {"strategy": "none", "lr_search": [0.1]}}}, ["probe", "lr_search", "search: {}"]),
     ],
 )
 def test_a_malformed_search_of_an_experiment_is_refused(

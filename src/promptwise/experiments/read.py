@@ -321,6 +321,8 @@ def _searched(
     wanted = {name: values for name, values in given.items() if own is not None or name not in fixed}
     if not wanted:
         return None, dict(settings)
+    if method.own.get("lr_search"):
+        raise ConfigError(f"{where}: it has an lr_search of its own beside the search; add `search: {{}}` to it.")
     rest = {name: value for name, value in settings.items() if name not in wanted or name in fixed}
     written = [
         f"{name}={','.join(map(str, values)) if isinstance(values, list | tuple) else values}"

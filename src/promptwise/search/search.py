@@ -142,7 +142,7 @@ def identity_of(space: Space, cache: InputCache) -> dict[str, Any]:
     apart = ("out", "threads", "model", *first.data_places)
     return {
         "space": {one.name: one.text for one in space.dimensions},
-        "settings": {name: value for name, value in space.fixed.items() if name not in apart},
+        "settings": {name: value for name, value in space.chosen.items() if name not in apart},
         "conditions": {
             "data": data.fingerprint,
             "task": hashlib.sha256(told_to_model(data.spec).encode()).hexdigest(),

@@ -111,6 +111,11 @@ class Space:
         return self._config(next(self._combinations()), "--space")
 
     @property
+    def chosen(self) -> dict[str, Any]:
+        """The settings of all trials that are not at their default."""
+        return {name: value for name, value in self.fixed.items() if value != _known()[name].default}
+
+    @property
     def most_epochs(self) -> int:
         """The most epochs that a trial may have."""
         found = [dimension.samples for dimension in self.dimensions if dimension.name == "epochs"]
