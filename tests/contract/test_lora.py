@@ -18,9 +18,9 @@ from promptwise.config.composition import config_from_mapping
 from promptwise.config.learning_rates import LORA_LR, learning_rate
 from promptwise.core.seeding import seeded
 from promptwise.errors import AdapterError, BackboneError, ConfigError
-from promptwise.experiments.cache import InputCache
 from promptwise.experiments.spec import chosen_settings
 from promptwise.models.adapter import start_from
+from promptwise.runs.cache import InputCache
 from tests.contract.common import EXAMPLES, SPEC, TinyFolder, load, make_model, tensors_of
 
 RANK = 2

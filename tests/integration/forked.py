@@ -14,6 +14,7 @@ FORKED.set_forkserver_preload(
         "promptwise.models.prompted",
         "promptwise.experiments.worker",
         "promptwise.runs.train",
+        "promptwise.search.trials",
         "transformers.models.bert.modeling_bert",
     ]
 )

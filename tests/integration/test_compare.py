@@ -25,7 +25,6 @@ from rich.console import Console
 from promptwise.backbones.placement import prepare_backbone
 from promptwise.config import TrainConfig
 from promptwise.experiments import engine, status
-from promptwise.experiments.cache import InputCache
 from promptwise.experiments.compare import compare
 from promptwise.experiments.engine import Engine, visible_devices
 from promptwise.experiments.folder import LOCK
@@ -33,6 +32,7 @@ from promptwise.experiments.plan import Plan
 from promptwise.experiments.read import read_experiment
 from promptwise.experiments.record import read_records
 from promptwise.models.prompted import PromptedModel
+from promptwise.runs.cache import InputCache
 from tests.integration.command import checkpoints, contents, fails, ok, promptwise, read_json
 
 MakeSpec = Callable[..., Path]

@@ -20,10 +20,10 @@ from promptwise.tasks import task_names
 
 COMMANDS = (
     *("train", "evaluate", "predict", "serve", "zero-shot", "info", "tasks", "strategies", "demo"),
-    *("compare", "report", "pretrain"),
+    *("search", "compare", "report", "pretrain"),
 )
 WIDE = {"terminal_width": 1000, "max_content_width": 1000}
-HEAVY = ("torch", "transformers", "datasets", "numpy", "accelerate", "pyarrow", "safetensors")
+HEAVY = ("torch", "transformers", "datasets", "numpy", "accelerate", "pyarrow", "safetensors", "optuna")
 
 
 def help_of(*arguments: str) -> str:

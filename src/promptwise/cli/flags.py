@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from promptwise.config import DTYPES
 from promptwise.config.composition import known_settings, owners
 from promptwise.config.settings import Setting, flag_name, settings_in
 from promptwise.errors import ConfigError, UnknownNameError
+from promptwise.reading import yaml_of
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -100,6 +102,28 @@ def set_option(function: _F) -> _F:
         metavar="NAME=VALUE",
         help="A setting by its name, such as one that a plug-in brings; see `promptwise strategies`. May be repeated.",
     )(function)
+
+
+def config_option(function: _F) -> _F:
+    """The flag for a file of settings; see :func:`read_settings`."""
+    return click.option(
+        "--config", "config_file", type=Path, metavar="FILE.yaml", help="Read settings from a file; flags win."
+    )(function)
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """The settings of the file that ``--config`` names.
+
+    Raises:
+        ConfigError: It does not exist, or maps no settings to values.
+    """
+    if not file.is_file():
+        near = get_close_matches(file.name, [p.name for p in file.parent.glob("*.y*ml")], n=1)
+        raise ConfigError(f"--config {file} does not exist." + (f" Did you mean {near[0]!r}?" if near else ""))
+    values = yaml_of(file, f"--config {file}")
+    if not isinstance(values, dict):
+        raise ConfigError(f"--config {file} must map settings to values, found {type(values).__name__}.")
+    return values
 
 
 def options_of(config: type[Any], *names: str, trained: bool = False) -> Callable[[_F], _F]:

@@ -17,6 +17,7 @@ from promptwise.cli.info import info
 from promptwise.cli.predict import predict
 from promptwise.cli.pretrain import pretrain
 from promptwise.cli.report import report
+from promptwise.cli.search import search
 from promptwise.cli.serve import serve
 from promptwise.cli.strategies import strategies
 from promptwise.cli.tasks import tasks
@@ -39,12 +40,26 @@ def cli() -> None:
     """Instance-wise prompt tuning: one frozen language model, many tasks, a prompt made from each input."""
 
 
-for command in (train, evaluate, predict, serve, zero_shot, info, tasks, strategies, demo, compare, report, pretrain):
+for command in (
+    train,
+    evaluate,
+    predict,
+    serve,
+    zero_shot,
+    info,
+    tasks,
+    strategies,
+    demo,
+    search,
+    compare,
+    report,
+    pretrain,
+):
     cli.add_command(command)
 
 _GOES_ON = {
     **dict.fromkeys(("train", "pretrain"), " It goes on with --resume."),
-    "compare": " The same command goes on where it stopped.",
+    **dict.fromkeys(("compare", "search"), " The same command goes on where it stopped."),
 }
 """What an interrupted command does next time."""
 

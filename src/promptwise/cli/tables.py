@@ -12,6 +12,7 @@ from promptwise.config.settings import settings_in
 from promptwise.errors import ConfigError
 from promptwise.models.adapter import read_metrics
 from promptwise.registry import ENCODERS, HEADS, INJECTORS, STRATEGIES, TUNINGS, Registry
+from promptwise.search.search import BEST, Conclusion
 from promptwise.tasks.spec import load_spec, task_names
 from promptwise.terminal import console, plain_table, print_table, program, size_text, standard_output
 from promptwise.training.run_metrics import RunMetrics
@@ -32,6 +33,29 @@ def print_result(metrics: RunMetrics, folder: str) -> None:
     if first == "accuracy" and value <= metrics.majority:
         console.print("note: this is no better than always saying the most frequent label")
     console.print(f'next: {program()} predict --adapter {folder} --text "..."')
+
+
+def print_search(found: Conclusion, out: Path) -> None:
+    """The end of a search."""
+    ended = {"complete": "finished", "pruned": "stopped early", "fail": "failed"}
+    counts = ", ".join(f"{count} {ended.get(state, state)}" for state, count in found.trials.items())
+    settings = ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in found.settings.items()
+    )
+    console.print(f"{sum(found.trials.values())} trials: {counts}")
+    console.print(f"best: trial {found.best}, {found.metric} {found.score:.4f} on validation; {settings}", markup=False)
+    if found.importances:
+        table = plain_table("setting", "importance")
+        for name, share in found.importances.items():
+            table.add_row(name, f"{share:.2f}")
+        print_table(table)
+    else:
+        console.print("no importances: too few trials finished")
+    print_result(found.run, str(found.folder))
+    for note in found.notes:
+        console.print(f"note: {note}", markup=False)
+    console.print(f"the best settings are {out / BEST}, and beside them the trials, the importances and a figure")
 
 
 def print_info(folder: Path, config: dict[str, Any]) -> None:

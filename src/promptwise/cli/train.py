@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import click
 
-from promptwise.cli.flags import folder_options, given, options_of, set_option
+from promptwise.cli.flags import config_option, folder_options, given, options_of, read_settings, set_option
 from promptwise.config import TrainConfig
 from promptwise.config.composition import config_from_mapping
-from promptwise.errors import ConfigError
-from promptwise.reading import yaml_of
 from promptwise.terminal import quiet
 
 
 @click.command()
 @options_of(TrainConfig)
 @set_option
-@click.option("--config", "config_file", type=Path, metavar="FILE.yaml", help="Read settings from a file; flags win.")
+@config_option
 @folder_options
 def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any) -> None:
     """Train a prompt on a task or on your own file, and save it as an adapter.
@@ -44,7 +41,7 @@ def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any)
     metrics: [accuracy, macro_f1]      # the first one chooses the checkpoint
     source: {dataset: me/tickets, splits: {train: train, test: test}}
     """
-    values = _read_yaml(config_file) if config_file else {}
+    values = read_settings(config_file) if config_file else {}
     values |= given(flags)
     config = config_from_mapping(TrainConfig, values, str(config_file or "flags"))
     from promptwise.runs.lifecycle import is_main_process
@@ -56,13 +53,3 @@ def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any)
         from promptwise.cli.tables import print_result
 
         print_result(metrics, str(config.out))
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        near = get_close_matches(file.name, [p.name for p in file.parent.glob("*.y*ml")], n=1)
-        raise ConfigError(f"--config {file} does not exist." + (f" Did you mean {near[0]!r}?" if near else ""))
-    values = yaml_of(file, f"--config {file}")
-    if not isinstance(values, dict):
-        raise ConfigError(f"--config {file} must map settings to values, found {type(values).__name__}.")
-    return values

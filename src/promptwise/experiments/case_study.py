@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptwise.experiments.cache import InputCache
 from promptwise.experiments.folder import CASES, RUNS
 from promptwise.files import write_json
+from promptwise.runs.cache import InputCache
 from promptwise.terminal import console
 
 if TYPE_CHECKING:

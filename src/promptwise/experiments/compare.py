@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from promptwise.errors import ConfigError, OutputError, PromptwiseError
-from promptwise.experiments.engine import Engine, default_threads
+from promptwise.experiments.engine import Engine
 from promptwise.experiments.folder import LAYOUT, LOCK, RECORDS, RUNS
 from promptwise.experiments.plan import Plan
 from promptwise.experiments.pretrained import Pretraining
@@ -17,8 +17,10 @@ from promptwise.experiments.read import read_experiment
 from promptwise.experiments.record import Record, read_records
 from promptwise.experiments.spec import Experiment
 from promptwise.experiments.status import Display, overview, print_plan, print_without_rate
+from promptwise.experiments.studies import with_found, with_found_so_far
 from promptwise.files import STATES_FOLDER, write_json
 from promptwise.runs.folder import locked
+from promptwise.runs.processes import default_threads
 from promptwise.terminal import console
 
 
@@ -61,13 +63,17 @@ def compare(
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file; --out names a folder.")
     if dry_run:
+        experiment, searches = with_found_so_far(experiment, out)
         plan = Plan(experiment, _records(experiment, out), retry_failed)
         print_plan(plan, jobs, _to_pretrain(plan, out))
+        for line in searches:
+            console.print(f"before the runs: search: {line}", highlight=False, markup=False)
         return plan
     _check_packages(experiment)
+    threads = threads or default_threads(jobs)
     with locked(out / LOCK, "`promptwise compare`"):
-        plan = Plan(experiment, _records(experiment, out), retry_failed)
-        _run(plan, out, jobs, threads or default_threads(jobs))
+        plan = Plan(with_found(experiment, out, jobs, threads), _records(experiment, out), retry_failed)
+        _run(plan, out, jobs, threads)
     console.print(f"Records are in {out / RECORDS}.", highlight=False)
     return plan
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -16,6 +16,7 @@ from promptwise.experiments.plan import Plan
 from promptwise.experiments.record import Record, read_records
 from promptwise.experiments.run import Run
 from promptwise.experiments.worker import work
+from promptwise.runs.processes import device_count, visible_devices
 
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -125,37 +126,6 @@ class Engine:
             worker.process.terminate()
         for worker in self.workers:
             worker.process.join()
-
-
-def default_threads(jobs: int) -> int:
-    """The threads of each of some jobs, so that all cores are used and none twice."""
-    return max(1, (os.cpu_count() or 1) // jobs)
-
-
-def device_count() -> int:
-    """How many CUDA devices this process may use; finding out starts nothing on them."""
-    import torch
-
-    return torch.cuda.device_count()
-
-
-def visible_devices(number: int, count: int, environment: Mapping[str, str]) -> str | None:
-    """The value of ``CUDA_VISIBLE_DEVICES`` that gives a worker one device, so that workers are spread over all.
-
-    Args:
-        number: The worker's place, from 0; it gets the device of that number, and they are shared out again from the
-            first where there are more workers than devices.
-        count: Devices that this process may use.
-        environment: Where ``CUDA_VISIBLE_DEVICES`` may limit them already; its names are handed on.
-
-    Returns:
-        A name or a number; ``None`` where there is no device to choose.
-    """
-    if count == 0:
-        return None
-    limited = environment.get("CUDA_VISIBLE_DEVICES", "")
-    names = [name.strip() for name in limited.split(",")] if limited.strip() else [str(index) for index in range(count)]
-    return names[number % min(count, len(names))]
 
 
 def seconds_left(plan: Plan, running: list[tuple[Run, float]], jobs: int) -> float | None:

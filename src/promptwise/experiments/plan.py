@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,19 +12,16 @@ from typing import Any, Literal
 from promptwise.backbones.hub import model_digest
 from promptwise.config import TrainConfig
 from promptwise.config.learning_rates import learning_rate
-from promptwise.experiments.cache import InputCache
 from promptwise.experiments.pretrained import USED_BY, Pretraining, digest_of
 from promptwise.experiments.record import Record, run_id
-from promptwise.experiments.run import Run, data_settings
+from promptwise.experiments.run import Run
 from promptwise.experiments.spec import Cell, Experiment, chosen_settings
+from promptwise.runs.cache import InputCache, data_settings, told_to_model
 
 Kind = Literal["finished", "failed", "cancelled", "missing"]
 
 _ALIKE = ("task", "data_dir", "base", "strategy", "head")
 """The settings that say most about how long a run takes, the first two before the others."""
-
-_ABOUT = ("name", "description", "url", "licence", "source")
-"""What a task says to people, and where its data is from."""
 
 
 @dataclass(frozen=True)
@@ -300,8 +296,7 @@ class Plan:
         key = repr(data_settings(config))
         if key not in self._fingerprints:
             data = self._inputs.data(config)
-            task = {name: value for name, value in data.spec.to_dict().items() if name not in _ABOUT}
-            self._fingerprints[key] = f"{data.fingerprint} {json.dumps(task, sort_keys=True)}"
+            self._fingerprints[key] = f"{data.fingerprint} {told_to_model(data.spec)}"
         return self._fingerprints[key]
 
 

@@ -16,6 +16,11 @@ A file looks like this; every setting is one of ``promptwise train``::
     seeds: [0, 1, 2]
     lr_search: {values: [3e-3, 1e-2, 3e-2], seeds: [0]}
 
+In place of ``lr_search`` a study may find any settings of each method, with as many trials for each; a method may have
+a space of its own, or none (``search: {}``)::
+
+    search: {trials: 30, seed: 0, space: {lr: "loguniform:1e-3:1e-1", length: [8, 16, 32]}}
+
 A setting that would change nothing beside a method's strategy, base or head is refused where it stands in the method or
 the task; one of ``settings`` or of the grid is meant for the methods that have it, and is left out of the others.
 
@@ -32,7 +37,7 @@ Methods may start from what is pre-trained once, before any run: ``knowledge: to
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from importlib.resources import files
@@ -46,6 +51,7 @@ from promptwise.errors import ConfigError, UnknownNameError
 from promptwise.experiments.pretrained import USED_BY, Pretraining, read_pretraining
 from promptwise.experiments.spec import Cell, Experiment
 from promptwise.reading import listed, parsed, unknown_key, yaml_of
+from promptwise.search.space import Space, read_space
 
 FIGURES = ("lines", "bars", "topics map", "case study")
 _RUN_KEYS = ("seed", "out", "lr")
@@ -63,6 +69,7 @@ class _File:
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
     lr_search: Mapping[str, Any] = field(default_factory=dict)
+    search: Mapping[str, Any] = field(default_factory=dict)
     keep_adapters: bool = False
     pretrain: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     figure: Mapping[str, Any] = field(default_factory=dict)
@@ -77,6 +84,15 @@ class _Search:
     values: tuple[float, ...] = ()
     seeds: tuple[int, ...] = (0,)
     tasks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Study:
+    """The form of ``search``."""
+
+    trials: int = 30
+    seed: int = 0
+    space: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,6 +121,7 @@ class _Method:
     """The keys of a method's entry that are no settings."""
 
     lr_search: tuple[float, ...] | None = None
+    search: Mapping[str, Any] | None = None
     against: str | tuple[str, ...] | None = None
 
 
@@ -182,7 +199,8 @@ def experiment_from(
     for key, choices in file.grid.items():
         _named({key: choices}, (), f"{where}: grid")
         _some(choices, f"{where}: grid: {key}")
-    cells = tuple(_cells(file, search, common, data_root, overrides or {}, where))
+    study = _study(file, f"{where}: search")
+    cells = tuple(_cells(file, search, study, common, data_root, overrides or {}, where))
     _check_cells(cells, pretrained, where)
     _check_figure(file, pretrained, f"{where}: figure")
     if cells:
@@ -228,6 +246,7 @@ def _given(raw: Any) -> Any:
 def _cells(
     file: _File,
     search: _Search,
+    study: _Study,
     common: Mapping[str, Any],
     data_root: Path | None,
     overrides: Mapping[str, Any],
@@ -245,16 +264,76 @@ def _cells(
             for_all = {*common, *chosen} - {*of_task, *method.settings}
             # A rate of the method's own is not searched for.
             usual = () if "lr" in method.settings else search.values
+            fixed = {*of_task, *method.settings, *chosen, *overrides}
+            space, settings = _searched(study, method, settings, fixed, for_all, f"{where}: {task.name}, {method.name}")
+            if space is None:
+                unused = tuple(name for name in useless(TrainConfig, settings) if name in for_all)
+            else:
+                unused = tuple(name for name in settings if name in for_all and name not in space.fixed)
             yield Cell(
                 task=task.name,
                 method=method.name,
                 grid=tuple(chosen.items()),
                 settings=settings,
-                unused=tuple(name for name in useless(TrainConfig, settings) if name in for_all),
+                unused=unused,
                 seeds=_some(_own_or(task, "seeds", file.seeds), f"{where}: {task.name}: seeds"),
                 against=names_in(method.own.get("against")),
                 rates=_own_or(method, "lr_search", usual),
+                space=() if space is None else tuple(f"{one.name}={one.text}" for one in space.dimensions),
+                search_trials=study.trials,
+                search_seed=study.seed,
             )
+
+
+def _study(file: _File, where: str) -> _Study:
+    """The values of ``search``."""
+    study = _Study(**parsed(_Study, file.search, where))
+    if file.search and file.lr_search:
+        raise ConfigError(f"{where}: lr_search is given too. The learning rate is a setting of `space`; leave one out.")
+    if study.trials < 1:
+        raise ConfigError(f"{where}: trials is {study.trials}; the least is 1.")
+    return study
+
+
+def _searched(
+    study: _Study,
+    method: _Entry,
+    settings: Mapping[str, Any],
+    fixed: Collection[str],
+    for_all: Collection[str],
+    where: str,
+) -> tuple[Space | None, dict[str, Any]]:
+    """What a cell searches for, if anything, and its settings without that.
+
+    Args:
+        study: The experiment's search; what it searches for is left out of a cell that has its own value for it.
+        method: The method, which may have a space of its own.
+        settings: Those of the cell.
+        fixed: Settings that are of its task, its method or the grid.
+        for_all: Settings that are meant for other methods too.
+        where: Its place, for messages.
+
+    Raises:
+        ConfigError: It cannot work.
+    """
+    own = method.own.get("search")
+    given = {str(key).replace("-", "_"): values for key, values in (study.space if own is None else own).items()}
+    wanted = {name: values for name, values in given.items() if own is not None or name not in fixed}
+    if not wanted:
+        return None, dict(settings)
+    if method.own.get("lr_search"):
+        raise ConfigError(f"{where}: it has an lr_search of its own beside the search; add `search: {{}}` to it.")
+    rest = {name: value for name, value in settings.items() if name not in wanted or name in fixed}
+    written = [
+        f"{name}={','.join(map(str, values)) if isinstance(values, list | tuple) else values}"
+        for name, values in wanted.items()
+    ]
+    lenient = {*for_all, *wanted} if own is None else {*for_all} - {*wanted}
+    try:
+        space = read_space({**rest, "seed": study.seed}, written, lenient)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: search: {error}") from error
+    return (space, rest) if space.dimensions else (None, dict(settings))
 
 
 def _own_or(entry: _Entry, key: str, usual: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -272,6 +351,12 @@ def _check_cells(cells: Sequence[Cell], pretrained: Mapping[str, Pretraining], w
                 raise ConfigError(f"{where}: method {cell.method}: against {other!r} is no method of this file.")
         for setting in USED_BY.values():
             _check_start(cell.settings.get(setting), pretrained, f"{where}: {cell.method}: {setting}")
+        for setting in USED_BY.values() if cell.space else ():
+            if cell.settings.get(setting) in pretrained:
+                raise ConfigError(
+                    f"{where}: {cell.method}: a search cannot start from an entry of pretrain, which is not made yet. "
+                    "Give the folder of a finished one, or leave the search out with `search: {}`."
+                )
         for rate in cell.rates or (None,):
             cell.config(cell.seeds[0], rate)
 

@@ -49,22 +49,3 @@ class Run:
             settings=settings_of(self.config),
             **more,
         )
-
-
-def data_settings(config: TrainConfig) -> dict[str, Any]:
-    """The settings that say what the data is."""
-    names = (
-        *("task", "task_spec", "data", "data_dir", "text_column", "text_pair_column", "label_column", "template"),
-        *(
-            "validation_fraction",
-            "train_rows",
-            "validation_rows",
-            "test_rows",
-            "shots",
-            "train_file",
-            "validation_file",
-        ),
-    )
-    values = {name: getattr(config, name) for name in names}
-    # The seed draws the rows of a few-shot task, and nothing of any other.
-    return values if config.shots is None else {**values, "seed": config.seed}

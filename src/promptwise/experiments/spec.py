@@ -23,6 +23,10 @@ class Cell:
         unused: Those of them that are said for all methods, and change nothing beside this one.
         seeds: Seeds of the runs that are reported.
         rates: Learning rates to choose from; empty where there is nothing to search.
+        space: What a study of this cell searches for, as ``--space`` is written; empty where there is none, or where it
+            ended and its settings are those of the cell.
+        search_trials: The trials of that study.
+        search_seed: Its seed, and that of its trials.
         against: The methods that a report compares it with; the marks in the table are for the first.
     """
 
@@ -33,6 +37,9 @@ class Cell:
     unused: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     rates: tuple[float, ...] = ()
+    space: tuple[str, ...] = ()
+    search_trials: int = 0
+    search_seed: int = 0
     against: tuple[str, ...] = ()
 
     @property

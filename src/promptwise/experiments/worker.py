@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import threading
 import traceback
 from dataclasses import replace
-from multiprocessing import parent_process
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from promptwise.errors import PromptwiseError
-from promptwise.experiments.cache import InputCache
 from promptwise.experiments.folder import RECORDS, RUNS
 from promptwise.experiments.record import Record
 from promptwise.experiments.run import Run
 from promptwise.files import STATES_FOLDER
+from promptwise.runs.cache import InputCache
+from promptwise.runs.processes import set_up
 
 
 def perform(run: Run, out: Path, cache: InputCache) -> Record:
@@ -68,27 +65,7 @@ def work(connection: Connection, out: str, threads: int, visible_devices: str | 
         threads: CPU threads.
         visible_devices: The value of ``CUDA_VISIBLE_DEVICES`` for this process; what it inherits without it.
     """
-    if visible_devices is not None:
-        # CUDA reads this when it is first used, which in this process is later.
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible_devices
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    # Ctrl-C reaches every process of the terminal. The engine handles it, and ends its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from promptwise.runs.train import set_threads
-    from promptwise.terminal import quiet
-    from promptwise.training.memory import keep_freed_memory
-
-    keep_freed_memory()
-    quiet()
-    set_threads(threads)
+    set_up(threads, visible_devices)
     cache = InputCache()
     while True:
         connection.send(perform(connection.recv(), Path(out), cache))
-
-
-def _end_with_parent() -> None:
-    """End this process when the engine dies, so that it does not write into the folder of the next engine."""
-    parent = parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

@@ -71,6 +71,7 @@ def train(
     features: SharedFeatures | None = None,
     progress: bool = True,
     score_test: bool = True,
+    on_score: Callable[[int, float], None] | None = None,
 ) -> RunMetrics:
     """Run a configuration and write its folder.
 
@@ -83,6 +84,7 @@ def train(
         features: Tokenised data that several runs share.
         progress: Show a progress bar.
         score_test: Whether to look at the test split at all.
+        on_score: Called with the validation score of each epoch; see :func:`~promptwise.training.fit.fit`.
 
     Returns:
         What was measured, as ``metrics.json`` holds it.
@@ -93,7 +95,7 @@ def train(
         DataError: The data is missing or malformed.
         TrainingError: The loss is not finite.
     """
-    run = _AdapterRun(config, backbone, load, features, progress, score_test)
+    run = _AdapterRun(config, backbone, load, features, progress, score_test, on_score)
     return run.run(overwrite, resume)
 
 
@@ -113,10 +115,11 @@ class _AdapterRun(FolderRun[RunMetrics]):
         features: SharedFeatures | None,
         progress: bool,
         score_test: bool,
+        on_score: Callable[[int, float], None] | None,
     ) -> None:
         super().__init__(config)
         self.backbone, self.load, self.features = backbone, load, features
-        self.progress, self.score_test = progress, score_test
+        self.progress, self.score_test, self.on_score = progress, score_test, on_score
 
     def folder(self) -> RunFolder:
         """See :meth:`FolderRun.folder`."""
@@ -190,6 +193,7 @@ class _AdapterRun(FolderRun[RunMetrics]):
             progress=self.progress,
             score_test=self.score_test,
             states_cache=self.config.states_cache,
+            on_score=self.on_score,
         )
 
     def save(self, folder: Path, metrics: RunMetrics) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from promptwise.tasks.batching import by_length
 from promptwise.tasks.examples import group_numbers
 from promptwise.tasks.metrics import compute, get_metric, majority_accuracy
 from promptwise.training.environment import versions
+from promptwise.training.epoch_scores import EpochScores
 from promptwise.training.kept_states import NONE, collate_with_states, keep_states
 from promptwise.training.memory import peak_memory, reset_peak_memory
 from promptwise.training.progress import ProgressBar
@@ -49,6 +50,7 @@ def fit(
     progress: bool = True,
     score_test: bool = True,
     states_cache: str | Path | None = None,
+    on_score: Callable[[int, float], None] | None = None,
 ) -> RunMetrics:
     """Train a model, load its best checkpoint, and score the test split once.
 
@@ -62,6 +64,8 @@ def fit(
         score_test: Whether to look at the test split at all; a search of settings does not.
         states_cache: Where a model that enters above layer 0 keeps the states that enter there; by default below
             ``output_dir``. ``"none"`` for nowhere. The test split is read once, so none of its are kept.
+        on_score: Called after each epoch with its number, from 1, and the validation score that chooses the checkpoint;
+            an error of it ends the training. A run that is resumed calls it for the epochs before too.
 
     Returns:
         What was measured.
@@ -86,12 +90,15 @@ def fit(
                 progress=progress,
                 score_test=score_test,
                 states_cache=states_cache,
+                on_score=on_score,
             )
     kept = states_folder(model, Path(output_dir), states_cache)
     started = time.perf_counter()
     train_rows = model.features(data.train)
     model.prepare(train_rows)
     trainer = _trainer_of(model, data, train_rows, config, Path(output_dir), progress)
+    if on_score is not None:
+        trainer.add_callback(EpochScores(f"eval_{data.spec.metrics[0]}", on_score))
     checkpoint = last_checkpoint(Path(output_dir)) if resume else None
     reset_peak_memory()
     if kept is not None:

@@ -6,12 +6,15 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from promptwise.config import TrainConfig
-from promptwise.experiments.run import data_settings
 from promptwise.registry import HEADS
 
 if TYPE_CHECKING:
     from promptwise.backbones.backbone import Backbone
     from promptwise.tasks.data import TaskData
+    from promptwise.tasks.spec import TaskSpec
+
+_ABOUT = ("name", "description", "url", "licence", "source")
+"""What a task says to people, and where its data is from."""
 
 
 class InputCache:
@@ -49,3 +52,27 @@ class InputCache:
             self._backbone = None
             self._backbone = (key, prepare_backbone(*key))
         return self._backbone[1]
+
+
+def data_settings(config: TrainConfig) -> dict[str, Any]:
+    """The settings that say what the data is."""
+    names = (
+        *("task", "task_spec", "data", "data_dir", "text_column", "text_pair_column", "label_column", "template"),
+        *(
+            "validation_fraction",
+            "train_rows",
+            "validation_rows",
+            "test_rows",
+            "shots",
+            "train_file",
+            "validation_file",
+        ),
+    )
+    values = {name: getattr(config, name) for name in names}
+    # The seed draws the rows of a few-shot task, and nothing of any other.
+    return values if config.shots is None else {**values, "seed": config.seed}
+
+
+def told_to_model(spec: TaskSpec) -> str:
+    """What a task says to a model, as text: how its inputs and labels are put."""
+    return json.dumps({name: value for name, value in spec.to_dict().items() if name not in _ABOUT}, sort_keys=True)
