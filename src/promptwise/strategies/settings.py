@@ -78,7 +78,8 @@ class EncoderSettings(_WithKnowledge):
 
 _READS_LAYER = (
     "Read the hidden states that enter this layer, counted from 0. By default attention reads the word embeddings, and "
-    "context-bias in each layer its own states; for it this must not be above the lowest layer of --edit-layers."
+    "context-bias in each layer its own states; for it this must not be above the lowest layer of --edit-layers. "
+    "Beside --from-layer it must not be above that one, whose states are at hand."
 )
 
 
