@@ -17,11 +17,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from step_time import begin, machine, stepper
+from torch import Tensor
 
 from promptwise import PromptedModel
 from promptwise.backbones.placement import prepare_backbone
@@ -39,11 +41,31 @@ Seconds = tuple[float, float]
 """Of the clock, and of the processor."""
 
 
-def timed(call: Callable[[], Any]) -> Seconds:
+def timed(call: Callable[..., Any], *arguments: Any) -> Seconds:
     """How long a call takes."""
     clock, processor = time.perf_counter(), time.process_time()
-    call()
+    call(*arguments)
     return time.perf_counter() - clock, time.process_time() - processor
+
+
+@dataclass
+class Case:
+    """A model with its rows, which it trains on.
+
+    Attributes:
+        model: The model.
+        rows: Features, with states where it reads them from the disk.
+        step: A training step on a batch.
+    """
+
+    model: PromptedModel
+    rows: list[dict[str, Any]]
+    step: Callable[[dict[str, Tensor]], None]
+
+    def run(self, batches: list[list[int]]) -> None:
+        """Train on rows of these numbers."""
+        for batch in batches:
+            self.step(collate_with_states(self.model.collate, [self.rows[index] for index in batch]))
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -52,7 +74,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     data = load_task("sst2", arguments.data_dir)
     random.seed(0)
     examples = random.sample(data.train, min(arguments.rows, len(data.train)))
-    steps: dict[tuple[str, str], Callable[[list[int]], None]] = {}
+    cases: dict[tuple[str, str], Case] = {}
     keep: Seconds | None = None
     for name, options in METHODS.items():
         for way, layer in (("whole", 0), ("part", arguments.from_layer)):
@@ -61,22 +83,18 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             )
             rows = model.features(examples)
             if layer > 0:
-                if keep is None:
-                    keep = timed(lambda model=model, rows=rows: keep_states(model, rows, folder, progress=False))
+                keep = keep or timed(keep_states, model, rows, folder, False)
                 rows = keep_states(model, rows, folder)
-            step = stepper(model, model.parameter_groups(1e-3))
-            steps[name, way] = lambda batch, model=model, rows=rows, step=step: step(
-                collate_with_states(model.collate, [rows[index] for index in batch])
-            )
+            cases[name, way] = Case(model, rows, stepper(model, model.parameter_groups(1e-3)))
     batches = list(chunks(by_length(rows), arguments.batch_size))
-    for step in steps.values():
-        step(batches[len(batches) // 2])
+    for case in cases.values():
+        case.run([batches[len(batches) // 2]])
     seconds: dict[str, dict[str, list[Seconds]]] = {name: {"whole": [], "part": []} for name in METHODS}
     for _ in range(arguments.rounds):
         chosen = random.sample(batches, max(1, round(arguments.share * len(batches))))
         share = len(chosen) / len(batches)
-        for name, way in random.sample(list(steps), len(steps)):
-            clock, processor = timed(lambda name=name, way=way, chosen=chosen: list(map(steps[name, way], chosen)))
+        for name, way in random.sample(list(cases), len(cases)):
+            clock, processor = timed(cases[name, way].run, chosen)
             seconds[name][way].append((clock / share, processor / share))
     return {"keep": keep, "seconds": seconds}
 

@@ -71,6 +71,32 @@ def test_every_way_to_make_batches_has_its_row(tiny: Path, tmp_path: Path) -> No
     assert rows_printed[0][-1] == "1.00 |"
 
 
+def test_every_method_from_a_layer_has_its_row(tiny: Path, tmp_path: Path) -> None:
+    """Each is timed with all layers and with those from the layer on, and what the states cost is told."""
+    for split in ("train", "validation", "test"):
+        rows = [json.dumps({"sentence": f"a good film {row} " * (row % 3 + 1), "label": row % 2}) for row in range(30)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    file = tmp_path / "from-layer.json"
+    size = ("--rows", "16", "--batch-size", "4", "--rounds", "2", "--threads", "1", "--dtype", "fp32")
+    done = subprocess.run(
+        [
+            *(sys.executable, str(BENCHMARKS / "from_layer.py"), "--model", str(tiny), "--from-layer", "1"),
+            *("--data-dir", str(tmp_path), "--json", str(file), "--share", "0.5", *size),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    found = read_json(file)
+    assert list(found["seconds"]) == ["hidden, context-bias", "prefix, shared", "prompt, shared"]
+    for name, ways in found["seconds"].items():
+        assert f"| {name} |" in done.stdout
+        assert {way: len(rounds) for way, rounds in ways.items()} == {"whole": 2, "part": 2}
+        assert all(min(seconds) > 0 for rounds in ways.values() for seconds in rounds)
+    assert found["keep"][0] > 0
+
+
 def test_every_way_to_serve_has_its_row(tmp_path: Path) -> None:
     """Mixes, a batch for each adapter, all tasks on one text, peft, the floor, and the memory."""
     file = tmp_path / "serving.json"

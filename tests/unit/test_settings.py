@@ -43,6 +43,7 @@ IDLE: dict[str, tuple[dict[str, Any], str, str]] = {
         "--strategy context-bias",
     ),
     "edit_layers": ({"base": "prompt", "edit_layers": "0"}, "--edit-layers", "--base prompt"),
+    "from_layer": ({"strategy": "none", "from_layer": 1}, "--from-layer", "--strategy none"),
     "bias_rank": ({"strategy": "shared", "bias_rank": 4}, "--bias-rank", "--strategy shared"),
     "init_scale": ({"strategy": "none", "init_scale": 0.1}, "--init-scale", "--strategy none"),
     "read_tokens": ({"strategy": "shared", "read_tokens": 9}, "--read-tokens", "--strategy shared"),

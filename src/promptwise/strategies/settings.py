@@ -81,7 +81,7 @@ class EncoderSettings(_WithKnowledge):
 _READS_LAYER = (
     "Read the hidden states that enter this layer, counted from 0. By default the word embeddings are read; "
     "context-bias reads in each layer its own states, and for it this must not be above the lowest layer of "
-    "--edit-layers."
+    "--edit-layers. Beside --from-layer it must not be above that one, whose states are at hand."
 )
 
 
