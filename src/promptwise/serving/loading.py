@@ -127,8 +127,7 @@ class AdapterLoader:
         kind = self._kind(config)
         head = self._head(spec, config)
         weights = folder / WEIGHTS_FILE
-        expected = {**kind.shapes, **{_HEAD + key: tuple(value.shape) for key, value in head.state_dict().items()}}
-        self._check_size(weights, expected)
+        self._check_size(weights, kind, head)
         content = weights.read_bytes()
         found = hashlib.sha256(content).hexdigest()
         if found != described["weights_sha256"]:
@@ -137,14 +136,18 @@ class AdapterLoader:
                 f"{described['weights_sha256']}. Nothing was loaded; copy or train the adapter again."
             )
         tensors: dict[str, Tensor] = load(content)
-        check_shapes(weights, {key: tuple(value.shape) for key, value in tensors.items()}, expected)
+        self._check_shapes(weights, {key: tuple(value.shape) for key, value in tensors.items()}, kind, head)
         check_finite(weights, tensors)
         prompts = kind.prompts(self.backbone, {k: v for k, v in tensors.items() if not k.startswith(_HEAD)})
         reader = self._reader(head, spec, config, {k: v for k, v in tensors.items() if k.startswith(_HEAD)})
         size = sum(value.nbytes for value in (*prompts.tensors.values(), *reader.tensors.values()))
         return LoadedAdapter(name, spec, self._format(spec, config, kind), prompts, reader, size, found)
 
-    def _check_size(self, weights: Path, expected: Shapes) -> None:
+    def _check_shapes(self, weights: Path, found: Shapes, kind: PromptKind, head: Head) -> None:
+        of_head = {_HEAD + key: tuple(value.shape) for key, value in head.state_dict().items()}
+        check_shapes(weights, found, {**kind.expected(self.backbone, found), **of_head})
+
+    def _check_size(self, weights: Path, kind: PromptKind, head: Head) -> None:
         """Compare what the header of a weights file claims with the configuration and the limit.
 
         Raises:
@@ -166,7 +169,7 @@ class AdapterLoader:
                         )
                     shapes[key] = tuple(part.get_shape())
                     size += prod(shapes[key]) * max(kinds.values() if kinds is _INTEGERS else [4])
-            check_shapes(weights, shapes, expected)
+            self._check_shapes(weights, shapes, kind, head)
         if size > self.most_bytes:
             raise AdapterError(
                 f"{weights} would take {size:,} bytes; the most that all adapters may take together is "

@@ -31,6 +31,7 @@ from promptwise.strategies.encoder import EncoderPrompt
 from promptwise.strategies.networks.mlp import TokenMLP
 from promptwise.strategies.shared import SharedPrompt
 
+_STRATEGY = "strategy."
 _SHARED = "strategy.vectors"
 MOST_ROWS_TOGETHER = 4
 """An adapter with more rows in a batch runs by itself, so that little of what runs together is padding."""
@@ -112,6 +113,21 @@ class PromptKind:
         self.shared_dtype = injector.dtype if isinstance(injector, PrefixInjector) else torch.float32
         self.is_stacked = _stacks(strategy)
         self.makes_edits = strategy.makes_edits
+
+    def expected(self, backbone: Backbone, found: Mapping[str, tuple[int, ...]]) -> Mapping[str, tuple[int, ...]]:
+        """The shapes that the tensors of an adapter must have.
+
+        Args:
+            backbone: The frozen model.
+            found: The shapes in its file, for a strategy whose form depends on what its training found.
+        """
+        own = {name: shape for name, shape in found.items() if name.startswith(_STRATEGY)}
+        if own.keys() == {name for name in self.shapes if name.startswith(_STRATEGY)}:
+            return self.shapes
+        with torch.device("meta"):
+            parts = new_parts(backbone, self.config).to("meta")
+            parts.strategy.expect({name.removeprefix(_STRATEGY): torch.empty(shape) for name, shape in own.items()})
+        return {name: tuple(tensor.shape) for name, tensor in parts.state_dict().items()}
 
     @staticmethod
     def key(config: PromptConfig) -> tuple[object, ...]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt, PromptShape
@@ -48,6 +48,12 @@ class Strategy(nn.Module, ABC):
         Args:
             instances: Batches of the training split.
             embedding: The backbone's frozen word embeddings, a module from ids to ``[..., E]``.
+        """
+
+    def expect(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the form of saved tensors, by their names in the strategy, before they are loaded; most have one form.
+
+        A strategy whose weights depend on what :meth:`prepare` finds has another form before it.
         """
 
     @abstractmethod
