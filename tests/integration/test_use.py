@@ -8,12 +8,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
+import torch
 
+from promptwise import PromptedModel
 from promptwise.config.learning_rates import LORA_LR
+from promptwise.strategies.bias import TokenBias
 from promptwise.tasks import task_names
-from tests.integration.command import ok, read_json, ticket_rows, train_flags, write_csv, write_jsonl
+from tests.integration.command import fails, ok, read_json, ticket_rows, train_flags, write_csv, write_jsonl
 
 TEXTS = ["a good film", "", "what a terrible, boring and awful book! " * 5, "film number 3 was bad", "fun"]
 
@@ -137,6 +141,26 @@ def test_evaluate_scores_a_file(trained: Path, tickets: Path) -> None:
     lines = dict(line.split(": ") for line in ok("evaluate", "--adapter", trained, "--data", tickets).out.splitlines())
     assert list(lines) == ["accuracy", "majority", "rows"]
     assert (lines["majority"], lines["rows"]) == ("0.5000", "40")
+
+
+def test_predict_folds_token_biases(trained: Path, tiny: Path, tmp_path: Path) -> None:
+    """Alone and from a folder the answers stay; what cannot be folded is refused by name."""
+    model = PromptedModel.from_backbone(str(tiny), task="sst2", base="hidden", strategy="token-bias", dtype="fp32")
+    with torch.no_grad():
+        model.strategy.up.normal_(0, 0.1)
+    model.save_pretrained(tmp_path / "biased")
+    texts = [part for text in TEXTS for part in ("--text", text)]
+    with mock.patch.object(TokenBias, "fold", autospec=True, side_effect=TokenBias.fold) as fold:
+        plain = predicted("--adapter", tmp_path / "biased", *texts)
+        assert not fold.called
+        folded = predicted("--adapter", tmp_path / "biased", "--fold", *texts)
+        pooled = predicted("--adapters", tmp_path, "--names", "biased", "--fold", *texts)
+        assert fold.call_count == 2
+    for rows in (folded, pooled):
+        for one, other in zip(rows, plain, strict=True):
+            assert one["probabilities"] == pytest.approx(other["probabilities"], abs=2e-3)
+    refused = ["--strategy encoder cannot be folded", "--fold is for token-bias"]
+    fails(2, "predict", "--adapter", trained, "--fold", "--text", "good", says=refused)
 
 
 def test_evaluate_agrees_with_predict(trained: Path, tickets: Path) -> None:

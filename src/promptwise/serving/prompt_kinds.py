@@ -83,16 +83,18 @@ class PromptKind:
     Args:
         backbone: The frozen model, which calls attention of our own already where it can.
         config: What the adapters are made of.
+        fold: Whether to make what they add to each token once, where that is possible; each then runs by itself.
 
     Attributes:
         shared_dtype: What a shared prompt is held in, unless its file has less.
         lowest_layer: The first layer that is touched; ``None`` where none is.
         reserved_positions: How many positions the prompts take.
         shapes: The shape of each tensor; a length of 0 stands for any, as that of a table.
+        folded_bytes: What folding takes for each adapter; 0 where nothing is folded.
         template: The parts, on the device ``meta``: their tensors have shapes, and take no memory.
     """
 
-    def __init__(self, backbone: Backbone, config: PromptConfig) -> None:
+    def __init__(self, backbone: Backbone, config: PromptConfig, fold: bool = False) -> None:
         self.config = config
         # A configuration may claim any size.
         with torch.device("meta"):
@@ -111,7 +113,8 @@ class PromptKind:
         self.is_shared = type(strategy) is SharedPrompt
         # The values of a shared prefix enter as they are, in the dtype of the model's own.
         self.shared_dtype = injector.dtype if isinstance(injector, PrefixInjector) else torch.float32
-        self.is_stacked = _stacks(strategy)
+        self.folded_bytes = strategy.folded_bytes(len(_embedding(backbone).weight)) if fold else 0
+        self.is_stacked = _stacks(strategy) and not self.folded_bytes
         self.makes_edits = strategy.makes_edits
 
     def expected(self, backbone: Backbone, found: Mapping[str, tuple[int, ...]]) -> Mapping[str, tuple[int, ...]]:
@@ -155,6 +158,8 @@ class PromptKind:
         own.load_state_dict(tensors)
         # They keep wanting gradients, which they never get here: torch.matmul goes other ways without.
         own = own.to(backbone.device)
+        if self.folded_bytes:
+            own.strategy.fold(_embedding(backbone))
         return Prompts(self, own.state_dict(), own)
 
     def injection(self, parts: Sequence[Part], instance: Instance) -> Injection:
@@ -296,6 +301,11 @@ def _edited_together(
 ) -> Tensor:
     """What the edits of several adapters add to the states ``[B, T, H]`` of their rows."""
     return layout.rows_of(vmap(function)(*stacked, layout.padded(hidden)))
+
+
+def _embedding(backbone: Backbone) -> Any:
+    """The frozen word embeddings."""
+    return backbone.base.get_input_embeddings()
 
 
 def _stacks(strategy: Strategy) -> bool:

@@ -25,6 +25,7 @@ class Strategy(nn.Module, ABC):
         makes_edits: Whether it makes edits of hidden states instead of vectors, which not every base takes.
         needs_slots: Whether its vectors must stay apart where they enter.
         reads_layer: The layer whose incoming hidden states it reads (:attr:`Instance.states`); ``None`` for none.
+        folds: Whether what it adds depends on the token alone, so that :meth:`fold` can make it once for inference.
         lr_scale: The learning rate of the strategy's weights, as a share of that of the other trained weights.
     """
 
@@ -34,6 +35,7 @@ class Strategy(nn.Module, ABC):
     makes_edits: ClassVar[bool] = False
     needs_slots: ClassVar[bool] = False
     reads_layer: int | None = None
+    folds: ClassVar[bool] = False
     lr_scale: ClassVar[float] = 1.0
 
     @abstractmethod
@@ -55,6 +57,18 @@ class Strategy(nn.Module, ABC):
 
         A strategy whose weights depend on what :meth:`prepare` finds has another form before it.
         """
+
+    def folded_bytes(self, vocabulary: int) -> int:
+        """The memory that :meth:`fold` takes for so many tokens; 0 where there is nothing to fold."""
+        return 0
+
+    def fold(self, embedding: nn.Module) -> None:
+        """Make what is added to each token of the vocabulary once, for inference; only where ``folds`` says so.
+
+        Args:
+            embedding: The backbone's frozen word embeddings.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be folded.")
 
     @abstractmethod
     def forward(self, instance: Instance) -> Prompt:
