@@ -47,6 +47,30 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "encoder rnn": {"strategy": "encoder", "encoder": "rnn"},
     "encoder mlp": {"strategy": "encoder", "encoder": "mlp"},
 }
+FOLDED = "token bias folded"
+OTHERS: dict[str, dict[str, Any]] = {
+    **{
+        f"{base}, {name}, classifier": {"base": base, **options}
+        for base in (*BASES, "hidden")
+        for name, options in {
+            "attention": {"strategy": "attention"},
+            "topic": {"strategy": "topic", "knowledge": "made up"},
+        }.items()
+    },
+    **{
+        f"hidden, {name}, classifier": {"base": "hidden", **options}
+        for name, options in {
+            "shared": {"strategy": "shared"},
+            "encoder mlp": {"strategy": "encoder", "encoder": "mlp"},
+            "token bias": {"strategy": "token-bias"},
+            FOLDED: {"strategy": "token-bias"},
+            "context bias": {"strategy": "context-bias"},
+        }.items()
+    },
+    "none, probe, classifier": {"strategy": "none"},
+    "none, LoRA rank 4, classifier": {"strategy": "none", "tune": "lora", "lora_rank": 4},
+}
+"""Cases of one head. The folded one trains as the other token bias does, and differs in its inference."""
 KINDS = ("peft prompt tuning", "peft prefix tuning", "peft LoRA r=8", "fine-tuning")
 WAYS: dict[str, dict[str, Any]] = {
     "": {},
@@ -168,6 +192,7 @@ class Setup:
         makers |= {
             f"{base}, {strategy}, {head}": self._ours for base in BASES for strategy in STRATEGIES for head in HEADS
         }
+        makers |= dict.fromkeys(OTHERS, self._ours)
         makers |= dict.fromkeys(PEERS, self._peer)
         for name, make in makers.items():
             if any(fnmatchcase(name, pattern) for pattern in only):
@@ -215,13 +240,26 @@ class Setup:
         """A prompted model."""
         from promptwise import PromptedModel
 
-        base, strategy, head = name.split(", ")
+        options, head = settings_of(name), name.split(", ")[-1]
         cloze = head == "cloze"
-        options = STRATEGIES[strategy]
-        model = PromptedModel.from_backbone(
-            self.backbones[cloze], task=self.spec, base=base, head=head, length=K, max_length=128, **options
-        )
-        model.prepare(self.train[cloze])
+        if "knowledge" in options:
+            options["knowledge"] = self._knowledge()
+        # A tuning adds weights to the backbone it is put on.
+        backbone: Any = self.model_name if "tune" in options else self.backbones[cloze]
+        dtype = self.dtype if "tune" in options else "auto"
+
+        def make() -> Any:
+            made = PromptedModel.from_backbone(
+                backbone, task=self.spec, dtype=dtype, head=head, max_length=128, **options
+            )
+            made.prepare(self.train[cloze])
+            return made
+
+        model = make()
+        # Training drops what was folded, so that a model of its own infers.
+        inferring = make() if FOLDED in name else model
+        if inferring is not model:
+            inferring.fold()
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
             size = sum(file.stat().st_size for file in Path(folder).iterdir())
@@ -229,12 +267,33 @@ class Setup:
 
         @torch.inference_mode()
         def infer(rows: list[dict[str, Any]]) -> None:
-            model.eval()
-            batch = model.collate(rows)
+            inferring.eval()
+            batch = inferring.collate(rows)
             batch.pop("labels")
-            model(**batch)
+            inferring(**batch)
 
         return Case(name, lambda rows: step(model.collate(rows)), infer, model.tuned_parameters, size)
+
+    def _knowledge(self) -> str:
+        """Knowledge of topics of the right form; its numbers take no part in times."""
+        from promptwise.strategies.knowledge import vocabulary_fingerprint, write_knowledge
+        from promptwise.strategies.networks.mlp import TokenMLP
+
+        backbone, folder = self.backbones[False], Path(self.folder.name) / "knowledge"
+        ids, size, topics = torch.arange(len(backbone.tokenizer)), backbone.embedding_size, 13
+        write_knowledge(
+            folder,
+            about={
+                "topics": [f"topic {number}" for number in range(topics)],
+                "vocabulary": vocabulary_fingerprint(backbone.tokenizer),
+            },
+            ids=ids,
+            rows=backbone.embed(ids),
+            topic_of=ids % topics,
+            networks={"mlp": TokenMLP(size)},
+            outputs={"mlp": nn.Linear(TokenMLP.hidden, topics)},
+        )
+        return str(folder)
 
     def _peer(self, name: str) -> Case:
         """What others do: peft's methods and full fine-tuning, under plain autocast."""
@@ -279,6 +338,14 @@ class Setup:
 
         tuned = sum(parameter.numel() for parameter in trained)
         return Case(name, lambda rows: step(batch_of(rows)), infer, tuned, 4 * tuned)
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """The settings of one of our cases, but for its head."""
+    base, strategy, _ = name.split(", ")
+    options = OTHERS[name] if name in OTHERS else {"base": base, **STRATEGIES[strategy]}
+    has_length = options["strategy"] not in ("none", "token-bias", "context-bias")
+    return {**options, **({"length": K} if has_length else {})}
 
 
 def _folder_of(name: str) -> str:
@@ -343,6 +410,8 @@ def time_setup(setup: Setup, rounds: int, only: Sequence[str] = ("*",)) -> list[
 def _ratios(name: str, times: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
     """A training step by the floor of its base and head, and by peft's for its base, in each round.
 
+    Beside them inference by that of the bare frozen model.
+
     peft's is taken as it is loaded, and at its fastest.
     """
     base = name.partition(", ")[0]
@@ -354,9 +423,13 @@ def _ratios(name: str, times: dict[str, dict[str, list[float]]]) -> dict[str, An
         "to_peer": peers[0] if peers else None,
         "to_fastest_peer": min(peers, key=statistics.median) if peers else None,
     }
-    mine = times[name]["train"]
+    mine = dict.fromkeys(others, times[name]["train"])
+    bare = times.get("floor, plain")
+    # A cloze question has other tokens than the bare model's inputs.
+    others["infer_to_bare"] = None if bare is None or name.endswith("cloze") else bare["infer"]
+    mine["infer_to_bare"] = times[name]["infer"]
     return {
-        key: None if other is None else _summary([a / b for a, b in zip(mine, other, strict=True)])
+        key: None if other is None else _summary([a / b for a, b in zip(mine[key], other, strict=True)])
         for key, other in others.items()
     }
 
@@ -399,9 +472,9 @@ def table(results: list[dict[str, Any]]) -> str:
         lines += [
             f"### {place[0]}, {place[1]}",
             "",
-            "| case | training step, ms | to floor | to peft | to peft's fastest | inference, ms | peak memory, MiB | "
-            "tuned | saved |",
-            "|---" * 9 + "|",
+            "| case | training step, ms | to floor | to peft | to peft's fastest | inference, ms | to bare model | "
+            "peak memory, MiB | tuned | saved |",
+            "|---" * 10 + "|",
         ]
         for one in results:
             if (one["setup"], one["dtype"]) == place:
@@ -409,11 +482,12 @@ def table(results: list[dict[str, Any]]) -> str:
                 ratios = [
                     _ratio_text(one[key], key == "to_floor") for key in ("to_floor", "to_peer", "to_fastest_peer")
                 ]
+                bare = _ratio_text(one["infer_to_bare"], True)
                 peak = "" if one.get("memory_mib") is None else f"{one['memory_mib']:,.0f}"
                 saved = f"{one['adapter_bytes'] / 1e6:.2f} MB" if one["adapter_bytes"] else ""
                 lines.append(
                     f"| {one['case']} | {train['median']:.0f} ({train['low']:.0f} to {train['high']:.0f}) | "
-                    f"{' | '.join(ratios)} | {infer['median']:.0f} | {peak} | {one['tuned']:,} | {saved} |"
+                    f"{' | '.join(ratios)} | {infer['median']:.0f} | {bare} | {peak} | {one['tuned']:,} | {saved} |"
                 )
         lines.append("")
     return "\n".join(lines)

@@ -71,8 +71,8 @@ def make_prepared(
     return model.eval()
 
 
-def make_knowledge(backbone: Backbone, folder: Path) -> Path:
-    """Write knowledge with random numbers: rows of every second token, and a CNN."""
+def make_knowledge(backbone: Backbone, folder: Path, outputs: bool = False) -> Path:
+    """Write knowledge with random numbers: rows of every second token, and a CNN, whose output layer may be known."""
     size = backbone.embedding_size
     ids = torch.arange(0, len(backbone.tokenizer), 2)
     with seeded(6):
@@ -83,6 +83,7 @@ def make_knowledge(backbone: Backbone, folder: Path) -> Path:
             rows=torch.randn(len(ids), size),
             topic_of=ids % 2,
             networks={"cnn": TextCNN(size)},
+            outputs={"cnn": torch.nn.Linear(256, 2)} if outputs else {},
         )
     return folder
 

@@ -56,6 +56,10 @@ class Served:
                     for seed in (1, 2):
                         self.add(f"{head}-{base}-{variant}-{seed}", options, (SPEC, FIVE)[seed * number % 2], seed)
         self.add("probe", {"strategy": "none"}, FIVE, 3)
+        network = {"strategy": "topic", "encoder": "cnn"}
+        network["knowledge"] = str(make_knowledge(backbone, folder / ".knowledge with outputs", outputs=True))
+        for seed in (1, 2):
+            self.add(f"topics of a network-{seed}", network, SPEC, seed)
         self.pool = AdapterPool.from_backbone(backbone, folder=folder, keep=len(self.models))
         self.pool.add_zero_shot(ZERO, SPEC)
         self.models[ZERO] = ZeroShotModel.from_backbone(backbone, task=SPEC)
@@ -119,8 +123,8 @@ def passes() -> Iterator[list[int]]:
 
 
 def test_everything_is_served(bert: Served) -> None:
-    """Every strategy on every base with every head, twice, a probe and a question to the bare backbone."""
-    count = 2 * len(HEAD_NAMES) * sum(len(variants("bert", base)) for base in BASE_NAMES) + 2
+    """Every strategy on every base with every head, twice, two told by a network, a probe and a bare question."""
+    count = 2 * len(HEAD_NAMES) * sum(len(variants("bert", base)) for base in BASE_NAMES) + 4
     assert len(bert.names) == count == len(bert.models)
     different = [name for name in bert.names if distance(bert.alone[name][0], bert.alone[name][5]) > 100 * FP32]
     assert len(different) > 0.9 * count, "a row that had another's answer would be seen"

@@ -17,7 +17,8 @@ from promptwise.core.seeding import seeded
 from promptwise.errors import ConfigError, KnowledgeError
 from promptwise.models.adapter import start_from
 from promptwise.models.parts import check_parts
-from promptwise.strategies.knowledge import write_knowledge
+from promptwise.strategies.knowledge import read_knowledge, write_knowledge
+from promptwise.strategies.networks.mlp import TokenMLP
 from promptwise.strategies.topic import TopicPrompt
 from tests.contract.common import EXAMPLES, UNSEEN, K, TinyFolder, load, make_knowledge, make_model, make_prepared
 
@@ -54,15 +55,21 @@ def rows() -> Tensor:
 def make(tmp_path: Path) -> Make:
     """Make a strategy that has seen its training texts."""
 
-    def prepared(mixture: str = "own", topic_of: Tensor | None = None, width: int = SIZE) -> TopicPrompt:
+    def prepared(
+        mixture: str = "own", topic_of: Tensor | None = None, width: int = SIZE, network: str | None = None
+    ) -> TopicPrompt:
         speaks = torch.cat([torch.arange(SILENT) % TOPICS, torch.full((LATER - SILENT,), -1)])
+        with seeded(6):
+            networks = {} if network is None else {network: TokenMLP(SIZE)}
+            outputs = {name: nn.Linear(TokenMLP.hidden, TOPICS) for name in networks}
         write_knowledge(
             tmp_path,
             about={"topics": ["a", "b", "c"], "vocabulary": ""},
             ids=torch.arange(LATER),
             rows=rows(),
             topic_of=speaks if topic_of is None else topic_of,
-            networks={},
+            networks=networks,
+            outputs=outputs,
         )
         shape = PromptShape(length=K, width=width, embedding_size=SIZE, init_scale=0.5)
         with seeded(5):
@@ -88,11 +95,43 @@ def test_the_table_tells_topics(make: Make) -> None:
     torch.testing.assert_close(empty, torch.full((1, TOPICS), 1 / TOPICS))
 
 
-def test_only_the_text_tells_topics(make: Make) -> None:
+@pytest.mark.parametrize("network", [None, "mlp"])
+def test_only_the_text_tells_topics(network: str | None, make: Make) -> None:
     """Special tokens and padding are not read, wherever they stand."""
-    alone = make().probabilities(instance_of_ids([[0, 3]]))
-    beside = make().probabilities(instance_of_ids([[2, 0, 3, 5, 8]], [[False, True, True, False, False]]))
+    alone = make(network=network).probabilities(instance_of_ids([[0, 3]]))
+    beside = make(network=network).probabilities(
+        instance_of_ids([[2, 0, 3, 5, 8]], [[False, True, True, False, False]])
+    )
     torch.testing.assert_close(alone, beside)
+
+
+def test_a_network_with_its_output_layer_tells_topics(make: Make, tmp_path: Path) -> None:
+    """Its own probabilities are the mixture, nothing of it is trained, and what tells topics without it is not kept."""
+    strategy, known = make(network="mlp"), read_knowledge(tmp_path)
+    network = TokenMLP(SIZE)
+    network.load_state_dict(known.networks["mlp"])
+    tokens = nn.functional.layer_norm(known.rows.float()[TEXTS.ids], (SIZE,))
+    scores = network(tokens, TEXTS.mask) @ known.outputs["mlp"]["weight"].T + known.outputs["mlp"]["bias"]
+    torch.testing.assert_close(strategy.probabilities(TEXTS), scores.softmax(-1))
+    torch.testing.assert_close(strategy.shares(TEXTS), scores.softmax(-1))
+    trained = {name for name, value in strategy.named_parameters() if value.requires_grad}
+    assert trained == {"codes", "output.weight", "bias"}
+    assert not {"centre", "centroids", "log_sharpness"} & strategy.state_dict().keys()
+    for mixture in ("uniform", "one"):
+        assert not [name for name in make(mixture, network="mlp").state_dict() if name.startswith("network.")]
+
+
+def test_a_network_that_was_not_trained_is_refused(make: Make, tiny_folder: TinyFolder, tmp_path: Path) -> None:
+    """By name where one would be asked; without output layers, or without a use for topics, none is."""
+    with pytest.raises(KnowledgeError, match="has the networks rnn, not 'mlp'"):
+        make(network="rnn")
+    make("uniform", network="rnn")
+    backbone = load(tiny_folder("bert"), lm_head=False)
+    old, new = (make_knowledge(backbone, tmp_path / str(outputs), outputs) for outputs in (False, True))
+    make_prepared(backbone, strategy="topic", knowledge=str(old))
+    make_prepared(backbone, strategy="topic", knowledge=str(new), topic_mixture="one")
+    with pytest.raises(KnowledgeError, match="has the networks cnn, not 'mlp'"):
+        make_prepared(backbone, strategy="topic", knowledge=str(new))
 
 
 def test_a_token_that_training_never_showed_has_its_embedding(make: Make) -> None:
@@ -172,13 +211,22 @@ def test_without_knowledge_it_is_refused(tiny_folder: TinyFolder) -> None:
     check_parts(PromptConfig(strategy="topic", knowledge="nowhere"))
 
 
+@pytest.mark.parametrize("outputs", [False, True], ids=["table", "network"])
 @pytest.mark.parametrize("mixture", ["own", "shuffled", "uniform", "one"])
-def test_an_adapter_does_without_the_folder(mixture: str, tiny_folder: TinyFolder, tmp_path: Path) -> None:
+def test_an_adapter_does_without_the_folder(
+    mixture: str, outputs: bool, tiny_folder: TinyFolder, tmp_path: Path
+) -> None:
     """Saved and loaded it gives its logits to the bit, and another model can start from it."""
     backbone = load(tiny_folder("bert"), lm_head=False)
-    options = {"strategy": "topic", "topic_mixture": mixture, "base": "prompt"}
-    options["knowledge"] = str(make_knowledge(backbone, tmp_path / "knowledge"))
+    options = {"strategy": "topic", "topic_mixture": mixture, "base": "prompt", "encoder": "cnn"}
+    options["knowledge"] = str(make_knowledge(backbone, tmp_path / "knowledge", outputs))
     model = make_prepared(backbone, **options)
+    if not outputs:
+        # The names that adapters have had from the first on.
+        names = {"codes", "typical", "output.weight", "bias"}
+        if mixture in ("own", "shuffled"):
+            names |= {"log_sharpness", "centre", "centroids", "table.ids", "table.rows"}
+        assert model.strategy.state_dict().keys() == names
     with torch.no_grad():
         for value in model.strategy.parameters():
             if value.requires_grad:

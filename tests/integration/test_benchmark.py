@@ -31,15 +31,26 @@ def test_every_case_has_its_row(tmp_path: Path) -> None:
     ways = ("", ", no dropout", ", no dropout, eager")
     peers = [f"peft {base} tuning{way}" for base in ("prompt", "prefix") for way in ways]
     peers += ["peft LoRA r=8", "fine-tuning"]
+    others = [
+        f"{base}, {name}, classifier" for base in ("prompt", "prefix", "hidden") for name in ("attention", "topic")
+    ]
+    edits = ("shared", "encoder mlp", "token bias", "token bias folded", "context bias")
+    others += [f"hidden, {name}, classifier" for name in edits]
+    others += ["none, probe, classifier", "none, LoRA rank 4, classifier"]
     floors = [", ".join(("floor", *one)) for one in product(("prompt", "prefix"), ("classifier", "cloze"))]
-    assert list(results) == ["floor, plain", *floors, *ours, *peers]
+    assert list(results) == ["floor, plain", *floors, *ours, *others, *peers]
     for name, one in results.items():
         assert one["train_ms"]["low"] <= one["train_ms"]["median"] <= one["train_ms"]["high"]
         assert one["infer_ms"]["median"] > 0
         assert (one["tuned"] > 0) == (not name.startswith("floor"))
-        assert (one["to_peer"] is not None) == (name in ours) == (one["to_fastest_peer"] is not None)
+        assert (
+            (one["to_peer"] is not None)
+            == (name.startswith(("prompt", "prefix")))
+            == (one["to_fastest_peer"] is not None)
+        )
         assert f"| {name} |" in done.stdout
-    assert results["floor, plain"]["to_floor"]["median"] == 1
+        assert (one["infer_to_bare"] is None) == name.endswith("cloze")
+    assert results["floor, plain"]["to_floor"]["median"] == results["floor, plain"]["infer_to_bare"]["median"] == 1
 
 
 def test_every_way_to_make_batches_has_its_row(tiny: Path, tmp_path: Path) -> None:

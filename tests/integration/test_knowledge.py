@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from promptwise import PromptedModel, load_backbone
+from promptwise.pretraining.topic_corpus import load_topic_corpus
 from promptwise.pretraining.topic_model import separation
 from promptwise.strategies.knowledge import read_knowledge
 from promptwise.tasks.data import task_from_file
@@ -162,6 +163,21 @@ def test_encoders_begin_as_the_network(finished: Path, tickets: Path, tiny: Path
     assert not strategy.table.rows.requires_grad
     plain, _ = untrained(tiny, tickets, strategy="encoder", encoder="rnn")
     assert model.tuned_parameters == plain.tuned_parameters
+
+
+def test_topics_are_told_as_the_network_told_them(finished: Path, corpus: Path, tiny: Path) -> None:
+    """With the output layer of the file, the strategy topic is right on as many texts as its network was."""
+    data = load_topic_corpus(str(corpus))
+    for name in ("cnn", "mlp"):
+        model = PromptedModel.from_backbone(
+            str(tiny), task=data.spec, dtype="fp32", strategy="topic", encoder=name, knowledge=str(finished)
+        )
+        model.prepare(model.features(data.train))
+        strategy: Any = model.strategy
+        (instance,) = model.instances(model.features(data.test))
+        right = strategy.probabilities(instance).argmax(-1) == torch.tensor([one.label for one in data.test])
+        told = read_json(finished / "metrics.json")["test"][name]["accuracy"]
+        assert right.float().mean().item() == pytest.approx(told)
 
 
 def untrained(tiny: Path, tickets: Path, **options: Any) -> tuple[PromptedModel, list[Any]]:

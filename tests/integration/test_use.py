@@ -7,14 +7,25 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
+import torch
 
+from promptwise import PromptedModel
+from promptwise.backbones.hub import DEFAULT_MODEL
+from promptwise.cli.strategy_sizes import strategy_sizes
 from promptwise.config.learning_rates import LORA_LR
+from promptwise.reports.measured import read_measured
+from promptwise.strategies.bias import TokenBias
 from promptwise.tasks import task_names
-from tests.integration.command import ok, read_json, ticket_rows, train_flags, write_csv, write_jsonl
+from tests.integration.command import fails, ok, read_json, ticket_rows, train_flags, write_csv, write_jsonl
 
+BASES = ("prompt", "prefix", "hidden")
 TEXTS = ["a good film", "", "what a terrible, boring and awful book! " * 5, "film number 3 was bad", "fun"]
 
 
@@ -137,6 +148,26 @@ def test_evaluate_scores_a_file(trained: Path, tickets: Path) -> None:
     lines = dict(line.split(": ") for line in ok("evaluate", "--adapter", trained, "--data", tickets).out.splitlines())
     assert list(lines) == ["accuracy", "majority", "rows"]
     assert (lines["majority"], lines["rows"]) == ("0.5000", "40")
+
+
+def test_predict_folds_token_biases(trained: Path, tiny: Path, tmp_path: Path) -> None:
+    """Alone and from a folder the answers stay; what cannot be folded is refused by name."""
+    model = PromptedModel.from_backbone(str(tiny), task="sst2", base="hidden", strategy="token-bias", dtype="fp32")
+    with torch.no_grad():
+        model.strategy.up.normal_(0, 0.1)
+    model.save_pretrained(tmp_path / "biased")
+    texts = [part for text in TEXTS for part in ("--text", text)]
+    with mock.patch.object(TokenBias, "fold", autospec=True, side_effect=TokenBias.fold) as fold:
+        plain = predicted("--adapter", tmp_path / "biased", *texts)
+        assert not fold.called
+        folded = predicted("--adapter", tmp_path / "biased", "--fold", *texts)
+        pooled = predicted("--adapters", tmp_path, "--names", "biased", "--fold", *texts)
+        assert fold.call_count == 2
+    for rows in (folded, pooled):
+        for one, other in zip(rows, plain, strict=True):
+            assert one["probabilities"] == pytest.approx(other["probabilities"], abs=2e-3)
+    refused = ["--strategy encoder cannot be folded", "--fold is for token-bias"]
+    fails(2, "predict", "--adapter", trained, "--fold", "--text", "good", says=refused)
 
 
 def test_evaluate_agrees_with_predict(trained: Path, tickets: Path) -> None:
@@ -276,9 +307,10 @@ def test_tasks_lists_every_task() -> None:
         assert f"name: {name}\n" in ok("tasks", name).out
 
 
-def test_strategies_lists_every_part() -> None:
+def test_strategies_lists_every_part(tiny: Path) -> None:
     """``strategies`` names all strategies, encoders, bases, heads and tunings."""
-    lines = [tuple(line.split()[:2]) for line in ok("strategies").out.splitlines()[1:]]
+    parts = ok("strategies", "--model", tiny).out.partition("\n\n")[0]
+    lines = [tuple(line.split()[:2]) for line in parts.splitlines()[1:]]
     assert lines == [
         *[
             ("strategy", name)
@@ -292,6 +324,52 @@ def test_strategies_lists_every_part() -> None:
         *[("head", name) for name in ("classifier", "cloze")],
         *[("tune", name) for name in ("none", "lora")],
     ]
+
+
+def test_strategies_says_what_each_costs_and_reached(tiny: Path) -> None:
+    """Shares and positions are those of a model, measured numbers those of the package, and what is unknown a dash."""
+    said = json.loads(ok("strategies", "--model", tiny, "--json").out)
+    assert {"kind": "base", "name": "hidden"}.items() <= said["parts"][14].items()
+    figures = {(one["strategy"], one["base"]): one for one in said["figures"]}
+    assert [base for strategy, base in figures if strategy == "random"] == ["prompt", "prefix"]
+    model = PromptedModel.from_backbone(str(tiny), task="sst2", base="hidden", strategy="token-bias")
+    assert figures["token-bias", "hidden"]["tuned_share"] == pytest.approx(model.tuned_share)
+    assert figures["fine-tuning", ""]["tuned_share"] > 1 > figures["LoRA (rank 4)", ""]["tuned_share"]
+    assert figures["random", "prompt"]["tuned_share"] is None, "it depends on the texts"
+    places = {base: (figures["shared", base]["positions"], figures["shared", base]["keys"]) for base in BASES}
+    assert places == {"prompt": (32, 0), "prefix": (0, 32), "hidden": (0, 0)}
+    measured = read_measured()
+    for (strategy, base), one in figures.items():
+        key = f"{base}, {strategy}" if base else strategy
+        assert one["step_to_floor"] == measured.time.to_floor.get(key)
+        assert one["accuracy"] == measured.accuracy.mean.get(key)
+    assert {"prefix, shared", "none", "fine-tuning"} <= measured.accuracy.mean.keys()
+    printed = ok("strategies", "--model", tiny).out.partition("\n\n")[2]
+    row = next(line for line in printed.splitlines() if line.startswith("shared") and " prefix " in line)
+    assert row.split()[-1] == f"{measured.accuracy.mean['prefix, shared']:.1%}"
+    assert next(line for line in printed.splitlines() if line.startswith("pretrained")).split()[2:4] == ["-", "-"]
+    for source in (measured.accuracy.date, measured.time.date, f"{measured.accuracy.train_rows:,} training rows"):
+        assert source in printed
+    assert measured.accuracy.model in printed
+
+
+def test_the_sizes_that_come_along_are_those_of_the_settings() -> None:
+    """The package's file is what the settings give on the default model."""
+    sizes = read_measured().sizes
+    assert strategy_sizes(DEFAULT_MODEL) == sizes
+
+
+def test_measured_numbers_are_those_of_the_committed_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script that writes the package's file makes the same one of the records and the times that it names."""
+    root = Path(__file__).parents[2]
+    monkeypatch.syspath_prepend(root / "benchmarks")
+    script: Any = import_module("measured")
+    measured = read_measured()
+    monkeypatch.setattr(script, "committed", lambda path: measured.time.date)
+    folder, time = root / "docs" / "results" / measured.accuracy.experiment, measured.time
+    assert script.step_time(root / "docs" / "results" / "speed" / time.file, time.setup, time.dtype) == time
+    made = script.accuracy(folder, list(measured.accuracy.tasks))
+    assert replace(made, date=measured.accuracy.date) == measured.accuracy
 
 
 def test_a_command_in_a_shell(trained: Path) -> None:

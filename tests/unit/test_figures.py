@@ -103,6 +103,7 @@ def test_a_topics_map_names_each_topic(tmp_path: Path) -> None:
         rows=torch.randn(90, 8, generator=torch.Generator().manual_seed(0)) + topic_of.unsqueeze(1),
         topic_of=topic_of,
         networks={},
+        outputs={},
     )
     figure = {"kind": "topics map", "knowledge": "topics"}
     write_report(write_layout(tmp_path, [], figure=figure, pretrained={"topics": "known"}))

@@ -58,13 +58,21 @@ def _change(current: CurrentRun, layer: int, place: Place, read: Tensor, changed
     assert current.run is not None
     edit, positions = current.run.injection.edits[layer, place], current.run.positions
     if positions is None:
-        return changed + edit(read).to(changed.dtype)
+        return _sum(changed, edit(read))
     if isinstance(positions, slice):
         addition = edit(read[:, positions]).to(changed.dtype)
         return changed + _at_the_end(addition.expand_as(read[:, positions]), changed.shape[1])
     own = gather_rows(read, positions)
     addition = edit(own).to(changed.dtype).expand_as(own)
     return changed.scatter_add(1, positions.unsqueeze(-1).expand_as(addition), addition)
+
+
+def _sum(changed: Tensor, addition: Tensor) -> Tensor:
+    """``changed`` ``[B, S, H]`` with an addition of any dtype, in that of ``changed``."""
+    if addition.dtype == changed.dtype or addition.shape != changed.shape:
+        return changed + addition.to(changed.dtype)
+    # The converted copy is nobody else's, so that the sum needs no memory of its own.
+    return addition.to(changed.dtype).add_(changed)
 
 
 def _at_the_end(addition: Tensor, length: int) -> Tensor:

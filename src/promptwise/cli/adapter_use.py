@@ -30,13 +30,20 @@ if TYPE_CHECKING:
     from promptwise.models.text_model import Prediction
 
 
-def load_for_use(adapter: str, model: str | None, dtype: str, threads: int | None) -> PromptedModel:
-    """A saved adapter on its backbone, ready to predict."""
+def load_for_use(adapter: str, model: str | None, dtype: str, threads: int | None, fold: bool = False) -> PromptedModel:
+    """A saved adapter on its backbone, ready to predict.
+
+    Raises:
+        ConfigError: It is to be folded, which it does not allow.
+    """
     from promptwise.models.prompted import PromptedModel
     from promptwise.runs.train import set_threads
 
     set_threads(threads)
-    return PromptedModel.from_pretrained(adapter, model, dtype=dtype)
+    prompted = PromptedModel.from_pretrained(adapter, model, dtype=dtype)
+    if fold:
+        prompted.fold()
+    return prompted
 
 
 def load_examples(

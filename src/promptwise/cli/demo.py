@@ -18,7 +18,7 @@ from promptwise.terminal import quiet
 def demo(out: Path, epochs: float | None) -> None:
     """See it all work on the data and the model that come along.
 
-    An instance-wise prompt is trained, scored beside the task-level prompt, saved, loaded again and used.
+    The default strategy is trained, scored beside prompt tuning and a linear probe, saved, loaded again and used.
     """
     from promptwise.cli.demo_run import run_demo
 

@@ -1,8 +1,7 @@
-"""The demo: an instance-wise prompt on the data and the model that come with the package, from training to use."""
+"""The demo: the default strategy beside prompt tuning and a linear probe, from training to use."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from promptwise.backbones.hub import DEFAULT_MODEL
@@ -21,33 +20,38 @@ SENTENCES = (
 
 
 def run_demo(out: Path, epochs: float | None = None) -> None:
-    """Train Encoder IPT and the task-level prompt of the same base for the same steps, then reload and predict.
+    """Train the default strategy, prompt tuning and a linear probe for the same steps, then reload and predict.
 
     Args:
-        out: Folder that receives both adapters; runs of an earlier demo are replaced.
+        out: Folder that receives the adapters; runs of an earlier demo are replaced.
         epochs: Passes over the training split.
     """
-    config = TrainConfig(task="topics13", out=str(out / "instance-wise"))
-    if epochs is not None:
-        config = replace(config, epochs=epochs)
-    rate = learning_rate(config, config)
+    more = {} if epochs is None else {"epochs": epochs}
+    config = TrainConfig(task="topics13", out=str(out / "instance-wise"), **more)
+    settings = f"{config.method} on the base {config.base}" + (f", K = {config.length}" if config.has_length else "")
+    runs = (
+        (settings, config),
+        (
+            "prompt tuning",
+            TrainConfig(task="topics13", base="prompt", strategy="shared", out=str(out / "task-level"), **more),
+        ),
+        ("linear probe", TrainConfig(task="topics13", strategy="none", out=str(out / "linear-probe"), **more)),
+    )
     console.print(
         f"Backbone {DEFAULT_MODEL}, frozen. Task topics13: which of 13 topics is a sentence about?\n"
-        f"{config.base} tuning, K = {config.length}, learning rate {rate:g}, {config.epochs:g} epochs.\n"
+        f"{config.epochs:g} epochs each, at the usual learning rate of each.\n"
     )
     backbone = prepare_backbone(config.model, False, config.dtype)
-    console.print(f"1/2 instance-wise prompt ({config.strategy}, {config.get('encoder')})")
-    ours = train(config, overwrite=True, backbone=backbone)
-    console.print("2/2 task-level prompt (shared), for comparison")
-    shared = replace(config, strategy="shared", out=str(out / "task-level"))
-    theirs = train(shared, overwrite=True, backbone=backbone)
-
-    table = plain_table("method", "accuracy on test", "tuned parameters")
-    rows = (("instance-wise prompt", ours), ("task-level prompt", theirs))
-    for name, metrics in rows:
-        size = size_text(metrics.parameters.tuned, metrics.parameters.share)
-        table.add_row(name, f"{metrics.test['accuracy']:.3f}", size)
-    table.add_row("majority class", f"{ours.majority:.3f}", "0")
+    table = plain_table("method", "accuracy on test", "tuned parameters", "trained in")
+    found = []
+    for number, (name, run) in enumerate(runs, 1):
+        console.print(f"{number}/{len(runs)} {name}, learning rate {learning_rate(run, run):g}", highlight=False)
+        found.append(train(run, overwrite=True, backbone=backbone))
+        parameters = found[-1].parameters
+        size = size_text(parameters.tuned, parameters.share)
+        table.add_row(name, f"{found[-1].test['accuracy']:.3f}", size, f"{found[-1].time.train_s:.0f} s")
+    ours = found[0]
+    table.add_row("majority class", f"{ours.majority:.3f}", "0", "")
     console.print()
     print_table(table)
     count = ours.data.rows["test"]

@@ -113,7 +113,7 @@ def pool_rows(
 
 
 def open_pool(
-    folder: str, model: str | None, dtype: str, threads: int | None, names: Sequence[str] = ()
+    folder: str, model: str | None, dtype: str, threads: int | None, names: Sequence[str] = (), fold: bool = False
 ) -> AdapterPool:
     """The adapters of a folder on the backbone that is named, or that the first of them was made for.
 
@@ -129,7 +129,7 @@ def open_pool(
             raise AdapterError(f"{folder} has no sub-folder with a saved adapter ({CONFIG_FILE}).")
         first = next((path for path in found if path.name in names), found[0])
         model = str(read_config(first)["backbone"]["name"])
-    return AdapterPool.from_backbone(model, folder=folder, dtype=dtype)
+    return AdapterPool.from_backbone(model, folder=folder, dtype=dtype, fold=fold)
 
 
 def write_answers(

@@ -31,6 +31,12 @@ from promptwise.terminal import quiet
     help="With --adapters: a row that cannot be answered comes out with its error, and the others go on.",
 )
 @click.option(
+    "--fold",
+    is_flag=True,
+    help="Make what a token bias adds to each token of the vocabulary once, and look it up: faster, for layers x "
+    "vocabulary x width x 2 bytes (140 MB on the default model). Answers differ by the rounding to float16.",
+)
+@click.option(
     "--text",
     "texts",
     multiple=True,
@@ -53,6 +59,7 @@ def predict(
     names: str | None,
     adapter_column: str | None,
     keep_going: bool,
+    fold: bool,
     model: str | None,
     batch_size: int,
     dtype: str,
@@ -87,7 +94,7 @@ def predict(
 
         rows = pool_rows(texts, pairs, file, names, adapter_column, text_column, text_pair_column)
         quiet()
-        pool = open_pool(adapters, model, dtype, threads, rows.names)
+        pool = open_pool(adapters, model, dtype, threads, rows.names, fold)
         write_answers(pool, rows, batch_size, form, out, keep_going)
         return
     assert adapter is not None
@@ -97,5 +104,5 @@ def predict(
     spec_data = read_config(adapter_folder(adapter))["task"]
     inputs = input_texts(spec_data, texts, pairs, file, text_column, text_pair_column)
     quiet()
-    prompted = load_for_use(adapter, model, dtype, threads)
+    prompted = load_for_use(adapter, model, dtype, threads, fold)
     write_predictions(prompted.predict_stream(inputs, batch_size), prompted.spec.labels, form, out)

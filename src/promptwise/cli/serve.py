@@ -44,6 +44,11 @@ from promptwise.errors import AdapterError, ConfigError
     help="Keys of the clients, one a line; they send one as Authorization: Bearer KEY.",
 )
 @click.option("--allow-open", is_flag=True, help="Listen beyond this machine without keys.")
+@click.option(
+    "--fold",
+    is_flag=True,
+    help="As in `predict`: each adapter with token biases takes that memory, and they do not run together.",
+)
 @click.option("--dtype", type=Name("--dtype", lambda: DTYPES), default="auto", help="As in `train`. [default: auto]")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default what torch takes.")
 def serve(
@@ -56,6 +61,7 @@ def serve(
     timeout: float,
     keys: Path | None,
     allow_open: bool,
+    fold: bool,
     dtype: str,
     threads: int | None,
 ) -> None:
@@ -94,7 +100,7 @@ def serve(
         if not names:
             raise AdapterError(f"{adapters} has no adapters yet. Name the model that they will be for with --model.")
         model = str(read_config(source.locate(names[0]))["backbone"]["name"])
-    pool = AdapterPool.from_backbone(model, folder=adapters, dtype=dtype)
+    pool = AdapterPool.from_backbone(model, folder=adapters, dtype=dtype, fold=fold)
     handler = logging.StreamHandler()
     handler.setFormatter(http.JsonLines())
     for name, level in (("promptwise", logging.INFO), ("uvicorn", logging.WARNING)):

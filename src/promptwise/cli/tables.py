@@ -144,12 +144,20 @@ def print_task(name: str) -> None:
 def print_strategies() -> None:
     """Every strategy, encoder, base, head and tuning in a line."""
     standard_output()
-    kinds = {"strategy": STRATEGIES, "encoder": ENCODERS, "base": INJECTORS, "head": HEADS, "tune": TUNINGS}
     table = plain_table("kind", "name", "what it does")
-    for kind, registry in kinds.items():
-        for name in registry.names():
-            table.add_row(kind, name, registry.describe(name) + _settings_of_plugin(registry, name))
+    for part in strategy_parts():
+        table.add_row(*part.values())
     print_table(table)
+
+
+def strategy_parts() -> list[dict[str, str]]:
+    """Every strategy, encoder, base, head and tuning: its kind, its name and what it does."""
+    kinds = {"strategy": STRATEGIES, "encoder": ENCODERS, "base": INJECTORS, "head": HEADS, "tune": TUNINGS}
+    return [
+        {"kind": kind, "name": name, "description": registry.describe(name) + _settings_of_plugin(registry, name)}
+        for kind, registry in kinds.items()
+        for name in registry.names()
+    ]
 
 
 def _settings_of_plugin(registry: Registry, name: str) -> str:

@@ -133,8 +133,8 @@ class PromptConfig:
 
     @property
     def further_flags(self) -> str:
-        """What is off its default, as flags, but for base, strategy, encoder, head and K, which are always named."""
-        named = ("base", "strategy", "encoder", "head", "length")
+        """What is off its default, as flags, but for what is always named: base, method, head and K."""
+        named = ("base", "strategy", "head", "length", *(("encoder",) if self.strategy == "encoder" else ()))
         return " ".join(
             flag_name(name) if value is True else f"{flag_name(name)} {value}"
             for name, value in off_default(self).items()

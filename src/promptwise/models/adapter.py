@@ -303,6 +303,8 @@ def start_from(model: PromptedModel, name: str | Path) -> str:
     tensors = _read_tensors(weights, model.device)
     parts_of = ("strategy.", "injector.")
     prompt = {key: value for key, value in tensors.items() if key.startswith(parts_of)}
+    strategy = "strategy."
+    model.strategy.expect({key.removeprefix(strategy): one for key, one in prompt.items() if key.startswith(strategy)})
     if prompt.keys() != {key for key in model.state_dict() if key.startswith(parts_of)}:
         raise AdapterError(
             f"The adapter in {folder} has other tensors than this model; was it made by another version?"

@@ -14,6 +14,7 @@ from promptwise.models.first_values import check_first_values
 from promptwise.registry import HEADS, INJECTORS, STRATEGIES, TUNINGS
 from promptwise.strategies.base import Strategy
 from promptwise.strategies.knowledge import Knowledge, read_knowledge
+from promptwise.strategies.settings import TopicSettings
 
 
 def strategy_options(config: PromptConfig) -> dict[str, Any]:
@@ -121,6 +122,9 @@ def knowledge_of(config: PromptConfig, backbone: Backbone) -> Knowledge | None:
         return None
     knowledge = read_knowledge(folder)
     knowledge.check(backbone)
-    if "encoder" in config.parts:
+    if config.strategy == "encoder" or (
+        # Knowledge without output layers serves this strategy without a network.
+        config.strategy == "topic" and knowledge.outputs and TopicSettings.follows_input(config.get("topic_mixture"))
+    ):
         knowledge.network(config.parts["encoder"])
     return knowledge

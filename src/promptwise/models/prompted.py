@@ -27,12 +27,15 @@ from promptwise.models.input_format import input_format_for
 from promptwise.models.parts import check_parts, head_options, knowledge_of, prompt_parts, tuning_options
 from promptwise.models.saved_state import expect_no_frozen, expect_no_tied, leave_out_frozen, leave_out_tied
 from promptwise.models.text_model import TextModel
-from promptwise.registry import HEADS, TUNINGS
+from promptwise.registry import HEADS, STRATEGIES, TUNINGS
 from promptwise.tasks.spec import TaskSpec, load_spec
 from promptwise.tasks.template import Features, require_mask_last
 
 if TYPE_CHECKING:
     from promptwise.tasks.data import TaskData
+
+FOLD_LIMIT = 2**30
+"""The most bytes that folding takes unless more are allowed; 140 MB on MiniLM, 926 MB on a RoBERTa of base size."""
 
 
 class PromptedModel(TextModel):
@@ -270,6 +273,40 @@ class PromptedModel(TextModel):
         with seeded(self.seed):
             instances = map(self._read, self.instances(inputs, batch_size))
             self.strategy.prepare(instances, self.backbone.base.get_input_embeddings())
+
+    def fold(self, most_bytes: int = FOLD_LIMIT) -> int:
+        """Make what the strategy adds to each token of the vocabulary once, so that inference only looks it up.
+
+        Answers stay the same up to the rounding of what is added to float16, by at most 2^-11 of it: probabilities
+        within 2e-3 in float32 and 0.05 in bfloat16, in which the unfolded sums are rounded themselves. It holds until
+        the weights change: training and loading drop it, and it is not saved with the adapter.
+
+        Args:
+            most_bytes: The most memory that it may take: layers x vocabulary x width x 2 bytes.
+
+        Returns:
+            The bytes that it takes.
+
+        Raises:
+            ConfigError: What the strategy adds depends on more than the token, or it would take more memory.
+        """
+        name = self.prompt_config.strategy
+        if not self.strategy.folds:
+            folding = [one for one in STRATEGIES.names() if STRATEGIES.get(one).folds]
+            raise ConfigError(
+                f"--strategy {name} cannot be folded: what it adds does not depend on the token alone. --fold is for "
+                f"{' and '.join(folding)}; leave it out."
+            )
+        embedding = self.backbone.base.get_input_embeddings()
+        size = self.strategy.folded_bytes(len(embedding.weight))
+        if size > most_bytes:
+            raise ConfigError(
+                f"Folded, {name} on {self.backbone.name} would take {size / 2**20:,.0f} MiB for "
+                f"{len(embedding.weight):,} tokens, and the most is {most_bytes / 2**20:,.0f} MiB. Leave --fold out, "
+                "or give model.fold() a larger most_bytes."
+            )
+        self.strategy.fold(embedding)
+        return size
 
     def fit(
         self,

@@ -126,6 +126,7 @@ class _KnowledgeRun(FolderRun[dict[str, Any]]):
             rows=self.model.table.rows.detach(),
             topic_of=self.topic_of,
             networks=dict(self.model.networks),
+            outputs=dict(self.model.outputs),
         )
         return knowledge_card(metrics, str(folder))
 

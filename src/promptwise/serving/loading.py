@@ -82,14 +82,15 @@ class AdapterLoader:
     Args:
         backbone: The frozen model, with its own attention and edits served where it can.
         most_bytes: The largest adapter.
+        fold: Whether adapters that allow it are folded; see :meth:`PromptedModel.fold`.
 
     Attributes:
         running: Held while adapters run: those of a kind run through one module, whose tensors are others meanwhile.
             Reading an adapter does not touch that module, so it waits for nobody.
     """
 
-    def __init__(self, backbone: Backbone, most_bytes: int) -> None:
-        self.backbone, self.most_bytes = backbone, most_bytes
+    def __init__(self, backbone: Backbone, most_bytes: int, fold: bool = False) -> None:
+        self.backbone, self.most_bytes, self.fold = backbone, most_bytes, fold
         self.running = threading.Lock()
         self._kinds: dict[tuple[object, ...], PromptKind] = {}
         self._heads: dict[tuple[object, ...], Head] = {}
@@ -132,8 +133,7 @@ class AdapterLoader:
         kind = self._kind(config)
         head = self._head(spec, config)
         weights = folder / WEIGHTS_FILE
-        expected = {**kind.shapes, **{_HEAD + key: tuple(value.shape) for key, value in head.state_dict().items()}}
-        self._check_size(weights, expected)
+        self._check_size(weights, kind, head)
         content = weights.read_bytes()
         found = hashlib.sha256(content).hexdigest()
         if found != described["weights_sha256"]:
@@ -142,14 +142,19 @@ class AdapterLoader:
                 f"{described['weights_sha256']}. Nothing was loaded; copy or train the adapter again."
             )
         tensors: dict[str, Tensor] = load(content)
-        check_shapes(weights, {key: tuple(value.shape) for key, value in tensors.items()}, expected)
+        self._check_shapes(weights, {key: tuple(value.shape) for key, value in tensors.items()}, kind, head)
         check_finite(weights, tensors)
         prompts = kind.prompts(self.backbone, {k: v for k, v in tensors.items() if not k.startswith(_HEAD)})
         reader = self._reader(head, spec, config, {k: v for k, v in tensors.items() if k.startswith(_HEAD)})
-        size = sum(value.nbytes for value in (*prompts.tensors.values(), *reader.tensors.values()))
+        numbers = sum(value.nbytes for value in (*prompts.tensors.values(), *reader.tensors.values()))
+        size = numbers + kind.folded_bytes
         return LoadedAdapter(name, spec, self._format(spec, config, kind), prompts, reader, size, found)
 
-    def _check_size(self, weights: Path, expected: Shapes) -> None:
+    def _check_shapes(self, weights: Path, found: Shapes, kind: PromptKind, head: Head) -> None:
+        of_head = {_HEAD + key: tuple(value.shape) for key, value in head.state_dict().items()}
+        check_shapes(weights, found, {**kind.expected(self.backbone, found), **of_head})
+
+    def _check_size(self, weights: Path, kind: PromptKind, head: Head) -> None:
         """Compare what the header of a weights file claims with the configuration and the limit.
 
         Raises:
@@ -171,11 +176,13 @@ class AdapterLoader:
                         )
                     shapes[key] = tuple(part.get_shape())
                     size += prod(shapes[key]) * max(kinds.values() if kinds is _INTEGERS else [4])
-            check_shapes(weights, shapes, expected)
+            self._check_shapes(weights, shapes, kind, head)
+        size += kind.folded_bytes
         if size > self.most_bytes:
+            folded = f", {kind.folded_bytes:,} of them folded" if kind.folded_bytes else ""
             raise AdapterError(
-                f"{weights} would take {size:,} bytes; the most that all adapters may take together is "
-                f"{self.most_bytes:,}. Give the pool more with keep_bytes."
+                f"{weights} would take {size:,} bytes{folded}; the most that all adapters may take together is "
+                f"{self.most_bytes:,}. Give the pool more with keep_bytes{', or leave --fold out' if folded else ''}."
             )
 
     def _spec(self, data: Mapping[str, Any]) -> TaskSpec:
@@ -184,7 +191,7 @@ class AdapterLoader:
     def _kind(self, config: PromptConfig) -> PromptKind:
         key = PromptKind.key(config)
         if key not in self._kinds:
-            self._kinds[key] = PromptKind(self.backbone, config)
+            self._kinds[key] = PromptKind(self.backbone, config, self.fold)
         return self._kinds[key]
 
     def _head(self, spec: TaskSpec, config: PromptConfig) -> Head:

@@ -64,6 +64,7 @@ class AdapterPool:
         keep: int = KEEP,
         keep_bytes: int = KEEP_BYTES,
         lm_head: bool | None = None,
+        fold: bool = False,
         dtype: str = "auto",
         device: str | torch.device | None = None,
     ) -> AdapterPool:
@@ -77,6 +78,9 @@ class AdapterPool:
             keep: The most adapters that stay loaded.
             keep_bytes: The most bytes that they take together; no single one may take more.
             lm_head: Whether the language-model head is loaded, which cloze heads need; by default where there is one.
+            fold: Whether what a token bias adds to each token is made once, when it is loaded, and then looked up;
+                each such adapter takes layers x vocabulary x width x 2 bytes of ``keep_bytes``. Answers differ by the
+                rounding to float16; see :meth:`PromptedModel.fold`.
             dtype: ``auto``, ``bf16`` or ``fp32``.
             device: Where to run; by default an accelerator if there is one.
 
@@ -91,7 +95,7 @@ class AdapterPool:
         source = AdapterSource(folder, hub)
         placed = _placed(backbone, lm_head, dtype, device)
         _prepare(placed)
-        return cls(placed, AdapterStore(source, AdapterLoader(placed, keep_bytes), keep, keep_bytes))
+        return cls(placed, AdapterStore(source, AdapterLoader(placed, keep_bytes, fold), keep, keep_bytes))
 
     def names(self) -> list[str]:
         """All that can be asked for, sorted: the adapters of the folder and what was added."""

@@ -31,6 +31,7 @@ from promptwise.strategies.encoder import EncoderPrompt
 from promptwise.strategies.networks.mlp import TokenMLP
 from promptwise.strategies.shared import SharedPrompt
 
+_STRATEGY = "strategy."
 _SHARED = "strategy.vectors"
 MOST_ROWS_TOGETHER = 4
 """An adapter with more rows in a batch runs by itself, so that little of what runs together is padding."""
@@ -82,6 +83,7 @@ class PromptKind:
     Args:
         backbone: The frozen model, which calls attention of our own already where it can.
         config: What the adapters are made of.
+        fold: Whether to make what they add to each token once, where that is possible; each then runs by itself.
 
     Attributes:
         shared_dtype: What a shared prompt is held in, unless its file has less.
@@ -89,10 +91,11 @@ class PromptKind:
         lowest_layer: The first layer that is touched; ``None`` where none is.
         reserved_positions: How many positions the prompts take.
         shapes: The shape of each tensor; a length of 0 stands for any, as that of a table.
+        folded_bytes: What folding takes for each adapter; 0 where nothing is folded.
         template: The parts, on the device ``meta``: their tensors have shapes, and take no memory.
     """
 
-    def __init__(self, backbone: Backbone, config: PromptConfig) -> None:
+    def __init__(self, backbone: Backbone, config: PromptConfig, fold: bool = False) -> None:
         self.config = config
         # A configuration may claim any size.
         with torch.device("meta"):
@@ -112,8 +115,24 @@ class PromptKind:
         self.is_shared = type(strategy) is SharedPrompt
         # The values of a shared prefix enter as they are, in the dtype of the model's own.
         self.shared_dtype = injector.dtype if isinstance(injector, PrefixInjector) else torch.float32
-        self.is_stacked = _stacks(strategy)
+        self.folded_bytes = strategy.folded_bytes(len(_embedding(backbone).weight)) if fold else 0
+        self.is_stacked = _stacks(strategy) and not self.folded_bytes
         self.makes_edits = strategy.makes_edits
+
+    def expected(self, backbone: Backbone, found: Mapping[str, tuple[int, ...]]) -> Mapping[str, tuple[int, ...]]:
+        """The shapes that the tensors of an adapter must have.
+
+        Args:
+            backbone: The frozen model.
+            found: The shapes in its file, for a strategy whose form depends on what its training found.
+        """
+        own = {name: shape for name, shape in found.items() if name.startswith(_STRATEGY)}
+        if own.keys() == {name for name in self.shapes if name.startswith(_STRATEGY)}:
+            return self.shapes
+        with torch.device("meta"):
+            parts = new_parts(backbone, self.config).to("meta")
+            parts.strategy.expect({name.removeprefix(_STRATEGY): torch.empty(shape) for name, shape in own.items()})
+        return {name: tuple(tensor.shape) for name, tensor in parts.state_dict().items()}
 
     @staticmethod
     def key(config: PromptConfig) -> tuple[object, ...]:
@@ -143,6 +162,8 @@ class PromptKind:
         own.load_state_dict(tensors)
         # They keep wanting gradients, which they never get here: torch.matmul goes other ways without.
         own = own.to(backbone.device)
+        if self.folded_bytes:
+            own.strategy.fold(_embedding(backbone))
         return Prompts(self, own.state_dict(), own)
 
     def injection(self, parts: Sequence[Part], instance: Instance) -> Injection:
@@ -284,6 +305,11 @@ def _edited_together(
 ) -> Tensor:
     """What the edits of several adapters add to the states ``[B, T, H]`` of their rows."""
     return layout.rows_of(vmap(function)(*stacked, layout.padded(hidden)))
+
+
+def _embedding(backbone: Backbone) -> Any:
+    """The frozen word embeddings."""
+    return backbone.base.get_input_embeddings()
 
 
 def _stacks(strategy: Strategy) -> bool:

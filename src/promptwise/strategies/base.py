@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt, PromptShape
@@ -27,6 +27,7 @@ class Strategy(nn.Module, ABC):
         reads_layer: The layer whose incoming hidden states it reads (:attr:`Instance.states`); ``None`` for none.
         task_prompt: The parameter ``[K, W]`` that the prompts of all instances share and start from, by its name;
             ``None`` where there is none.
+        folds: Whether what it adds depends on the token alone, so that :meth:`fold` can make it once for inference.
         lr_scale: The learning rate of the strategy's weights, as a share of that of the other trained weights.
     """
 
@@ -37,6 +38,7 @@ class Strategy(nn.Module, ABC):
     needs_slots: ClassVar[bool] = False
     reads_layer: int | None = None
     task_prompt: ClassVar[str | None] = None
+    folds: ClassVar[bool] = False
     lr_scale: ClassVar[float] = 1.0
 
     @abstractmethod
@@ -52,6 +54,24 @@ class Strategy(nn.Module, ABC):
             instances: Batches of the training split.
             embedding: The backbone's frozen word embeddings, a module from ids to ``[..., E]``.
         """
+
+    def expect(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the form of saved tensors, by their names in the strategy, before they are loaded; most have one form.
+
+        A strategy whose weights depend on what :meth:`prepare` finds has another form before it.
+        """
+
+    def folded_bytes(self, vocabulary: int) -> int:
+        """The memory that :meth:`fold` takes for so many tokens; 0 where there is nothing to fold."""
+        return 0
+
+    def fold(self, embedding: nn.Module) -> None:
+        """Make what is added to each token of the vocabulary once, for inference; only where ``folds`` says so.
+
+        Args:
+            embedding: The backbone's frozen word embeddings.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be folded.")
 
     @abstractmethod
     def forward(self, instance: Instance) -> Prompt:

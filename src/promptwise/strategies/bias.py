@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from promptwise.core.injection import Edit, Place, Site
 from promptwise.core.instance import Instance
 from promptwise.core.prompt import Prompt, PromptShape
+from promptwise.errors import ConfigError
 from promptwise.strategies.base import Strategy
 from promptwise.strategies.settings import ContextBiasSettings, TokenBiasSettings
 from promptwise.strategies.text_vectors import normalised
@@ -34,13 +35,17 @@ class _LayerBias(Strategy):
 
     def from_vectors(self, vectors: Tensor, activation: Callable[[Tensor], Tensor], place: Place) -> dict[Site, Edit]:
         """Edits of all layers that are made of the same vectors ``[B, T, size]`` of the tokens."""
-        # One product for all layers: [B, T, size] with [L*r, size].
-        codes = activation(nn.functional.linear(normalised(vectors), self.down.flatten(0, 1)))
-        by_layer = codes.unflatten(-1, self.down.shape[:2]).unbind(2)
         return {
             (layer, place): partial(_from_codes, own, up)
-            for layer, own, up in zip(self.shape.layers, by_layer, self.up, strict=True)
+            for layer, own, up in zip(self.shape.layers, self.codes(vectors, activation), self.up, strict=True)
         }
+
+    def codes(self, vectors: Tensor, activation: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+        """For each layer ``phi(D_l LN(v))`` ``[..., r]`` of vectors ``[..., size]``."""
+        # One product for all layers: [..., size] with [L*r, size].
+        codes: Tensor = activation(nn.functional.linear(normalised(vectors), self.down.flatten(0, 1)))
+        by_layer: tuple[Tensor, ...] = codes.unflatten(-1, self.down.shape[:2]).unbind(-2)
+        return by_layer
 
 
 class TokenBias(_LayerBias):
@@ -51,6 +56,10 @@ class TokenBias(_LayerBias):
     a token gets depends on the token alone, not on its place or its neighbours. ``D`` starts at N(0, 1/E), ``U`` at
     zero, so that training starts from the model as it is.
 
+    For inference :meth:`fold` makes the bias of every token of the vocabulary once: ``[L, V, H]`` in float16, which
+    rounds what is added by at most 2^-11 of it. It is used where no gradient is wanted and no token is faded. It
+    belongs to the weights of that moment and is not saved; training and loading drop it.
+
     Args:
         shape: What the injector asks for.
         bias_rank: ``r``.
@@ -58,6 +67,8 @@ class TokenBias(_LayerBias):
     """
 
     settings: ClassVar[type] = TokenBiasSettings
+    folds: ClassVar[bool] = True
+    folded: Tensor | None
 
     def __init__(
         self,
@@ -67,9 +78,50 @@ class TokenBias(_LayerBias):
     ) -> None:
         super().__init__(shape, bias_rank, shape.embedding_size)
         self.activation = ACTIVATIONS[bias_activation]
+        self.register_buffer("folded", None, persistent=False)
+
+    def folded_bytes(self, vocabulary: int) -> int:
+        """See :meth:`Strategy.folded_bytes`."""
+        return len(self.shape.layers) * vocabulary * self.shape.hidden_size * _FOLDED.itemsize
+
+    @torch.no_grad()
+    def fold(self, embedding: nn.Module) -> None:
+        """See :meth:`Strategy.fold`.
+
+        Raises:
+            ConfigError: A bias is too large for float16.
+        """
+        weight = embedding.get_parameter("weight")
+        ids = torch.arange(len(weight), device=weight.device)
+        folded = torch.empty(
+            len(self.shape.layers), len(ids), self.shape.hidden_size, dtype=_FOLDED, device=self.up.device
+        )
+        for some in ids.split(_FOLDED_AT_A_TIME):
+            for rows, codes, up in zip(folded, self.codes(embedding(some), self.activation), self.up, strict=True):
+                rows[some] = nn.functional.linear(codes, up).to(_FOLDED)
+        if not bool(folded.isfinite().all()):
+            raise ConfigError("A bias is too large for float16, so that this model cannot be folded: leave --fold out.")
+        self.folded = folded
+
+    def train(self, mode: bool = True) -> TokenBias:
+        """Switch the mode; what was folded is of weights that training changes, and is dropped."""
+        if mode:
+            self.folded = None
+        return super().train(mode)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        """Drop what was folded of the weights before."""
+        self.folded = None
+        super()._load_from_state_dict(*args)
 
     def forward(self, instance: Instance) -> Prompt:
         """Edits of what enters each layer."""
+        if self.folded is not None and instance.presence is None and not torch.is_grad_enabled():
+            edits: dict[Site, Edit] = {
+                (layer, "input"): partial(_looked_up, rows, instance.ids)
+                for layer, rows in zip(self.shape.layers, self.folded, strict=True)
+            }
+            return edits_of(edits, instance)
         return edits_of(self.from_vectors(instance.embeddings, self.activation, "input"), instance)
 
 
@@ -120,6 +172,11 @@ def _from_codes(codes: Tensor, up: Tensor, hidden: Tensor) -> Tensor:
     return nn.functional.linear(codes, up)
 
 
+def _looked_up(rows: Tensor, ids: Tensor, hidden: Tensor) -> Tensor:
+    """The rows ``[B, T, H]`` of tokens ``[B, T]`` in a folded bias ``[V, H]``, whatever the states are."""
+    return nn.functional.embedding(ids, rows)
+
+
 def _from_states(down: Tensor, up: Tensor, hidden: Tensor) -> Tensor:
     """``U GELU(D LN(h))`` of states ``[B, T, H]``."""
     return nn.functional.linear(nn.functional.gelu(nn.functional.linear(normalised(hidden), down)), up)
@@ -127,3 +184,6 @@ def _from_states(down: Tensor, up: Tensor, hidden: Tensor) -> Tensor:
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": nn.functional.gelu, "none": nn.Identity()}
 """By the names of ``--bias-activation``."""
+
+_FOLDED, _FOLDED_AT_A_TIME = torch.float16, 4096
+"""What folded biases are kept in, and of how many tokens they are made together."""

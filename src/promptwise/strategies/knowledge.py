@@ -29,7 +29,7 @@ WEIGHTS_FILE = "knowledge.safetensors"
 _FILE = TensorFile(
     "promptwise_knowledge", 1, "promptwise pretrain knowledge", KnowledgeError, needed=("topics", "vocabulary")
 )
-_NETWORK = "networks."
+_NETWORK, _OUTPUT = "networks.", "outputs."
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Knowledge:
         rows: ``[N, E]`` their vectors.
         topic_of: ``[N]`` the topic that a token speaks for, or -1.
         networks: Weights of the small networks, by the name of the network and the weight.
+        outputs: Weights of their output layers, ``[C, F]`` and ``[C]``, by the same names; none in files of earlier
+            versions.
         digest: sha256 of the file.
     """
 
@@ -54,6 +56,7 @@ class Knowledge:
     rows: Tensor
     topic_of: Tensor
     networks: Mapping[str, Mapping[str, Tensor]]
+    outputs: Mapping[str, Mapping[str, Tensor]]
     digest: str
 
     def check(self, backbone: Backbone) -> None:
@@ -118,11 +121,6 @@ def read_knowledge(folder: str | Path) -> Knowledge:
             f"--out {folder}`."
         )
     about, tensors, digest = _FILE.read(file)
-    networks: dict[str, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith(_NETWORK):
-            network, _, weight = key.removeprefix(_NETWORK).partition(".")
-            networks.setdefault(network, {})[weight] = value
     return Knowledge(
         folder=Path(folder),
         topics=tuple(about["topics"]),
@@ -130,9 +128,20 @@ def read_knowledge(folder: str | Path) -> Knowledge:
         ids=tensors["ids"].long(),
         rows=tensors["rows"],
         topic_of=tensors["topic_of"].long(),
-        networks=networks,
+        networks=_by_network(tensors, _NETWORK),
+        outputs=_by_network(tensors, _OUTPUT),
         digest=digest,
     )
+
+
+def _by_network(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, dict[str, Tensor]]:
+    """The tensors below a prefix, by the names of network and weight that follow it."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith(prefix):
+            network, _, weight = key.removeprefix(prefix).partition(".")
+            found.setdefault(network, {})[weight] = value
+    return found
 
 
 def write_knowledge(
@@ -143,6 +152,7 @@ def write_knowledge(
     rows: Tensor,
     topic_of: Tensor,
     networks: Mapping[str, nn.Module],
+    outputs: Mapping[str, nn.Module],
 ) -> str:
     """Write the file, the table in float16, whole or not at all, and return its sha256.
 
@@ -153,13 +163,15 @@ def write_knowledge(
         rows: ``[N, E]``.
         topic_of: ``[N]``.
         networks: By name.
+        outputs: The output layer of each network, by the same names.
 
     Raises:
         OutputError: The file cannot be written.
     """
     tensors = {"ids": ids.int(), "rows": rows.half(), "topic_of": topic_of.to(torch.int16)}
-    for name, network in networks.items():
-        tensors |= {f"{_NETWORK}{name}.{key}": value for key, value in network.state_dict().items()}
+    for prefix, modules in ((_NETWORK, networks), (_OUTPUT, outputs)):
+        for name, module in modules.items():
+            tensors |= {f"{prefix}{name}.{key}": value for key, value in module.state_dict().items()}
     return _FILE.write(folder / WEIGHTS_FILE, about, tensors)
 
 

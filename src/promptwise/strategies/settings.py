@@ -67,11 +67,14 @@ class PretrainedSettings(_WithKnowledge):
     """Of :class:`~promptwise.strategies.table.PretrainedTable`."""
 
 
+_ENCODER = "The network that reads the text; topic has the network's topics where the knowledge has its output layer."
+
+
 @dataclass(frozen=True)
 class EncoderSettings(_WithKnowledge):
     """Of :class:`~promptwise.strategies.encoder.EncoderPrompt`."""
 
-    encoder: str = setting("mlp", "The network that reads the text.", choices="ENCODERS")
+    encoder: str = setting("mlp", _ENCODER, choices="ENCODERS")
     train_table: bool = setting(False, "Train the token table under the network too; the paper freezes it.")
     output_rank: int = setting(
         16, "Rank of the map from the network's features to the prompt's vectors; the paper has 16.", minimum=1
@@ -135,6 +138,7 @@ class MixtureSettings(StrategySettings):
 class TopicSettings(_WithKnowledge):
     """Of :class:`~promptwise.strategies.topic.TopicPrompt`."""
 
+    encoder: str = setting("mlp", _ENCODER, choices="ENCODERS")
     topic_mixture: str = setting(
         "own",
         "How the prompts of topics are mixed: by the topics of the input; by those, but each prompt for the next "
@@ -142,6 +146,11 @@ class TopicSettings(_WithKnowledge):
         choices=("own", "shuffled", "uniform", "one"),
     )
     topic_rank: int = setting(16, "Rank of what is learnt of each topic.", minimum=1)
+
+    @staticmethod
+    def follows_input(mixture: str) -> bool:
+        """Whether a mixture depends on the input, so that something must tell its topics."""
+        return mixture in ("own", "shuffled")
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from promptwise.core.instance import Instance, masked_mean
 from promptwise.core.prompt import Prompt, PromptShape
 from promptwise.errors import ConfigError, KnowledgeError
+from promptwise.registry import ENCODERS
 from promptwise.strategies.base import Strategy
 from promptwise.strategies.knowledge import Knowledge, read_knowledge
+from promptwise.strategies.networks.classifier import TopicNetwork
 from promptwise.strategies.settings import TopicSettings
 from promptwise.strategies.table import repeated
 from promptwise.strategies.vocabulary import VocabularyTable, text_ids
@@ -22,10 +24,13 @@ from promptwise.strategies.vocabulary import VocabularyTable, text_ids
 class TopicPrompt(Strategy):
     """Knowledge that matches the input's topic: ``p = sum_c P(c | x) p_c`` over the ``C`` topics of the knowledge.
 
-    ``P(. | x) = softmax_c(s cos(mean_t v_t, m_c))`` with ``v_t`` the knowledge's vector of a token of the text, ``m_c``
-    the mean of the vectors of the tokens that speak for topic ``c``, all of them less the mean of the table, and a
-    learnt sharpness ``s``. The knowledge has no output layers of its topic networks, so the table alone tells topics.
-    An empty text is about all topics alike.
+    ``P(. | x)`` is what a topic network of the knowledge says, with the output layer that it was trained with. It reads
+    the knowledge's vectors of the tokens of the text, as it did then, and stays frozen.
+
+    Knowledge of earlier versions has no output layers. With it the table alone tells topics, less well: ``P(. | x) =
+    softmax_c(s cos(mean_t v_t, m_c))`` with ``v_t`` the knowledge's vector of a token of the text, ``m_c`` the mean of
+    the vectors of the tokens that speak for topic ``c``, all of them less the mean of the table, and a learnt sharpness
+    ``s``. An empty text is then about all topics alike.
 
     ``p_c = k_c + U z_c + b``: ``k_c`` are the vectors of the ``K`` tokens that are most typical of the topic, frozen
     and brought to the spread and width of prompts as in :class:`~promptwise.strategies.table.PretrainedTable`. What is
@@ -40,8 +45,10 @@ class TopicPrompt(Strategy):
         shape: What the injector asks for.
         knowledge: Folder of the knowledge. It is read before training alone; a saved adapter has its own copy of what
             it needs.
+        encoder: The network that tells topics: ``cnn``, ``rnn`` or ``mlp``, or the name of a plug-in.
         topic_mixture: ``own``, ``shuffled``, ``uniform`` or ``one``.
         topic_rank: ``r``.
+        network: Settings of the network.
 
     Raises:
         ConfigError: No folder is named.
@@ -57,18 +64,22 @@ class TopicPrompt(Strategy):
         self,
         shape: PromptShape,
         knowledge: str | None = None,
+        encoder: str = TopicSettings.encoder,
         topic_mixture: str = TopicSettings.topic_mixture,
         topic_rank: int = TopicSettings.topic_rank,
+        **network: Any,
     ) -> None:
         super().__init__(shape)
         if knowledge is None:
             raise ConfigError("--strategy topic needs --knowledge DIR, a folder of `promptwise pretrain knowledge`.")
         self.knowledge, self.mixture, self.rank = knowledge, topic_mixture, topic_rank
+        self.encoder, self.network_options = encoder, network
         self.output = nn.Linear(topic_rank, shape.width, bias=False)
         bias = torch.empty(shape.length, shape.width).uniform_(-shape.init_scale, shape.init_scale)
         self.bias = nn.Parameter(bias)
         self.table: VocabularyTable | None = None
-        if topic_mixture in ("own", "shuffled"):
+        self.network: TopicNetwork | None = None
+        if TopicSettings.follows_input(topic_mixture):
             self.table = VocabularyTable(shape.embedding_size, shape.init_scale, trained=False)
             self.log_sharpness = nn.Parameter(torch.tensor(math.log(_FIRST_SHARPNESS)))
             self.register_buffer("centre", torch.zeros(shape.embedding_size))
@@ -82,14 +93,29 @@ class TopicPrompt(Strategy):
         # Small, so that the prompts of topics differ first of all in what is known.
         self.codes = nn.Parameter(torch.randn(topics, length, self.rank).mul(0.1).to(device))
         self.typical = torch.zeros(topics, length, size, device=device)
-        if self.table is not None:
+        if self.table is not None and self.network is None:
             self.centroids = torch.zeros(topics, size, device=device)
+
+    def _tell_by_network(self, topics: int) -> None:
+        """Have a network tell ``C`` topics, in place of what does so without one."""
+        network = ENCODERS.get(self.encoder)(self.shape.embedding_size, **self.network_options)
+        self.network = TopicNetwork(network, self.shape.embedding_size, topics).to(self.bias.device)
+        del self.log_sharpness, self.centre, self.centroids
+
+    def expect(self, tensors: Mapping[str, Tensor]) -> None:
+        """See :meth:`Strategy.expect`: what tells topics is known with the knowledge, and so is their number."""
+        known = tensors.get("network.output.bias")
+        if self.table is not None and self.network is None and known is not None:
+            self._tell_by_network(known.numel())
+        codes = tensors.get("codes")
+        if codes is not None and codes.dim() and len(codes) != len(self.codes):
+            self._allocate(len(codes))
 
     def prepare(self, instances: Iterable[Instance], embedding: nn.Module) -> None:
         """Take the topics, and the vectors of the tokens that the training split shows.
 
         Raises:
-            KnowledgeError: The folder cannot be read, or has no token that speaks for a topic.
+            KnowledgeError: The folder cannot be read, lacks the network, or has no token that speaks for a topic.
         """
         known = read_knowledge(self.knowledge)
         if not len(self.codes):
@@ -105,6 +131,13 @@ class TopicPrompt(Strategy):
             )
         centre, scale = known.standard(self.shape.init_scale)
         rows = known.rows.float() - centre
+        if self.table is not None and known.outputs:
+            weights = known.network(self.encoder)
+            self._tell_by_network(len(known.topics))
+            assert self.network is not None
+            self.network.network.load_state_dict(weights)
+            self.network.output.load_state_dict(known.outputs[self.encoder])
+        by_table = self.table is not None and self.network is None
         self._allocate(len(known.topics))
         for topic in range(len(known.topics)):
             own = rows[known.topic_of == topic]
@@ -115,9 +148,9 @@ class TopicPrompt(Strategy):
             order = (nn.functional.normalize(own, dim=-1) @ centroid).argsort(descending=True, stable=True)
             # A topic of fewer tokens than there are slots has them several times.
             self.typical[topic] = own[order[torch.arange(self.shape.length) % len(order)]] * scale
-            if self.table is not None:
+            if by_table:
                 self.centroids[topic] = centroid
-        if self.table is not None:
+        if by_table:
             self.centre = centre.to(self.centre)
 
     def forward(self, instance: Instance) -> Prompt:
@@ -145,15 +178,17 @@ class TopicPrompt(Strategy):
     def probabilities(self, instance: Instance) -> Tensor:
         """``P(c | x)`` ``[B, C]``, where the mixture depends on the input."""
         assert self.table is not None
+        if self.network is not None:
+            first = instance.first_text(instance.ids.shape[1])
+            said: Tensor = self.network(self.table.vectors(first), first.mask)
+            return said
         tokens = self.table.vectors(instance) - self.centre
         mean = nn.functional.normalize(masked_mean(tokens, instance.text), dim=-1)
         return (mean @ self.centroids.T * self.log_sharpness.exp()).softmax(-1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
-        """Take the number of topics from what is loaded."""
-        codes = state_dict.get(prefix + "codes")
-        if codes is not None and len(codes) != len(self.codes):
-            self._allocate(len(codes))
+        """Take the form of what is loaded."""
+        self.expect({key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)})
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
