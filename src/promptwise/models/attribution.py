@@ -16,6 +16,7 @@ from torch import Tensor
 from promptwise.errors import ConfigError
 from promptwise.models.prompted import PromptedModel
 from promptwise.tasks.template import Texts
+from promptwise.training.calibration import probabilities
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attri
     words, of_words = _merged(tokens, values[0, places].tolist(), places)
     return Attribution(
         model.spec.labels[predicted],
-        float(scores.softmax(-1)[predicted]),
+        float(probabilities(scores, model.temperature)[predicted]),
         tuple(words),
         tuple(of_words),
         -float(error[0]),
