@@ -187,8 +187,6 @@ def calibration(seed: int) -> dict[str, object]:
     rows, right = ([30, 4], 0.5) if seed == 0 else ([10, 5], 0.7)
     bins = {"rows": rows, "confidence": [0.55, 0.9], "accuracy": [right, 0.8]}
     before, after = (0.2, 0.4)[seed], (0.04, 0.06)[seed]
-    test = {
-        when: {"ece": ece, "brier": 0.5, "nll": 1.0, "bins": bins}
-        for when, ece in zip(WHEN, (before, after), strict=True)
-    }
+    scores = {"brier": 0.5, "nll": 1.0, "bins": bins}
+    test = {"before": {**scores, "ece": before}, "after": {**scores, "ece": after}}
     return {"temperature": 2.0, "validation": {}, "test": test}
