@@ -38,6 +38,9 @@ def print_result(metrics: RunMetrics, folder: str) -> None:
     rows = metrics.data.rows
     console.print(f"rows: {rows['train']} train, {rows['validation']} validation, {rows['test']} test")
     console.print(f"tuned parameters: {size_text(metrics.parameters.tuned, metrics.parameters.share)}")
+    if metrics.stopped is not None and metrics.stopped.reason != "epochs":
+        asked = f"--{metrics.stopped.reason.replace('_', '-')} {metrics.config[metrics.stopped.reason]:g}"
+        console.print(f"stopped after {metrics.stopped.epochs:.4g} epochs, step {metrics.steps:,}: {asked}")
     console.print(f"trained in {metrics.time.train_s:.0f} s, saved in {folder}")
     first, value = next(iter(metrics.test.items()))
     if first == "accuracy" and value <= metrics.majority:

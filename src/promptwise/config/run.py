@@ -158,6 +158,18 @@ class FitConfig:
         "--batch-size of them; prompts are not counted, and each batch counts alike.",
         minimum=1,
     )
+    patience: int | None = setting(
+        None,
+        "Stop after this many epochs without a better validation score; the learning rate falls as if all --epochs "
+        "were done. By default all are.",
+        minimum=1,
+    )
+    max_minutes: float | None = setting(
+        None,
+        "Stop training after the step that passes this many minutes, and keep the best checkpoint; the scoring at the "
+        "end comes on top, and a resumed run counts anew.",
+        minimum=0,
+    )
     seed: int = setting(
         0,
         "Seed of the first values, of the order of the inputs and of nothing else.",

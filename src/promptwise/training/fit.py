@@ -33,8 +33,10 @@ from promptwise.training.run_metrics import (
     ParameterCounts,
     RunMetrics,
     RunTime,
+    Stopped,
 )
 from promptwise.training.scoring import packed_choices, score_choices
+from promptwise.training.stopping import Stopping
 from promptwise.training.trainer import PromptTrainer, check_compiler, check_logger, last_checkpoint, training_arguments
 
 if TYPE_CHECKING:
@@ -152,6 +154,8 @@ def _trainer_of(
         torch_compile=config.compile,
     )
     trainer.batch_tokens = config.batch_tokens
+    trainer.stopping = Stopping(get_metric(data.spec.metrics[0]), config.patience, config.max_minutes)
+    trainer.add_callback(trainer.stopping)
     return trainer
 
 
@@ -206,6 +210,9 @@ def _measured(
         seed=config.seed,
         steps=trainer.state.global_step,
         best_step=trainer.state.best_global_step,
+        stopped=None
+        if trainer.stopping is None or trainer.state.epoch is None
+        else Stopped(trainer.state.epoch, trainer.stopping.reason),
         parameters=ParameterCounts(model.tuned_parameters, model.backbone.parameter_count, model.tuned_share),
         data=DataSummary(data.origin, data.fingerprint, {split: len(getattr(data, split)) for split in _SPLITS}),
         backbone={"name": model.backbone.name, "fingerprint": model.backbone.fingerprint},
@@ -255,8 +262,8 @@ def check_fit(config: FitConfig) -> None:
 
     Raises:
         UnknownNameError: There is no such logger.
-        ConfigError: A package or a compiler is missing, or batches of tokens are asked of several processes, which
-            would have unlike numbers of them.
+        ConfigError: A package or a compiler is missing, or what works in one process alone is asked of several:
+            batches of tokens, of which each would have another number, or a limit of time.
     """
     check_logger(config.report_to)
     if config.compile:
@@ -264,6 +271,11 @@ def check_fit(config: FitConfig) -> None:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if config.batch_tokens is not None and processes > 1:
         raise ConfigError(f"--batch-tokens works in one process, and there are {processes}. Use --batch-size.")
+    if config.max_minutes is not None and processes > 1:
+        raise ConfigError(
+            f"--max-minutes works in one process, and there are {processes}, whose clocks differ. Use --epochs or "
+            "--patience."
+        )
 
 
 def make_trainer(

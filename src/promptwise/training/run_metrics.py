@@ -39,6 +39,14 @@ class RunTime:
 
 
 @dataclass(frozen=True)
+class Stopped:
+    """How many epochs were run, and why no more: ``epochs`` where all were done, ``patience`` or ``max_minutes``."""
+
+    epochs: float
+    reason: str
+
+
+@dataclass(frozen=True)
 class ReliabilityBins:
     """Rows by their confidence, in bins of equal width from 0 to 1: how many, their mean confidence and accuracy."""
 
@@ -95,6 +103,7 @@ class RunMetrics:
         seed: The run's seed.
         steps: Optimizer steps.
         best_step: The step of the checkpoint that was chosen.
+        stopped: When and why training ended; runs of earlier versions did all epochs and have none.
         parameters: Trained and frozen numbers.
         data: The data.
         backbone: Its ``name`` and ``fingerprint``.
@@ -117,6 +126,7 @@ class RunMetrics:
     seed: int
     steps: int = 0
     best_step: int | None = None
+    stopped: Stopped | None = None
     parameters: ParameterCounts
     data: DataSummary
     backbone: dict[str, str] = field(default_factory=dict)
