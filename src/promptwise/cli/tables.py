@@ -28,6 +28,8 @@ def print_result(metrics: RunMetrics, folder: str) -> None:
         table.add_row(name, f"{metrics.validation[name]:.4f}", f"{value:.4f}")
     table.add_row("majority class", "", f"{metrics.majority:.4f}")
     print_table(table)
+    if metrics.baselines:
+        _print_baselines(metrics)
     if metrics.calibration is not None and metrics.calibration.test:
         before, after = (metrics.calibration.test[name] for name in ("before", "after"))
         console.print(
@@ -46,6 +48,23 @@ def print_result(metrics: RunMetrics, folder: str) -> None:
     if first == "accuracy" and value <= metrics.majority:
         console.print("note: this is no better than always saying the most frequent label")
     console.print(f'next: {program()} predict --adapter {folder} --text "..."')
+
+
+def _print_baselines(metrics: RunMetrics) -> None:
+    """A run beside what it is compared with."""
+    names = list(metrics.test)
+    table = plain_table("method", f"validation {names[0]}", *(f"test {name}" for name in names), "parameters", "chosen")
+    rows = [("this run", metrics.validation, metrics.test, metrics.parameters.tuned, "")]
+    rows += [(one.name, one.validation, one.test, one.parameters, one.chosen) for one in metrics.baselines]
+    for name, validation, test, count, chosen in rows:
+        scores = [validation[names[0]], *test.values()]
+        table.add_row(name, *(f"{score:.4f}" for score in scores), f"{count:,}", chosen)
+    console.print()
+    print_table(table)
+    better = [one.name for one in metrics.baselines if one.test[names[0]] >= metrics.test[names[0]]]
+    if better:
+        console.print(f"note: no better on test than {' and '.join(better)}")
+    console.print()
 
 
 def print_info(folder: Path, config: dict[str, Any]) -> None:

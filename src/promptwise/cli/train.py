@@ -13,15 +13,21 @@ from promptwise.config import TrainConfig
 from promptwise.config.composition import config_from_mapping
 from promptwise.errors import ConfigError
 from promptwise.reading import yaml_of
-from promptwise.terminal import quiet
+from promptwise.terminal import console, quiet
 
 
 @click.command()
 @options_of(TrainConfig)
 @set_option
 @click.option("--config", "config_file", type=Path, metavar="FILE.yaml", help="Read settings from a file; flags win.")
+@click.option(
+    "--baselines",
+    is_flag=True,
+    help="Put the linear probe, logistic regression on the frozen model's embeddings and the most frequent class "
+    "beside the result. It needs the extra `baselines`.",
+)
 @folder_options
-def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any) -> None:
+def train(config_file: Path | None, baselines: bool, overwrite: bool, resume: bool, **flags: Any) -> None:
     """Train a prompt on a task or on your own file, and save it as an adapter.
 
     \b
@@ -51,11 +57,13 @@ def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any)
     from promptwise.runs.train import train as run
 
     quiet()
-    metrics = run(config, overwrite=overwrite, resume=resume)
+    metrics = run(config, overwrite=overwrite, resume=resume, baselines=baselines)
     if is_main_process():
         from promptwise.cli.tables import print_result
 
         print_result(metrics, str(config.out))
+        if baselines and not metrics.baselines:
+            console.print("note: this run was finished before, without baselines; --overwrite does it again with them")
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from promptwise.files import CARD_FILE, METRICS_FILE
 from promptwise.models.adapter import CONFIG_FILE, WEIGHTS_FILE, read_metrics, save_adapter, start_from
 from promptwise.models.model_card import model_card
 from promptwise.registry import HEADS
+from promptwise.runs.baselines import check_baselines, run_baselines
 from promptwise.runs.folder import RunFolder
 from promptwise.runs.lifecycle import FolderRun, run_conditions
 from promptwise.training.run_metrics import RunMetrics
@@ -71,6 +73,7 @@ def train(
     features: SharedFeatures | None = None,
     progress: bool = True,
     score_test: bool = True,
+    baselines: bool = False,
 ) -> RunMetrics:
     """Run a configuration and write its folder.
 
@@ -83,6 +86,8 @@ def train(
         features: Tokenised data that several runs share.
         progress: Show a progress bar.
         score_test: Whether to look at the test split at all.
+        baselines: Train and score what the run is to be compared with too; see :func:`.run_baselines`. A run that is
+            finished already gets none.
 
     Returns:
         What was measured, as ``metrics.json`` holds it.
@@ -93,7 +98,7 @@ def train(
         DataError: The data is missing or malformed.
         TrainingError: The loss is not finite.
     """
-    run = _AdapterRun(config, backbone, load, features, progress, score_test)
+    run = _AdapterRun(config, backbone, load, features, progress, score_test, baselines)
     return run.run(overwrite, resume)
 
 
@@ -113,10 +118,11 @@ class _AdapterRun(FolderRun[RunMetrics]):
         features: SharedFeatures | None,
         progress: bool,
         score_test: bool,
+        baselines: bool,
     ) -> None:
         super().__init__(config)
         self.backbone, self.load, self.features = backbone, load, features
-        self.progress, self.score_test = progress, score_test
+        self.progress, self.score_test, self.baselines = progress, score_test, baselines
 
     def folder(self) -> RunFolder:
         """See :meth:`FolderRun.folder`."""
@@ -137,6 +143,8 @@ class _AdapterRun(FolderRun[RunMetrics]):
         from promptwise.models.prompted import PromptedModel
         from promptwise.training.fit import check_fit
 
+        if self.baselines:
+            check_baselines()
         check_parts(config.prompt_config())
         check_fit(config)
         set_threads(config.threads)
@@ -165,7 +173,7 @@ class _AdapterRun(FolderRun[RunMetrics]):
         """See :meth:`FolderRun.train`."""
         from promptwise.training.fit import fit
 
-        return fit(
+        metrics = fit(
             self.model,
             self.data,
             self.config.fit_config(),
@@ -174,6 +182,9 @@ class _AdapterRun(FolderRun[RunMetrics]):
             progress=self.progress,
             score_test=self.score_test,
         )
+        if not self.baselines:
+            return metrics
+        return replace(metrics, baselines=run_baselines(self.config, self.model, self.data, self.progress))
 
     def save(self, folder: Path, metrics: RunMetrics) -> str:
         """See :meth:`FolderRun.save`."""

@@ -47,6 +47,27 @@ class Stopped:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """A method that a run is compared with.
+
+    Attributes:
+        name: Its name.
+        validation: Metrics on the validation split by name.
+        test: Metrics on the test split.
+        chosen: What was chosen for it: a learning rate, the strength ``C``, or the class.
+        parameters: How many numbers were fitted.
+        seconds: How long it took.
+    """
+
+    name: str
+    validation: dict[str, float]
+    test: dict[str, float]
+    chosen: str
+    parameters: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class ReliabilityBins:
     """Rows by their confidence, in bins of equal width from 0 to 1: how many, their mean confidence and accuracy."""
 
@@ -104,6 +125,7 @@ class RunMetrics:
         steps: Optimizer steps.
         best_step: The step of the checkpoint that was chosen.
         stopped: When and why training ended; runs of earlier versions did all epochs and have none.
+        baselines: What ``train --baselines`` compares it with.
         parameters: Trained and frozen numbers.
         data: The data.
         backbone: Its ``name`` and ``fingerprint``.
@@ -127,6 +149,7 @@ class RunMetrics:
     steps: int = 0
     best_step: int | None = None
     stopped: Stopped | None = None
+    baselines: list[Baseline] = field(default_factory=list)
     parameters: ParameterCounts
     data: DataSummary
     backbone: dict[str, str] = field(default_factory=dict)
