@@ -43,7 +43,7 @@ def test_each_is_what_it_is_alone(tickets: Path, tiny: Path, trained: Path, tmp_
     for name in NAMES:
         line = next(line for line in out.splitlines() if line.startswith(name) and found[name]["chosen"] in line)
         assert f"{found[name]['test']['accuracy']:.4f}" in line
-    probe = [flag for flag in train_flags(tickets, tiny, tmp_path / "probe", "--epochs", 3, "--strategy", "none")]
+    probe = train_flags(tickets, tiny, tmp_path / "probe", "--epochs", 3, "--strategy", "none")
     at = probe.index("--length")
     ok(*probe[:at], *probe[at + 2 :])
     alone = read_json(tmp_path / "probe" / "metrics.json")
