@@ -12,6 +12,7 @@ from promptwise import __version__
 from promptwise.cli.compare import compare
 from promptwise.cli.demo import demo
 from promptwise.cli.evaluate import evaluate
+from promptwise.cli.explain import explain
 from promptwise.cli.flags import CommandGroup
 from promptwise.cli.info import info
 from promptwise.cli.predict import predict
@@ -39,7 +40,21 @@ def cli() -> None:
     """Instance-wise prompt tuning: one frozen language model, many tasks, a prompt made from each input."""
 
 
-for command in (train, evaluate, predict, serve, zero_shot, info, tasks, strategies, demo, compare, report, pretrain):
+for command in (
+    train,
+    evaluate,
+    predict,
+    explain,
+    serve,
+    zero_shot,
+    info,
+    tasks,
+    strategies,
+    demo,
+    compare,
+    report,
+    pretrain,
+):
     cli.add_command(command)
 
 _GOES_ON = {

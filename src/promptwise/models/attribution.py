@@ -41,6 +41,18 @@ class Attribution:
     error: float
 
 
+def require_captum() -> None:
+    """Refuse to begin what needs captum.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        import captum  # noqa: F401 (only whether it is there)
+    except ImportError as missing:
+        raise ConfigError("Attribution needs captum: pip install 'promptwise[figures]'.") from missing
+
+
 def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attribution:
     """Attribute a prediction to the words of its text.
 
@@ -52,10 +64,9 @@ def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attri
     Raises:
         ConfigError: captum is not installed, or the text is one where the task has two, or two where it has one.
     """
-    try:
-        from captum.attr import IntegratedGradients
-    except ImportError as missing:
-        raise ConfigError("Attribution needs captum: pip install 'promptwise[figures]'.") from missing
+    require_captum()
+    from captum.attr import IntegratedGradients
+
     model.eval()
     rows = model.input_format.encode([model.checked(text)])
     batch = {key: value.to(model.device) for key, value in model.collate(rows).items()}

@@ -63,6 +63,4 @@ def task_level(model: PromptedModel, texts: Texts) -> Prediction | None:
     instance, position = model.aligned(**batch)
     injection = model.injection(replace(instance, text=torch.zeros_like(instance.text)))
     logits = model.scores(instance, model.backbone.run(instance, injection), position)[0].float().cpu()
-    return Prediction.of(
-        model.spec.labels, probabilities(logits, model.temperature).tolist(), int(logits.argmax())
-    )
+    return Prediction.of(model.spec.labels, probabilities(logits, model.temperature).tolist(), int(logits.argmax()))
