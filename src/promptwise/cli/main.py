@@ -41,19 +41,8 @@ def cli() -> None:
 
 
 for command in (
-    train,
-    evaluate,
-    predict,
-    explain,
-    serve,
-    zero_shot,
-    info,
-    tasks,
-    strategies,
-    demo,
-    compare,
-    report,
-    pretrain,
+    *(train, evaluate, predict, explain, serve, zero_shot, info, tasks, strategies, demo),
+    *(compare, report, pretrain),
 ):
     cli.add_command(command)
 
