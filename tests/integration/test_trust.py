@@ -99,6 +99,8 @@ def test_the_temperature_is_kept_and_changes_probabilities_alone(trained: Path, 
         before, after = (recorded[split][when] for when in ("before", "after"))
         assert before["nll"] != after["nll"]
     assert recorded["validation"]["after"]["nll"] <= recorded["validation"]["before"]["nll"]
+    card = (trained / "README.md").read_text(encoding="utf-8")
+    assert f"{recorded['test']['before']['ece']:.4f} before, {recorded['test']['after']['ece']:.4f} after" in card
     assert "15 bins of equal width" in ok("evaluate", "--help").out.replace("\n  ", " ")
 
 

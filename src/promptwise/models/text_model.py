@@ -50,7 +50,11 @@ class TextModel(nn.Module, ABC):
     input_format: InputFormat
     shared_features: SharedFeatures | None = None
     temperature: float = 1.0
-    """What logits are divided by before they become probabilities; fitted on validation after training."""
+    """What logits are divided by before they become probabilities; fitted on validation after training.
+
+    :meth:`forward` gives logits as they are, so what makes probabilities of them itself, as ``transformers.pipeline``
+    does, gives those before it.
+    """
     class_weights: Tensor | None = None
     """``[C]`` what a row of each class counts in the loss; without them all count alike."""
 
