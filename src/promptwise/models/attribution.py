@@ -29,16 +29,16 @@ class Attribution:
         probability: Its probability.
         words: The words of the text, in order, as the tokenizer has them.
         scores: For each word how far it moves the log-odds of that label; positive is towards it.
-        through_prompt: The part of each score that comes of the word's way through the prompt; the rest is the input's.
         error: How far the sum of the scores is from the change of the log-odds, because the integral is approximated.
+        through_prompt: The part of each score that comes of the word's way through the prompt; the rest is the input's.
     """
 
     label: str
     probability: float
     words: tuple[str, ...]
     scores: tuple[float, ...]
-    through_prompt: tuple[float, ...]
     error: float
+    through_prompt: tuple[float, ...] = ()
 
 
 def require_captum() -> None:
@@ -130,8 +130,8 @@ def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attri
         float(probabilities(scores, model.temperature)[predicted]),
         tuple(words),
         tuple(of_words),
-        tuple(of_prompt),
         -float(error[0]),
+        tuple(of_prompt),
     )
 
 

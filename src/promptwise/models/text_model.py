@@ -36,9 +36,17 @@ class Prediction:
     probabilities: dict[str, float]
 
     @classmethod
-    def of(cls, labels: Sequence[str], probabilities: Sequence[float], best: int) -> Prediction:
-        """The prediction of a task with these labels, of which the one at ``best`` has the largest logit."""
-        return cls(labels[best], dict(zip(labels, probabilities, strict=True)))
+    def of(cls, labels: Sequence[str], probabilities: Sequence[float], best: int | None = None) -> Prediction:
+        """The prediction of a task with these labels.
+
+        Args:
+            labels: The task's labels.
+            probabilities: One for each.
+            best: Which of them has the largest logit; by default the first of the most probable ones, which rounding
+                may have made equal.
+        """
+        by_label = dict(zip(labels, probabilities, strict=True))
+        return cls(max(by_label, key=by_label.__getitem__) if best is None else labels[best], by_label)
 
 
 class TextModel(nn.Module, ABC):
