@@ -79,6 +79,7 @@ class Served:
             if model.head.parameters():
                 for weights in model.head.parameters():
                     weights.mul_(10)
+        model.temperature = (1.0, 2.5)[seed % 2]
         model.save_pretrained(self.folder / name)
         self.models[name] = PromptedModel.from_pretrained(self.folder / name, self.backbone)
 

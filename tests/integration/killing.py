@@ -20,6 +20,14 @@ def run_until(arguments: Sequence[str], step: int) -> None:
     assert process.exitcode == -signal.SIGKILL, f"it ended with {process.exitcode}"
 
 
+def run_through(arguments: Sequence[str]) -> None:
+    """Run ``promptwise train`` in a new process that gets SIGKILL after its training, before anything is scored."""
+    process = FORKED.Process(target=_run_through, args=(list(arguments),))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, f"it ended with {process.exitcode}"
+
+
 @contextlib.contextmanager
 def waiting_at(arguments: Sequence[str], step: int) -> Iterator[None]:
     """Run ``promptwise`` in a new process that waits in its training step number ``step``, and kill it at the end."""
@@ -41,6 +49,20 @@ def _run_waiting(arguments: list[str], step: int, connection: Connection) -> Non
         signal.pause()
 
     connection.send(_run_until(arguments, step, wait))
+
+
+def _run_through(arguments: list[str]) -> None:
+    from promptwise.training import trainer
+    from tests.integration.command import promptwise
+
+    run = trainer.PromptTrainer.run
+
+    def killed(self: Any, checkpoint: Any) -> None:
+        run(self, checkpoint)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    trainer.PromptTrainer.run = killed  # type: ignore[method-assign]
+    raise AssertionError(f"the run was not killed: {promptwise(*arguments).err}")
 
 
 def _run_killed(arguments: list[str], step: int) -> None:

@@ -27,7 +27,7 @@ from tests.integration.command import (
     train_flags,
     write_csv,
 )
-from tests.integration.killing import run_until, waiting_at
+from tests.integration.killing import run_through, run_until, waiting_at
 
 STEPS_PER_EPOCH = 4
 METHODS = {
@@ -56,7 +56,7 @@ def check_same_run(run: Path, undisturbed: Path) -> None:
     weights = "adapter_model.safetensors"
     assert (run / weights).read_bytes() == (undisturbed / weights).read_bytes()
     one, other = read_json(run / "metrics.json"), read_json(undisturbed / "metrics.json")
-    for key in ("test", "validation", "steps", "best_step", "data", "parameters", "seed"):
+    for key in ("test", "validation", "steps", "best_step", "stopped", "calibration", "data", "parameters", "seed"):
         assert one[key] == other[key]
     assert checkpoints(run) == []
 
@@ -96,6 +96,25 @@ def test_batches_of_tokens_come_again(flags: Flags, tmp_path: Path) -> None:
     run_until(killed, steps // 5 + 2)
     ok(*killed, "--resume")
     check_same_run(tmp_path / "killed", tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("after", [STEPS_PER_EPOCH + 2, None])
+def test_patience_is_lost_at_the_same_place(flags: Flags, tmp_path: Path, after: int | None) -> None:
+    """Killed in its second epoch, or between the epoch that was its last and its end, a run ends as one left alone."""
+    patient = ("--epochs", 30, "--patience", 2, "--lr", 1e-6)
+    ok(*flags(tmp_path / "undisturbed", *patient))
+    stopped = read_json(tmp_path / "undisturbed" / "metrics.json")["stopped"]
+    assert stopped["reason"] == "patience"
+    assert stopped["epochs"] < 30
+    killed = flags(tmp_path / "killed", *patient)
+    if after is None:
+        run_through(killed)
+        assert checkpoints(tmp_path / "killed")[-1] == stopped["epochs"] * STEPS_PER_EPOCH
+    else:
+        run_until(killed, after)
+    ok(*killed, "--resume")
+    check_same_run(tmp_path / "killed", tmp_path / "undisturbed")
+    assert read_json(tmp_path / "killed" / "metrics.json")["stopped"] == stopped
 
 
 def test_a_run_may_be_killed_twice(flags: Flags, tmp_path: Path) -> None:

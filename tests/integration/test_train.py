@@ -153,3 +153,15 @@ def test_a_compiled_run_is_the_same_training(tickets: Path, tiny: Path, tmp_path
     plain, compiled = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("plain", "compiled"))
     torch.testing.assert_close(compiled, plain, atol=1e-4, rtol=1e-4)
     assert read_json(tmp_path / "compiled" / "metrics.json")["config"]["compile"] is True
+
+
+def test_a_limit_of_minutes_keeps_the_best_checkpoint(tickets: Path, tiny: Path, tmp_path: Path) -> None:
+    """Without any time training ends with its first step, which is scored; metrics and printed lines say so."""
+    out = ok(*train_flags(tickets, tiny, tmp_path / "run", "--epochs", 3, "--max-minutes", 0)).out
+    metrics = read_json(tmp_path / "run" / "metrics.json")
+    assert (metrics["steps"], metrics["best_step"]) == (1, 1)
+    assert metrics["stopped"] == {"epochs": pytest.approx(0.25), "reason": "max_minutes"}
+    assert "stopped after 0.25 epochs, step 1: --max-minutes 0" in out
+    assert (tmp_path / "run" / "adapter_model.safetensors").is_file()
+    ok(*train_flags(tickets, tiny, tmp_path / "whole", "--max-minutes", 60))
+    assert read_json(tmp_path / "whole" / "metrics.json")["stopped"] == {"epochs": 1.0, "reason": "epochs"}

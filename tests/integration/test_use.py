@@ -26,6 +26,8 @@ from promptwise.tasks import task_names
 from tests.integration.command import fails, ok, read_json, ticket_rows, train_flags, write_csv, write_jsonl
 
 BASES = ("prompt", "prefix", "hidden")
+TRUST = ("ece", "ece_before", "brier", "brier_before")
+"""What ``evaluate`` says of probabilities."""
 TEXTS = ["a good film", "", "what a terrible, boring and awful book! " * 5, "film number 3 was bad", "fun"]
 
 
@@ -146,7 +148,7 @@ def test_strange_texts_get_a_prediction(trained: Path, text: str) -> None:
 def test_evaluate_scores_a_file(trained: Path, tickets: Path) -> None:
     """``evaluate --data`` prints every metric by name, and the majority class beside it."""
     lines = dict(line.split(": ") for line in ok("evaluate", "--adapter", trained, "--data", tickets).out.splitlines())
-    assert list(lines) == ["accuracy", "majority", "rows"]
+    assert list(lines) == ["accuracy", *TRUST, "majority", "rows"]
     assert (lines["majority"], lines["rows"]) == ("0.5000", "40")
 
 
@@ -193,10 +195,14 @@ def test_a_task_on_pairs_from_a_local_folder(
     use = ("--adapter", run, "--dtype", "fp32", "--data-dir", answers)
     recorded = read_json(run / "metrics.json")
     scores = json.loads(ok("evaluate", *use, "--json").out)
-    assert list(scores) == [*metrics, "majority", "rows"]
-    assert scores == {**recorded["test"], "majority": recorded["majority"], "rows": rows}
+    assert list(scores) == [*metrics, *TRUST, "majority", "rows"]
+    test = recorded["calibration"]["test"]
+    trust = {"ece": "after", "ece_before": "before", "brier": "after", "brier_before": "before"}
+    shares = {name: pytest.approx(test[when][name.partition("_")[0]], abs=1e-6) for name, when in trust.items()}
+    assert scores == {**recorded["test"], **shares, "majority": recorded["majority"], "rows": rows}
     lines = ok("evaluate", *use, "--task", task).out.splitlines()
-    assert lines == [*(f"{name}: {recorded['test'][name]:.4f}" for name in metrics), lines[-2], f"rows: {rows}"]
+    after = [f"{name}: {scores[name]:.4f}" for name in TRUST]
+    assert lines == [*(f"{name}: {recorded['test'][name]:.4f}" for name in metrics), *after, lines[-2], f"rows: {rows}"]
     labels = tuple(read_json(run / "adapter_config.json")["task"]["labels"])
     pairs = [("a good film", "it was good"), ("bad", "great fun and a story"), ("", "")]
     repeated = [part for one, two in pairs for part in ("--text", one, "--text-pair", two)]

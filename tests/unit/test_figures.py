@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from promptwise.errors import ConfigError, OutputError
+from promptwise.reports.reliability import reliability
+from promptwise.reports.results import read_results
 from promptwise.reports.write import write_report
 from promptwise.strategies.knowledge import write_knowledge
 from tests.unit.test_reports import cell, record, write_layout
@@ -148,3 +151,43 @@ def test_messages(tmp_path: Path) -> None:
     write_layout(tmp_path, [], figure={"kind": "lines", "x": "length"})
     with pytest.raises(OutputError, match="'length'"):
         write_report(tmp_path)
+
+
+def test_a_reliability_plot_where_calibration_was_measured(tmp_path: Path) -> None:
+    """Seeds are put together and weighed by rows; records of earlier versions have no plot."""
+    cells = [cell("films", name, (0, 1)) for name in ("plain", "ours & theirs", "older")]
+    layout = write_layout(tmp_path, cells)
+    for method in ("plain", "ours & theirs", "older"):
+        for seed in (0, 1):
+            made = record("films", method, seed, 0.7)
+            if method != "older":
+                made = replace(made, metrics={**made.metrics, "calibration": calibration(seed)})
+            made.write(tmp_path / "records")
+    names = {file.name for file in write_report(layout)}
+    assert names == {"reliability.svg", "reliability.pdf", "report.md", "report.tex", "report.html"}
+    said = texts(tmp_path / "reliability.svg")
+    assert {"films, plain", "films, ours & theirs"} <= set(said)
+    assert "films, older" not in said
+    assert said.count("before, ECE 0.300") == said.count("after, ECE 0.050") == 2
+    assert said.count("mean confidence") == said.count("accuracy") == 2
+    results = read_results(layout)
+    # 30 and 10 rows of the first bin; the second has too few.
+    assert reliability(results.cells["films", "plain"], "after").points == (
+        (pytest.approx(0.55), pytest.approx((30 * 0.5 + 10 * 0.7) / 40)),
+    )
+    assert "15 bins of equal width" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "(reliability.svg)" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "{reliability.pdf}" in (tmp_path / "report.tex").read_text(encoding="utf-8")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").count("<svg") == 1
+    again = {file.name: file.read_bytes() for file in write_report(layout, tmp_path / "again")}
+    assert again["reliability.svg"] == (tmp_path / "reliability.svg").read_bytes()
+
+
+def calibration(seed: int) -> dict[str, object]:
+    """What a run says of its probabilities: two bins."""
+    rows, right = ([30, 4], 0.5) if seed == 0 else ([10, 5], 0.7)
+    bins = {"rows": rows, "confidence": [0.55, 0.9], "accuracy": [right, 0.8]}
+    before, after = (0.2, 0.4)[seed], (0.04, 0.06)[seed]
+    scores = {"brier": 0.5, "nll": 1.0, "bins": bins}
+    test = {"before": {**scores, "ece": before}, "after": {**scores, "ece": after}}
+    return {"temperature": 2.0, "validation": {}, "test": test}

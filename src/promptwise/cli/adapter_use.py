@@ -202,7 +202,13 @@ def _standard_input() -> TextIO:
     return sys.stdin
 
 
-def write_predictions(predictions: Iterable[Prediction], labels: Sequence[str], form: str, out: Path | None) -> None:
+def write_predictions(
+    predictions: Iterable[Prediction],
+    labels: Sequence[str],
+    form: str,
+    out: Path | None,
+    abstain_below: float | None = None,
+) -> None:
     """Write predictions as they come.
 
     Args:
@@ -210,6 +216,7 @@ def write_predictions(predictions: Iterable[Prediction], labels: Sequence[str], 
         labels: The task's labels: the columns of a CSV after ``label``.
         form: ``jsonl`` or ``csv``.
         out: File, or ``None`` for standard output.
+        abstain_below: Write no label where the best one has a lower probability.
 
     Raises:
         OutputError: The file cannot be written.
@@ -220,16 +227,25 @@ def write_predictions(predictions: Iterable[Prediction], labels: Sequence[str], 
             table.writerow(["label", *labels])
         for prediction in predictions:
             if form == "csv":
-                table.writerow([prediction.label, *(f"{value:.6f}" for value in prediction.probabilities.values())])
+                label = "" if abstains(prediction, abstain_below) else prediction.label
+                table.writerow([label, *(f"{value:.6f}" for value in prediction.probabilities.values())])
             else:
-                stream.write(json_line(answer_of(prediction)))
+                stream.write(json_line(answer_of(prediction, abstain_below)))
             stream.flush()
 
 
-def answer_of(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as the JSON output has it."""
+def abstains(prediction: Prediction, below: float | None) -> bool:
+    """Whether the best label's probability is too low to give it."""
+    return below is not None and prediction.probabilities[prediction.label] < below
+
+
+def answer_of(prediction: Prediction, abstain_below: float | None = None) -> dict[str, Any]:
+    """A prediction as the JSON output has it; with ``abstain_below`` that says whether it abstains, without a label."""
     rounded = {label: round(value, 6) for label, value in prediction.probabilities.items()}
-    return {"label": prediction.label, "probabilities": rounded}
+    if abstain_below is None:
+        return {"label": prediction.label, "probabilities": rounded}
+    silent = abstains(prediction, abstain_below)
+    return {"label": None if silent else prediction.label, "abstained": silent, "probabilities": rounded}
 
 
 def json_line(row: dict[str, Any]) -> str:

@@ -27,6 +27,12 @@ _DATA = ("task", "task_spec", "data", "text_column", "text_pair_column", "label_
     "data_dir",
     trained=True,
 )
+@click.option(
+    "--coverage",
+    is_flag=True,
+    help="Print the coverage-accuracy curve too: how many rows `predict --abstain-below P` answers, and how many of "
+    "those are right.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 def evaluate(
     adapter: str,
@@ -34,24 +40,38 @@ def evaluate(
     batch_size: int,
     dtype: str,
     threads: int | None,
+    coverage: bool,
     as_json: bool,
     **flags: Any,
 ) -> None:
     """Score a saved adapter on a task's test split or on a file.
 
-    Without --task or --data it is the test split of the task that the adapter was trained on.
+    Without --task or --data it is the test split of the task that the adapter was trained on. Beside the task's metrics
+    stand two of the probabilities, lower is better: ece, the expected calibration error over 15 bins of equal width,
+    and brier, the Brier score summed over classes. Those of probabilities as they were before the temperature of the
+    adapter, which was fitted on validation, end in _before.
     """
     from promptwise.cli.adapter_use import load_examples, load_for_use
     from promptwise.models.adapter import adapter_folder, read_config
+    from promptwise.tasks.examples import labels_of
     from promptwise.tasks.metrics import majority_accuracy
-    from promptwise.training.scoring import score
+    from promptwise.training.calibration import calibration_scores, coverage_curve, probabilities
+    from promptwise.training.scoring import score_choices
 
     standard_output()
     spec, examples = load_examples(read_config(adapter_folder(adapter)), **flags)
     quiet()
+    loaded = load_for_use(adapter, model, dtype, threads)
+    logits, labels = loaded.logits(loaded.features(examples), batch_size, "scoring"), labels_of(examples)
+    shares = probabilities(logits, loaded.temperature)
+    after, before = calibration_scores(shares, labels), calibration_scores(probabilities(logits), labels)
     result: dict[str, float | int] = {
-        **score(load_for_use(adapter, model, dtype, threads), spec, examples, batch_size, "scoring"),
-        "majority": majority_accuracy([example.label for example in examples]),
+        **score_choices(spec, examples, logits.argmax(-1).tolist()),
+        "ece": after.ece,
+        "ece_before": before.ece,
+        "brier": after.brier,
+        "brier_before": before.brier,
+        "majority": majority_accuracy(labels),
         "rows": len(examples),
     }
-    print_scores(result, as_json)
+    print_scores(result, as_json, coverage_curve(shares, labels) if coverage else [])

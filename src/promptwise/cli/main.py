@@ -12,6 +12,7 @@ from promptwise import __version__
 from promptwise.cli.compare import compare
 from promptwise.cli.demo import demo
 from promptwise.cli.evaluate import evaluate
+from promptwise.cli.explain import explain
 from promptwise.cli.flags import CommandGroup
 from promptwise.cli.info import info
 from promptwise.cli.predict import predict
@@ -41,19 +42,8 @@ def cli() -> None:
 
 
 for command in (
-    train,
-    evaluate,
-    predict,
-    serve,
-    zero_shot,
-    info,
-    tasks,
-    strategies,
-    demo,
-    search,
-    compare,
-    report,
-    pretrain,
+    *(train, evaluate, predict, explain, serve, zero_shot, info, tasks, strategies, demo),
+    *(search, compare, report, pretrain),
 ):
     cli.add_command(command)
 

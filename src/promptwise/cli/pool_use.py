@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promptwise.cli.adapter_use import answer_of, data_output, input_texts, json_line
+from promptwise.cli.adapter_use import abstains, answer_of, data_output, input_texts, json_line
 from promptwise.errors import AdapterError, ConfigError, DataError, PromptwiseError
 from promptwise.files import open_atomic
 from promptwise.models.adapter import CONFIG_FILE, read_config
@@ -133,7 +133,13 @@ def open_pool(
 
 
 def write_answers(
-    pool: AdapterPool, rows: PoolRows, batch_size: int, form: str, out: Path | None, keep_going: bool
+    pool: AdapterPool,
+    rows: PoolRows,
+    batch_size: int,
+    form: str,
+    out: Path | None,
+    keep_going: bool,
+    abstain_below: float | None = None,
 ) -> None:
     """Write a line for each text and adapter, as they come.
 
@@ -144,6 +150,7 @@ def write_answers(
         form: ``jsonl`` or ``csv``, which has the best label's probability alone, as adapters differ in their labels.
         out: File, or ``None`` for standard output.
         keep_going: Write the error of a row that cannot be answered in its place.
+        abstain_below: Write no label where the best one has a lower probability.
 
     Raises:
         PromptwiseError: A row cannot be answered; names it. With ``keep_going`` at the end, with how many there are.
@@ -172,8 +179,9 @@ def write_answers(
                 line: dict[str, Any] = {"row": number, "adapter": name, "error": str(answer)}
             else:
                 best = answer.probabilities[answer.label]
-                cells = [number, name, answer.label, f"{best:.6f}", *([""] if keep_going else [])]
-                line = {"row": number, "adapter": name, **answer_of(answer)}
+                label = "" if abstains(answer, abstain_below) else answer.label
+                cells = [number, name, label, f"{best:.6f}", *([""] if keep_going else [])]
+                line = {"row": number, "adapter": name, **answer_of(answer, abstain_below)}
             if form == "csv":
                 table.writerow(cells)
             else:

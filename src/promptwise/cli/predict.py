@@ -51,6 +51,13 @@ from promptwise.terminal import quiet
     default="jsonl",
     help="[default: jsonl]",
 )
+@click.option(
+    "--abstain-below",
+    type=float,
+    metavar="P",
+    help="Give no label where the best one's probability is below P: null in JSON, which then says `abstained`, and "
+    "empty in CSV. `evaluate --coverage` shows what a P is worth.",
+)
 @click.option("--out", type=PlaceName(), metavar="FILE", help="Write there instead of to standard output.")
 @click.argument("file", required=False, type=click.Path(path_type=Path, allow_dash=True))
 def predict(
@@ -69,6 +76,7 @@ def predict(
     text_column: str | None,
     text_pair_column: str | None,
     form: str,
+    abstain_below: float | None,
     out: Path | None,
     file: Path | None,
 ) -> None:
@@ -89,13 +97,15 @@ def predict(
 
     if (adapter is None) == (adapters is None):
         raise ConfigError("Name one adapter with --adapter DIR, or a folder of several with --adapters DIR.")
+    if abstain_below is not None and not 0 <= abstain_below <= 1:
+        raise ConfigError(f"--abstain-below is a probability, from 0 to 1; found {abstain_below:g}.")
     if adapters is not None:
         from promptwise.cli.pool_use import open_pool, pool_rows, write_answers
 
         rows = pool_rows(texts, pairs, file, names, adapter_column, text_column, text_pair_column)
         quiet()
         pool = open_pool(adapters, model, dtype, threads, rows.names, fold)
-        write_answers(pool, rows, batch_size, form, out, keep_going)
+        write_answers(pool, rows, batch_size, form, out, keep_going, abstain_below)
         return
     assert adapter is not None
     pooled = {"--names": names, "--adapter-column": adapter_column, "--keep-going": keep_going}
@@ -105,4 +115,4 @@ def predict(
     inputs = input_texts(spec_data, texts, pairs, file, text_column, text_pair_column)
     quiet()
     prompted = load_for_use(adapter, model, dtype, threads, fold)
-    write_predictions(prompted.predict_stream(inputs, batch_size), prompted.spec.labels, form, out)
+    write_predictions(prompted.predict_stream(inputs, batch_size), prompted.spec.labels, form, out, abstain_below)

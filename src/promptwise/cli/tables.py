@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from promptwise.config import PromptConfig
 from promptwise.config.settings import settings_in
@@ -17,6 +18,9 @@ from promptwise.tasks.spec import load_spec, task_names
 from promptwise.terminal import console, plain_table, print_table, program, size_text, standard_output
 from promptwise.training.run_metrics import RunMetrics
 
+if TYPE_CHECKING:
+    from promptwise.training.calibration import CoveragePoint
+
 
 def print_result(metrics: RunMetrics, folder: str) -> None:
     """The end of a training run."""
@@ -25,9 +29,21 @@ def print_result(metrics: RunMetrics, folder: str) -> None:
         table.add_row(name, f"{metrics.validation[name]:.4f}", f"{value:.4f}")
     table.add_row("majority class", "", f"{metrics.majority:.4f}")
     print_table(table)
+    if metrics.baselines:
+        _print_baselines(metrics)
+    if metrics.calibration is not None and metrics.calibration.test:
+        before, after = (metrics.calibration.test[name] for name in ("before", "after"))
+        console.print(
+            f"probabilities: temperature {metrics.calibration.temperature:.3g} from validation; on test expected "
+            f"calibration error {before.ece:.4f} before, {after.ece:.4f} after (15 bins of equal width), Brier score "
+            f"{before.brier:.4f} before, {after.brier:.4f} after"
+        )
     rows = metrics.data.rows
     console.print(f"rows: {rows['train']} train, {rows['validation']} validation, {rows['test']} test")
     console.print(f"tuned parameters: {size_text(metrics.parameters.tuned, metrics.parameters.share)}")
+    if metrics.stopped is not None and metrics.stopped.reason != "epochs":
+        asked = f"--{metrics.stopped.reason.replace('_', '-')} {metrics.config[metrics.stopped.reason]:g}"
+        console.print(f"stopped after {metrics.stopped.epochs:.4g} epochs, step {metrics.steps:,}: {asked}")
     console.print(f"trained in {metrics.time.train_s:.0f} s, saved in {folder}")
     first, value = next(iter(metrics.test.items()))
     if first == "accuracy" and value <= metrics.majority:
@@ -58,6 +74,23 @@ def print_search(found: Conclusion, out: Path) -> None:
     console.print(f"the best settings are {out / BEST}, and beside them the trials, the importances and a figure")
 
 
+def _print_baselines(metrics: RunMetrics) -> None:
+    """A run beside what it is compared with."""
+    names = list(metrics.test)
+    table = plain_table("method", f"validation {names[0]}", *(f"test {name}" for name in names), "parameters", "chosen")
+    rows = [("this run", metrics.validation, metrics.test, metrics.parameters.tuned, "")]
+    rows += [(one.name, one.validation, one.test, one.parameters, one.chosen) for one in metrics.baselines]
+    for name, validation, test, count, chosen in rows:
+        scores = [validation[names[0]], *test.values()]
+        table.add_row(name, *(f"{score:.4f}" for score in scores), f"{count:,}", chosen)
+    console.print()
+    print_table(table)
+    better = [one.name for one in metrics.baselines if one.test[names[0]] >= metrics.test[names[0]]]
+    if better:
+        console.print(f"note: no better on test than {' and '.join(better)}")
+    console.print()
+
+
 def print_info(folder: Path, config: dict[str, Any]) -> None:
     """What a saved adapter is."""
     standard_output()
@@ -73,6 +106,7 @@ def print_info(folder: Path, config: dict[str, Any]) -> None:
         "prompt length K": str(prompt.length) if prompt.has_length else "",
         "further settings": prompt.further_flags,
         "tuned parameters": size_text(config["tuned_parameters"], config["tuned_share"]),
+        "temperature": f"{config['temperature']:.3g}" if "temperature" in config else "",
         "task": task["name"],
         "labels": ", ".join(task["labels"]),
         "promptwise": config["promptwise_version"],
@@ -172,11 +206,17 @@ def _settings_of_plugin(registry: Registry, name: str) -> str:
     return "".join(f"; --set {one.name}={one.default}" for one in declared)
 
 
-def print_scores(result: Mapping[str, float | int], as_json: bool) -> None:
-    """Metrics in lines or as one JSON object."""
+def print_scores(result: Mapping[str, float | int], as_json: bool, coverage: Sequence[CoveragePoint] = ()) -> None:
+    """Metrics in lines or as one JSON object, and the coverage-accuracy curve where there is one."""
     standard_output()
     if as_json:
-        print(json.dumps(result, allow_nan=False))
+        curve = {"coverage": [asdict(point) for point in coverage]} if coverage else {}
+        print(json.dumps({**result, **curve}, allow_nan=False))
         return
     for name, value in result.items():
         print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+    if coverage:
+        table = plain_table("abstain below", "coverage", "accuracy")
+        for point in coverage:
+            table.add_row(f"{point.abstain_below:.4f}", f"{point.coverage:.1%}", f"{point.accuracy:.4f}")
+        print_table(table)

@@ -10,15 +10,21 @@ import click
 from promptwise.cli.flags import config_option, folder_options, given, options_of, read_settings, set_option
 from promptwise.config import TrainConfig
 from promptwise.config.composition import config_from_mapping
-from promptwise.terminal import quiet
+from promptwise.terminal import console, quiet
 
 
 @click.command()
 @options_of(TrainConfig)
 @set_option
 @config_option
+@click.option(
+    "--baselines",
+    is_flag=True,
+    help="Put the linear probe, logistic regression on the frozen model's embeddings and the most frequent class "
+    "beside the result. It needs the extra `baselines`.",
+)
 @folder_options
-def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any) -> None:
+def train(config_file: Path | None, baselines: bool, overwrite: bool, resume: bool, **flags: Any) -> None:
     """Train a prompt on a task or on your own file, and save it as an adapter.
 
     \b
@@ -48,8 +54,10 @@ def train(config_file: Path | None, overwrite: bool, resume: bool, **flags: Any)
     from promptwise.runs.train import train as run
 
     quiet()
-    metrics = run(config, overwrite=overwrite, resume=resume)
+    metrics = run(config, overwrite=overwrite, resume=resume, baselines=baselines)
     if is_main_process():
         from promptwise.cli.tables import print_result
 
         print_result(metrics, str(config.out))
+        if baselines and not metrics.baselines:
+            console.print("note: this run was finished before, without baselines; --overwrite does it again with them")

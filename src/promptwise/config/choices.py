@@ -4,4 +4,5 @@ from __future__ import annotations
 
 POOLINGS = ("auto", "first", "last", "mean")
 CALIBRATIONS = ("none", "domain", "contextual")
+CLASS_WEIGHTS = ("none", "balanced")
 DTYPES = ("auto", "bf16", "fp32")

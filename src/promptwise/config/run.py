@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from promptwise.backbones.hub import DEFAULT_MODEL
-from promptwise.config.choices import DTYPES
+from promptwise.config.choices import CLASS_WEIGHTS, DTYPES
 from promptwise.config.composition import off_default, resolved, values_of, without_useless
 from promptwise.config.settings import check_values, flag_name, setting, settings_in, settings_of_parts
 from promptwise.errors import ConfigError
@@ -160,11 +160,29 @@ class FitConfig:
         "--batch-size of them; prompts are not counted, and each batch counts alike.",
         minimum=1,
     )
+    patience: int | None = setting(
+        None,
+        "Stop after this many epochs without a better validation score; the learning rate falls as if all --epochs "
+        "were done. By default all are.",
+        minimum=1,
+    )
+    max_minutes: float | None = setting(
+        None,
+        "Stop training after the step that passes this many minutes, and keep the best checkpoint; the scoring at the "
+        "end comes on top, and a resumed run counts anew.",
+        minimum=0,
+    )
     seed: int = setting(
         0,
         "Seed of the first values, of the order of the inputs and of nothing else.",
         minimum=0,
         maximum=2**32 - 1,
+    )
+    class_weights: str = setting(
+        "none",
+        "What a row of each class counts in the loss; balanced makes all classes count alike, however many rows they "
+        "have: rows / (classes x rows of the class).",
+        choices=CLASS_WEIGHTS,
     )
     weight_decay: float = setting(0.0, "AdamW's weight decay.", minimum=0)
     warmup: float = setting(0.06, "Steps over which the learning rate rises; below 1, a share of all steps.", minimum=0)

@@ -23,7 +23,7 @@ from promptwise.errors import AdapterError, ConfigError
 from promptwise.files import CARD_FILE, METRICS_FILE, write_atomic, write_json
 from promptwise.reading import fitted, json_of, listed
 from promptwise.tasks.spec import TaskSpec
-from promptwise.training.run_metrics import RunMetrics
+from promptwise.training.run_metrics import TEMPERATURES, RunMetrics
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +64,7 @@ class _ConfigFile:
     tuned_parameters: int
     tuned_share: float
     weights_sha256: str
+    temperature: float = 1.0
 
 
 def save_adapter(model: PromptedModel, folder: Path) -> dict[str, Any]:
@@ -91,6 +92,7 @@ def save_adapter(model: PromptedModel, folder: Path) -> dict[str, Any]:
         "task": model.spec.to_dict(),
         "tuned_parameters": model.tuned_parameters,
         "tuned_share": model.tuned_share,
+        "temperature": model.temperature,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
     write_atomic(folder / WEIGHTS_FILE, weights)
@@ -134,7 +136,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     except ConfigError as error:
         raise AdapterError(f"{file} cannot be used: {error}") from error
     checked: dict[str, Any] = config
+    low, high = TEMPERATURES
+    if not low <= temperature_of(checked) <= high:
+        raise AdapterError(
+            f"{file} was not written by promptwise: temperature must be from {low:g} to {high:g}, found "
+            f"{config['temperature']!r}."
+        )
     return checked
+
+
+def temperature_of(config: Mapping[str, Any]) -> float:
+    """What an adapter's logits are divided by before they become probabilities; earlier versions wrote none."""
+    return float(config.get("temperature", 1.0))
 
 
 def read_metrics(folder: Path) -> RunMetrics | None:
@@ -213,6 +226,7 @@ def load_adapter(
         model.load_state_dict(_read_tensors(weights, model.device))
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         raise AdapterError(f"{weights} does not fit its own {CONFIG_FILE}: {error}") from error
+    model.temperature = temperature_of(config)
     return model.eval()
 
 

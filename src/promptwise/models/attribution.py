@@ -2,8 +2,8 @@
 
 The path of the integral starts at an input whose text is absent and ends at the input itself. An absent token has the
 embedding of the mask token (or of the unknown token), and in strategies that look vectors up by token, the vector of an
-unknown token. A word reaches the model as input and through the prompt, and its score counts both. Special tokens and
-template words are present along the whole path.
+unknown token. A word reaches the model as input and through the prompt, and its score counts both; the path is the same
+for both, so the score is the sum of the two. Special tokens and template words are present along the whole path.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from promptwise.core.instance import Instance
 from promptwise.errors import ConfigError
 from promptwise.models.prompted import PromptedModel
 from promptwise.tasks.template import Texts
+from promptwise.training.calibration import probabilities
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Attribution:
         words: The words of the text, in order, as the tokenizer has them.
         scores: For each word how far it moves the log-odds of that label; positive is towards it.
         error: How far the sum of the scores is from the change of the log-odds, because the integral is approximated.
+        through_prompt: The part of each score that comes of the word's way through the prompt; the rest is the input's.
     """
 
     label: str
@@ -35,6 +38,19 @@ class Attribution:
     words: tuple[str, ...]
     scores: tuple[float, ...]
     error: float
+    through_prompt: tuple[float, ...] = ()
+
+
+def require_captum() -> None:
+    """Refuse to begin what needs captum.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        import captum  # noqa: F401 (only whether it is there)
+    except ImportError as missing:
+        raise ConfigError("Attribution needs captum: pip install 'promptwise[figures]'.") from missing
 
 
 def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attribution:
@@ -48,10 +64,9 @@ def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attri
     Raises:
         ConfigError: captum is not installed, or the text is one where the task has two, or two where it has one.
     """
-    try:
-        from captum.attr import IntegratedGradients
-    except ImportError as missing:
-        raise ConfigError("Attribution needs captum: pip install 'promptwise[figures]'.") from missing
+    require_captum()
+    from captum.attr import IntegratedGradients
+
     model.eval()
     rows = model.input_format.encode([model.checked(text)])
     batch = {key: value.to(model.device) for key, value in model.collate(rows).items()}
@@ -66,10 +81,10 @@ def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attri
     )
     nothing = model.backbone.embed(torch.full_like(instance.ids, absent))
 
-    def logits(presence: Tensor) -> Tensor:
-        """Logits ``[N, C]`` of the input with its text tokens there by ``presence`` ``[N, T]``."""
+    def faded(presence: Tensor) -> Instance:
+        """The input with its text tokens there by ``presence`` ``[N, T]``."""
         count = len(presence)
-        many = replace(
+        return replace(
             instance,
             **{
                 name: getattr(instance, name).expand(count, *getattr(instance, name).shape[1:])
@@ -80,30 +95,43 @@ def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attri
             presence=presence,
             absent=nothing[0, 0],
         )
-        return model.scores(many, model.hidden(many), None if position is None else position.expand(count))
+
+    def logits(presence: Tensor, read: Tensor) -> Tensor:
+        """Logits ``[N, C]`` with tokens there as input by ``presence``, and for the strategy by ``read`` ``[N, T]``."""
+        many = faded(presence)
+        hidden = model.backbone.run(many, model.injection(faded(read)))
+        return model.scores(many, hidden, None if position is None else position.expand(len(many.ids)))
 
     with torch.no_grad():
-        scores = logits(torch.ones_like(instance.ids, dtype=torch.float32))[0]
+        scores = logits(*2 * [torch.ones_like(instance.ids, dtype=torch.float32)])[0]
         predicted = int(scores.argmax())
 
-    def log_odds(presence: Tensor) -> Tensor:
-        said = logits(presence).log_softmax(-1)
-        return said[:, predicted] - torch.log1p(-said[:, predicted].exp().clamp(max=1 - 1e-6))
+    def log_odds(presence: Tensor, read: Tensor) -> Tensor:
+        said = logits(presence, read).log_softmax(-1)
+        # A prompt that reads nothing has no gradient, which captum takes for a mistake.
+        used = 0.0 * read.sum(-1)
+        return said[:, predicted] - torch.log1p(-said[:, predicted].exp().clamp(max=1 - 1e-6)) + used
 
     ones = torch.ones_like(instance.ids, dtype=torch.float32)
     baseline = torch.where(instance.text, 0.0, 1.0)
-    values, error = IntegratedGradients(log_odds).attribute(
-        ones, baseline, n_steps=steps, internal_batch_size=min(steps, 16), return_convergence_delta=True
+    (as_input, as_prompt), error = IntegratedGradients(log_odds).attribute(
+        (ones, ones),
+        (baseline, baseline),
+        n_steps=steps,
+        internal_batch_size=min(steps, 16),
+        return_convergence_delta=True,
     )
     places = torch.nonzero(instance.text[0]).squeeze(1).tolist()
     tokens = tokenizer.convert_ids_to_tokens(instance.ids[0, places].tolist())
-    words, of_words = _merged(tokens, values[0, places].tolist(), places)
+    words, of_words = _merged(tokens, (as_input + as_prompt)[0, places].tolist(), places)
+    _, of_prompt = _merged(tokens, as_prompt[0, places].tolist(), places)
     return Attribution(
         model.spec.labels[predicted],
-        float(scores.softmax(-1)[predicted]),
+        float(probabilities(scores, model.temperature)[predicted]),
         tuple(words),
         tuple(of_words),
         -float(error[0]),
+        tuple(of_prompt),
     )
 
 

@@ -19,6 +19,7 @@ from promptwise.heads.base import Head
 from promptwise.tasks.batching import SharedFeatures, by_length, chunks, collate, encode_examples
 from promptwise.tasks.spec import TaskSpec
 from promptwise.tasks.template import Features, InputFormat, Texts
+from promptwise.training.calibration import probabilities
 
 if TYPE_CHECKING:
     from promptwise.tasks.examples import Example
@@ -35,10 +36,17 @@ class Prediction:
     probabilities: dict[str, float]
 
     @classmethod
-    def of(cls, labels: Sequence[str], probabilities: Sequence[float]) -> Prediction:
-        """The prediction of a task with these labels."""
+    def of(cls, labels: Sequence[str], probabilities: Sequence[float], best: int | None = None) -> Prediction:
+        """The prediction of a task with these labels.
+
+        Args:
+            labels: The task's labels.
+            probabilities: One for each.
+            best: Which of them has the largest logit; by default the first of the most probable ones, which rounding
+                may have made equal.
+        """
         by_label = dict(zip(labels, probabilities, strict=True))
-        return cls(max(by_label, key=by_label.__getitem__), by_label)
+        return cls(max(by_label, key=by_label.__getitem__) if best is None else labels[best], by_label)
 
 
 class TextModel(nn.Module, ABC):
@@ -49,6 +57,14 @@ class TextModel(nn.Module, ABC):
     head: Head
     input_format: InputFormat
     shared_features: SharedFeatures | None = None
+    temperature: float = 1.0
+    """What logits are divided by before they become probabilities; fitted on validation after training.
+
+    :meth:`forward` gives logits as they are, so what makes probabilities of them itself, as ``transformers.pipeline``
+    does, gives those before it.
+    """
+    class_weights: Tensor | None = None
+    """``[C]`` what a row of each class counts in the loss; without them all count alike."""
 
     @property
     def device(self) -> torch.device:
@@ -147,8 +163,8 @@ class TextModel(nn.Module, ABC):
         return logits
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean cross-entropy of logits ``[B, C]`` and labels ``[B]``."""
-        return nn.functional.cross_entropy(logits, labels)
+        """The mean cross-entropy of logits ``[B, C]`` and labels ``[B]``, weighted by :attr:`class_weights`."""
+        return nn.functional.cross_entropy(logits, labels, weight=self.class_weights)
 
     def features(self, examples: Sequence[Example]) -> list[Features]:
         """Tokenised inputs with their labels, as :meth:`collate` takes them."""
@@ -185,8 +201,9 @@ class TextModel(nn.Module, ABC):
             pairs = [self.checked(text, number) for number, text in enumerate(chunk, done + 1)]
             logits = self.logits(self.input_format.encode(pairs), batch_size, first=done + 1)
             done += len(chunk)
-            for row in torch.softmax(logits, dim=-1).tolist():
-                yield Prediction.of(self.spec.labels, row)
+            shares = probabilities(logits, self.temperature).tolist()
+            for row, best in zip(shares, logits.argmax(-1).tolist(), strict=True):
+                yield Prediction.of(self.spec.labels, row, best)
 
     def checked(self, text: str | Texts, number: int = 1) -> Texts:
         """A text, or a pair of texts, as the task reads them.

@@ -24,6 +24,15 @@ HATCHES = ("", "///", "...", "xxx", "\\\\\\", "+++")
 # Okabe and Ito's colours, which most eyes can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
+# The same records give the same bytes, and text stays text.
+LOOK: Any = {
+    "svg.hashsalt": "promptwise",
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+}
+
 MAP_TOKENS = 1500
 """Most tokens of a topics map."""
 
@@ -50,22 +59,19 @@ def draw(results: Results, folder: Path) -> dict[str, bytes]:
         from matplotlib.figure import Figure  # noqa: F401 (all drawing needs it)
     except ImportError as error:
         raise ConfigError("Figures need matplotlib: pip install 'promptwise[figures]'.") from error
-    # The same records give the same bytes, and text stays text.
-    look: Any = {
-        "svg.hashsalt": "promptwise",
-        "svg.fonttype": "none",
-        "font.size": 10,
-        "axes.grid": True,
-        "grid.alpha": 0.3,
-    }
-    with matplotlib.rc_context(look):
-        figure = kinds[kind](results, folder)
-        files = {}
-        for ending, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
-            stream = io.BytesIO()
-            figure.savefig(stream, format=ending, metadata=metadata, bbox_inches="tight")
-            files[ending] = stream.getvalue()
-        return files
+    with matplotlib.rc_context(LOOK):
+        return files_of(kinds[kind](results, folder))
+
+
+def files_of(figure: Figure) -> dict[str, bytes]:
+    """A figure as SVG and PDF, by ending."""
+    files = {}
+    metadata: Any
+    for ending, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
+        stream = io.BytesIO()
+        figure.savefig(stream, format=ending, metadata=metadata, bbox_inches="tight")
+        files[ending] = stream.getvalue()
+    return files
 
 
 def _panels(count: int, wide: float = 4.6, rows: int = 1) -> tuple[Figure, list[Axes]]:

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from promptwise.reports import cases as case_study
+from promptwise.reports.reliability import CAPTION
 from promptwise.reports.significance import Comparison
 from promptwise.reports.table import NO_BETTER, NOT_SIGNIFICANT, SIZES, ReportTable
 
@@ -28,13 +29,15 @@ _TEX = str.maketrans(
 )
 
 
-def markdown(table: ReportTable, caption: str | None = None, cases: Sequence[dict[str, Any]] = ()) -> str:
-    """The report in Markdown; with a caption it shows ``figure.svg``."""
-    return _render("report.md.jinja", table=table, caption=caption, cases=cases)
+def markdown(
+    table: ReportTable, caption: str | None = None, cases: Sequence[dict[str, Any]] = (), reliability: str = ""
+) -> str:
+    """The report in Markdown; with a caption it shows ``figure.svg``, and ``reliability.svg`` where there is one."""
+    return _render("report.md.jinja", table=table, caption=caption, cases=cases, reliability=bool(reliability))
 
 
-def latex(table: ReportTable, caption: str | None = None) -> str:
-    """The table in LaTeX, for the packages booktabs and graphicx; with a caption it shows ``figure.pdf``."""
+def latex(table: ReportTable, caption: str | None = None, reliability: str = "") -> str:
+    """The table in LaTeX, for the packages booktabs and graphicx; figures as in :func:`markdown`, from their PDF."""
     # TeX's own braces would be mistaken for Jinja's.
     marks = {"block": ("<%", "%>"), "variable": ("<<", ">>"), "comment": ("<#", "#>")}
     delimiters = {
@@ -42,13 +45,31 @@ def latex(table: ReportTable, caption: str | None = None) -> str:
         for kind, pair in marks.items()
         for place, mark in zip(("start", "end"), pair, strict=True)
     }
-    return _render("report.tex.jinja", delimiters, table=table, caption=caption)
+    return _render("report.tex.jinja", delimiters, table=table, caption=caption, reliability=bool(reliability))
 
 
-def page(table: ReportTable, caption: str | None = None, figure: str = "", cases: Sequence[dict[str, Any]] = ()) -> str:
-    """The report as one HTML page that needs no other file; ``figure`` is SVG."""
-    inline = Markup(figure[figure.index("<svg") :]) if caption else ""
-    return _render("report.html.jinja", {"autoescape": True}, table=table, caption=caption, figure=inline, cases=cases)
+def page(
+    table: ReportTable,
+    caption: str | None = None,
+    figure: str = "",
+    cases: Sequence[dict[str, Any]] = (),
+    reliability: str = "",
+) -> str:
+    """The report as one HTML page that needs no other file; ``figure`` and ``reliability`` are SVG."""
+    return _render(
+        "report.html.jinja",
+        {"autoescape": True},
+        table=table,
+        caption=caption,
+        figure=_inline(figure) if caption else "",
+        cases=cases,
+        reliability=_inline(reliability) if reliability else "",
+    )
+
+
+def _inline(figure: str) -> Markup:
+    """An SVG file as a part of a page."""
+    return Markup(figure[figure.index("<svg") :])
 
 
 def _render(template: str, options: dict[str, Any] | None = None, **values: Any) -> str:
@@ -74,6 +95,7 @@ def _render(template: str, options: dict[str, Any] | None = None, **values: Any)
         sizes_label=SIZES,
         difference_heads=_DIFFERENCE_HEADS,
         legend=case_study.LEGEND,
+        reliability_caption=CAPTION,
         strongest=case_study.STRONGEST,
         **values,
     )

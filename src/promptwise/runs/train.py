@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from promptwise.files import CARD_FILE, METRICS_FILE
 from promptwise.models.adapter import CONFIG_FILE, WEIGHTS_FILE, read_metrics, save_adapter, start_from
 from promptwise.models.model_card import model_card
 from promptwise.registry import HEADS
+from promptwise.runs.baselines import check_baselines, run_baselines
 from promptwise.runs.folder import RunFolder
 from promptwise.runs.lifecycle import FolderRun, run_conditions
 from promptwise.training.run_metrics import RunMetrics
@@ -72,6 +74,7 @@ def train(
     progress: bool = True,
     score_test: bool = True,
     on_score: Callable[[int, float], None] | None = None,
+    baselines: bool = False,
 ) -> RunMetrics:
     """Run a configuration and write its folder.
 
@@ -85,6 +88,8 @@ def train(
         progress: Show a progress bar.
         score_test: Whether to look at the test split at all.
         on_score: Called with the validation score of each epoch; see :func:`~promptwise.training.fit.fit`.
+        baselines: Train and score what the run is to be compared with too; see :func:`.run_baselines`. A run that is
+            finished already gets none.
 
     Returns:
         What was measured, as ``metrics.json`` holds it.
@@ -95,7 +100,7 @@ def train(
         DataError: The data is missing or malformed.
         TrainingError: The loss is not finite.
     """
-    run = _AdapterRun(config, backbone, load, features, progress, score_test, on_score)
+    run = _AdapterRun(config, backbone, load, features, progress, score_test, on_score, baselines)
     return run.run(overwrite, resume)
 
 
@@ -116,10 +121,12 @@ class _AdapterRun(FolderRun[RunMetrics]):
         progress: bool,
         score_test: bool,
         on_score: Callable[[int, float], None] | None,
+        baselines: bool,
     ) -> None:
         super().__init__(config)
         self.backbone, self.load, self.features = backbone, load, features
-        self.progress, self.score_test, self.on_score = progress, score_test, on_score
+        self.progress, self.score_test = progress, score_test
+        self.on_score, self.baselines = on_score, baselines
 
     def folder(self) -> RunFolder:
         """See :meth:`FolderRun.folder`."""
@@ -140,6 +147,8 @@ class _AdapterRun(FolderRun[RunMetrics]):
         from promptwise.models.prompted import PromptedModel
         from promptwise.training.fit import check_fit
 
+        if self.baselines:
+            check_baselines()
         check_parts(config.prompt_config())
         check_fit(config)
         set_threads(config.threads)
@@ -184,7 +193,7 @@ class _AdapterRun(FolderRun[RunMetrics]):
         """See :meth:`FolderRun.train`."""
         from promptwise.training.fit import fit
 
-        return fit(
+        metrics = fit(
             self.model,
             self.data,
             self.config.fit_config(),
@@ -195,6 +204,9 @@ class _AdapterRun(FolderRun[RunMetrics]):
             states_cache=self.config.states_cache,
             on_score=self.on_score,
         )
+        if not self.baselines:
+            return metrics
+        return replace(metrics, baselines=run_baselines(self.config, self.model, self.data, self.progress))
 
     def save(self, folder: Path, metrics: RunMetrics) -> str:
         """See :meth:`FolderRun.save`."""

@@ -23,7 +23,14 @@ from promptwise.config import PromptConfig
 from promptwise.errors import AdapterError, PromptwiseError
 from promptwise.heads.base import Head
 from promptwise.heads.classifier import ClassifierHead
-from promptwise.models.adapter import CONFIG_FILE, WEIGHTS_FILE, check_backbone, check_finite, read_config
+from promptwise.models.adapter import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    check_backbone,
+    check_finite,
+    read_config,
+    temperature_of,
+)
 from promptwise.models.input_format import input_format_for
 from promptwise.models.parts import head_options
 from promptwise.models.zero_shot import ZeroShotModel
@@ -55,6 +62,7 @@ class LoadedAdapter:
         reader: What reads its scores.
         bytes: The memory of its numbers.
         digest: sha256 of its weights; empty for a cloze question without any.
+        temperature: What its logits are divided by before they become probabilities.
     """
 
     name: str
@@ -64,6 +72,7 @@ class LoadedAdapter:
     reader: Reader
     bytes: int
     digest: str
+    temperature: float = 1.0
 
     @property
     def from_layer(self) -> int:
@@ -148,7 +157,8 @@ class AdapterLoader:
         reader = self._reader(head, spec, config, {k: v for k, v in tensors.items() if k.startswith(_HEAD)})
         numbers = sum(value.nbytes for value in (*prompts.tensors.values(), *reader.tensors.values()))
         size = numbers + kind.folded_bytes
-        return LoadedAdapter(name, spec, self._format(spec, config, kind), prompts, reader, size, found)
+        form, temperature = self._format(spec, config, kind), temperature_of(described)
+        return LoadedAdapter(name, spec, form, prompts, reader, size, found, temperature)
 
     def _check_shapes(self, weights: Path, found: Shapes, kind: PromptKind, head: Head) -> None:
         of_head = {_HEAD + key: tuple(value.shape) for key, value in head.state_dict().items()}

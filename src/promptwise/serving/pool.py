@@ -25,6 +25,7 @@ from promptwise.serving.store import AdapterStore, PoolMemory
 from promptwise.tasks.batching import chunks
 from promptwise.tasks.spec import TaskSpec
 from promptwise.tasks.template import Features, Texts
+from promptwise.training.calibration import probabilities
 
 KEEP, KEEP_BYTES = 200, 2**30
 OnError = Literal["raise", "return"]
@@ -344,7 +345,8 @@ class AdapterPool:
                 f"The scores of the adapter {row.adapter.name!r} are not finite (NaN or infinite): "
                 f"{self.backbone.name} cannot compute them in {dtype}, or weights are broken. Try --dtype fp32."
             )
-        return Prediction.of(row.adapter.spec.labels, torch.softmax(logits, dim=-1).tolist())
+        shares = probabilities(logits, row.adapter.temperature).tolist()
+        return Prediction.of(row.adapter.spec.labels, shares, int(logits.argmax()))
 
 
 def _encoded(texts: Sequence[tuple[LoadedAdapter, Texts]]) -> list[Features]:

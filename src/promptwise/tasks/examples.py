@@ -114,6 +114,11 @@ def _optional_format(text: str | None) -> RowFormat | None:
     return None if text is None else parse_format(text)
 
 
+def labels_of(examples: Sequence[Example]) -> list[int]:
+    """The class of each example."""
+    return [example.label for example in examples]
+
+
 def group_numbers(examples: Sequence[Example]) -> list[int]:
     """The split group of each example as a number, in the order of their first; empty where no example has one."""
     names = [example.split_group for example in examples]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from transformers import EvalPrediction
 from transformers.trainer_callback import PrinterCallback
 
@@ -21,15 +22,25 @@ from promptwise.config.learning_rates import learning_rate
 from promptwise.errors import ConfigError, DataError
 from promptwise.files import STATES_FOLDER
 from promptwise.tasks.batching import by_length
-from promptwise.tasks.examples import group_numbers
+from promptwise.tasks.examples import group_numbers, labels_of
 from promptwise.tasks.metrics import compute, get_metric, majority_accuracy
+from promptwise.training.calibration import calibration_scores, fit_temperature, probabilities
 from promptwise.training.environment import versions
 from promptwise.training.epoch_scores import EpochScores
 from promptwise.training.kept_states import NONE, collate_with_states, keep_states
 from promptwise.training.memory import peak_memory, reset_peak_memory
 from promptwise.training.progress import ProgressBar
-from promptwise.training.run_metrics import DataSummary, ParameterCounts, RunMetrics, RunTime
-from promptwise.training.scoring import choose, packed_choices, score_choices
+from promptwise.training.run_metrics import (
+    Calibration,
+    CalibrationScores,
+    DataSummary,
+    ParameterCounts,
+    RunMetrics,
+    RunTime,
+    Stopped,
+)
+from promptwise.training.scoring import packed_choices, score_choices
+from promptwise.training.stopping import Stopping
 from promptwise.training.trainer import PromptTrainer, check_compiler, check_logger, last_checkpoint, training_arguments
 
 if TYPE_CHECKING:
@@ -103,17 +114,24 @@ def fit(
     reset_peak_memory()
     if kept is not None:
         _read_kept(trainer, model, kept, progress)
-    train_seconds = _train(trainer, model, config, checkpoint)
+    model.class_weights = class_weights(config, data).to(model.device) if config.class_weights != "none" else None
+    try:
+        train_seconds = _train(trainer, model, config, checkpoint)
+    finally:
+        model.class_weights = None
     if config.half:
         round_to_half(model)
     bar = "scoring test" if progress and trainer.is_world_process_zero() else None
-    choices = choose(model, data.test, progress=bar) if score_test else []
+    held_out = model.logits(model.features(data.validation))
+    model.temperature = fit_temperature(held_out, labels_of(data.validation))
+    tested = model.logits(model.features(data.test), progress=bar) if score_test else None
     return _measured(
         model,
         data,
         config,
         trainer,
-        choices,
+        tested,
+        held_out,
         RunTime(train_s=train_seconds, total_s=time.perf_counter() - started, resumed=checkpoint is not None),
     )
 
@@ -162,6 +180,8 @@ def _trainer_of(
         torch_compile=config.compile,
     )
     trainer.batch_tokens = config.batch_tokens
+    trainer.stopping = Stopping(get_metric(data.spec.metrics[0]), config.patience, config.max_minutes)
+    trainer.add_callback(trainer.stopping)
     return trainer
 
 
@@ -207,7 +227,8 @@ def _measured(
     data: TaskData,
     config: FitConfig,
     trainer: PromptTrainer,
-    choices: Sequence[int],
+    tested: Tensor | None,
+    held_out: Tensor,
     seconds: RunTime,
 ) -> RunMetrics:
     """What a run measured.
@@ -217,22 +238,31 @@ def _measured(
         data: The task's splits.
         config: How it was trained.
         trainer: What trained it.
-        choices: The predicted class of each test row; empty where test was not looked at.
+        tested: Logits ``[N, C]`` of the test rows; ``None`` where test was not looked at.
+        held_out: Those of the validation rows.
         seconds: How long it took.
     """
-    tested = bool(choices)
-    labels = [example.label for example in data.test]
+    choices: list[int] = [] if tested is None else tested.argmax(-1).tolist()
+    labels = labels_of(data.test)
     return RunMetrics(
         task=data.spec.name,
-        test=score_choices(data.spec, data.test, choices) if tested else {},
+        test={} if tested is None else score_choices(data.spec, data.test, choices),
         test_choices=packed_choices(choices),
-        test_labels=packed_choices(labels) if tested else "",
-        test_groups=group_numbers(data.test) if tested else [],
+        test_labels="" if tested is None else packed_choices(labels),
+        test_groups=[] if tested is None else group_numbers(data.test),
         validation=best_validation(trainer, data.spec.metrics),
         majority=majority_accuracy(labels),
+        calibration=Calibration(
+            model.temperature,
+            _before_and_after(held_out, labels_of(data.validation), model.temperature),
+            {} if tested is None else _before_and_after(tested, labels, model.temperature, bins=True),
+        ),
         seed=config.seed,
         steps=trainer.state.global_step,
         best_step=trainer.state.best_global_step,
+        stopped=None
+        if trainer.stopping is None or trainer.state.epoch is None
+        else Stopped(trainer.state.epoch, trainer.stopping.reason),
         parameters=ParameterCounts(model.tuned_parameters, model.backbone.parameter_count, model.tuned_share),
         data=DataSummary(data.origin, data.fingerprint, {split: len(getattr(data, split)) for split in _SPLITS}),
         backbone={"name": model.backbone.name, "fingerprint": model.backbone.fingerprint},
@@ -250,6 +280,25 @@ def _measured(
     )
 
 
+def _before_and_after(
+    logits: Tensor, labels: Sequence[int], temperature: float, bins: bool = False
+) -> dict[str, CalibrationScores]:
+    """Scores of the probabilities at temperature 1 and at the one that was fitted."""
+    used = {"before": 1.0, "after": temperature}
+    return {name: calibration_scores(probabilities(logits, value), labels, bins) for name, value in used.items()}
+
+
+def class_weights(config: FitConfig, data: TaskData) -> Tensor:
+    """What a training row of each class counts ``[C]``, as ``--class-weights`` says.
+
+    With ``balanced`` that is scikit-learn's rule over the classes that training has; the mean over its rows is 1, and
+    a class that it lacks counts 1 as well.
+    """
+    counts = torch.bincount(torch.tensor(labels_of(data.train)), minlength=len(data.spec.labels)).float()
+    balanced = counts.sum() / (int((counts > 0).sum()) * counts.clamp(min=1))
+    return torch.where(counts > 0, balanced, 1.0) if config.class_weights == "balanced" else torch.ones_like(counts)
+
+
 def round_to_half(model: PromptedModel) -> None:
     """Round the trained weights to numbers that float16 holds; the adapter is then stored in it without a loss."""
     for parameter in model.parameters():
@@ -263,8 +312,8 @@ def check_fit(config: FitConfig) -> None:
 
     Raises:
         UnknownNameError: There is no such logger.
-        ConfigError: A package or a compiler is missing, or batches of tokens are asked of several processes, which
-            would have unlike numbers of them.
+        ConfigError: A package or a compiler is missing, or what works in one process alone is asked of several:
+            batches of tokens, of which each would have another number, or a limit of time.
     """
     check_logger(config.report_to)
     if config.compile:
@@ -272,6 +321,11 @@ def check_fit(config: FitConfig) -> None:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if config.batch_tokens is not None and processes > 1:
         raise ConfigError(f"--batch-tokens works in one process, and there are {processes}. Use --batch-size.")
+    if config.max_minutes is not None and processes > 1:
+        raise ConfigError(
+            f"--max-minutes works in one process, and there are {processes}, whose clocks differ. Use --epochs or "
+            "--patience."
+        )
 
 
 def make_trainer(

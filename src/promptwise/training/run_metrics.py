@@ -7,6 +7,9 @@ from typing import Any
 
 from promptwise.reading import fitted, listed
 
+TEMPERATURES = (0.05, 20.0)
+"""The least and the greatest temperature that logits are divided by."""
+
 
 @dataclass(frozen=True)
 class ParameterCounts:
@@ -35,6 +38,76 @@ class RunTime:
     resumed: bool
 
 
+@dataclass(frozen=True)
+class Stopped:
+    """How many epochs were run, and why no more: ``epochs`` where all were done, ``patience`` or ``max_minutes``."""
+
+    epochs: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A method that a run is compared with.
+
+    Attributes:
+        name: Its name.
+        validation: Metrics on the validation split by name.
+        test: Metrics on the test split.
+        chosen: What was chosen for it: a learning rate, the strength ``C``, or the class.
+        parameters: How many numbers were fitted.
+        seconds: How long it took.
+    """
+
+    name: str
+    validation: dict[str, float]
+    test: dict[str, float]
+    chosen: str
+    parameters: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ReliabilityBins:
+    """Rows by their confidence, in bins of equal width from 0 to 1: how many, their mean confidence and accuracy."""
+
+    rows: list[int]
+    confidence: list[float]
+    accuracy: list[float]
+
+
+@dataclass(frozen=True)
+class CalibrationScores:
+    """How well probabilities fit what is true; lower is better.
+
+    Attributes:
+        ece: Expected calibration error over 15 bins of equal width: the mean distance of confidence and accuracy.
+        brier: Brier score: the mean over rows of the squared differences summed over all classes, from 0 to 2.
+        nll: Mean negative log-likelihood of the true class.
+        bins: What the reliability plot shows, of the test split.
+    """
+
+    ece: float
+    brier: float
+    nll: float
+    bins: ReliabilityBins | None = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The temperature that was fitted on validation, and what it did to probabilities.
+
+    Attributes:
+        temperature: What logits are divided by before they become probabilities.
+        validation: ``before`` (at temperature 1) and ``after``, on the rows that it was fitted on.
+        test: Likewise on the test split; empty where it was not looked at.
+    """
+
+    temperature: float
+    validation: dict[str, CalibrationScores]
+    test: dict[str, CalibrationScores] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunMetrics:
     """The scores of a run, with the settings, data and versions that they were reached with.
@@ -47,9 +120,12 @@ class RunMetrics:
         test_groups: The group of each, where the task has groups.
         validation: Metrics of the chosen checkpoint on the validation split.
         majority: Accuracy on test of the class that is most frequent there.
+        calibration: How far probabilities can be trusted; runs of earlier versions have none.
         seed: The run's seed.
         steps: Optimizer steps.
         best_step: The step of the checkpoint that was chosen.
+        stopped: When and why training ended; runs of earlier versions did all epochs and have none.
+        baselines: What ``train --baselines`` compares it with.
         parameters: Trained and frozen numbers.
         data: The data.
         backbone: Its ``name`` and ``fingerprint``.
@@ -68,9 +144,12 @@ class RunMetrics:
     test_groups: list[int] = field(default_factory=list)
     validation: dict[str, float]
     majority: float
+    calibration: Calibration | None = None
     seed: int
     steps: int = 0
     best_step: int | None = None
+    stopped: Stopped | None = None
+    baselines: list[Baseline] = field(default_factory=list)
     parameters: ParameterCounts
     data: DataSummary
     backbone: dict[str, str] = field(default_factory=dict)

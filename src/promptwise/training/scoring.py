@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from promptwise.tasks.examples import Example
+from promptwise.tasks.examples import Example, labels_of
 from promptwise.tasks.metrics import compute
 from promptwise.tasks.spec import TaskSpec
 
@@ -36,8 +36,8 @@ def choose(
 
 def score_choices(spec: TaskSpec, examples: Sequence[Example], choices: Sequence[int]) -> dict[str, float]:
     """The metrics of a task, by name, of predicted classes."""
-    labels, groups = [example.label for example in examples], [example.group for example in examples]
-    return compute(spec.metrics, list(choices), labels, groups, len(spec.labels))
+    groups = [example.group for example in examples]
+    return compute(spec.metrics, list(choices), labels_of(examples), groups, len(spec.labels))
 
 
 def packed_choices(choices: Sequence[int]) -> str:

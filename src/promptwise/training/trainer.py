@@ -21,6 +21,7 @@ from promptwise.errors import ConfigError, OutputError, TrainingError, UnknownNa
 from promptwise.files import write_json
 from promptwise.training.progress import ProgressBar
 from promptwise.training.sampling import TokenBatches
+from promptwise.training.stopping import PATIENCE, Stopping
 
 
 class PromptTrainer(Trainer):
@@ -29,6 +30,8 @@ class PromptTrainer(Trainer):
     optimizer: torch.optim.Optimizer | None
     safe_lr: ClassVar[float] = PROMPT_LR
     batch_tokens: int | None = None
+    stopping: Stopping | None = None
+    """What may end training early."""
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """See ``Trainer.create_optimizer``; the groups are those of :meth:`PromptedModel.parameter_groups`."""
@@ -81,6 +84,7 @@ class PromptTrainer(Trainer):
         """Train to the end, from a checkpoint if there is one."""
         if checkpoint is not None:
             _find_best_again(checkpoint)
+            self._end_where_it_ended(checkpoint)
         try:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
@@ -88,6 +92,14 @@ class PromptTrainer(Trainer):
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, ProgressBar):
                     callback.close()
+
+    def _end_where_it_ended(self, checkpoint: Path) -> None:
+        """Do no further epoch where the run had lost its patience at a checkpoint, and was killed before its end."""
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        early = float(state["epoch"]).is_integer() and state["global_step"] < state["max_steps"]
+        if early and self.stopping is not None and self.stopping.lost_patience(state["log_history"]):
+            self.stopping.reason = PATIENCE
+            self.args.num_train_epochs = state["epoch"]
 
     def _not_finite(self, what: str) -> str:
         kept, rate = last_checkpoint(Path(self.args.output_dir)), self.args.learning_rate
