@@ -8,11 +8,14 @@ template words are present along the whole path.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from promptwise.backbones.backbone import Backbone
+from promptwise.core.instance import Instance
 from promptwise.errors import ConfigError
 from promptwise.models.prompted import PromptedModel
 from promptwise.tasks.template import Texts
@@ -46,17 +49,13 @@ def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attri
         steps: Points of the integral.
 
     Raises:
-        ConfigError: captum is not installed, or the text is one where the task has two, or two where it has one.
+        ConfigError: captum is not installed; the text is one where the task has two, or two where it has one; or the
+            strategy reads hidden states, which keep no gradient.
     """
-    try:
-        from captum.attr import IntegratedGradients
-    except ImportError as missing:
-        raise ConfigError("Attribution needs captum: pip install 'promptwise[figures]'.") from missing
+    check_attributable("The model", model.strategy.reads_layer)
     model.eval()
     rows = model.input_format.encode([model.checked(text)])
     batch = {key: value.to(model.device) for key, value in model.collate(rows).items()}
-    tokenizer = model.backbone.tokenizer
-    absent = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else tokenizer.unk_token_id or 0
     instance, position = model.aligned(
         batch["input_ids"],
         batch["attention_mask"],
@@ -64,9 +63,61 @@ def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attri
         batch.get("token_type_ids"),
         batch.get("mask_position"),
     )
-    nothing = model.backbone.embed(torch.full_like(instance.ids, absent))
 
-    def logits(presence: Tensor) -> Tensor:
+    def logits(many: Instance) -> Tensor:
+        asked = None if position is None else position.expand(len(many.ids))
+        return model.scores(many, model.hidden(many), asked)
+
+    return attribute_logits(model.backbone, model.spec.labels, instance, logits, steps, min(steps, 16))
+
+
+def check_attributable(what: str, reads_layer: int | None) -> None:
+    """Refuse what cannot be attributed to words.
+
+    Args:
+        what: The model or the adapter, for the message.
+        reads_layer: The layer whose states its strategy reads; ``None`` for none.
+
+    Raises:
+        ConfigError: It reads one.
+    """
+    if reads_layer is not None:
+        raise ConfigError(
+            f"{what} reads the hidden states of layer {reads_layer}, which keep no gradient, so which words moved it "
+            "cannot be told. Train one without --reads-layer for that."
+        )
+
+
+def attribute_logits(
+    backbone: Backbone,
+    labels: Sequence[str],
+    instance: Instance,
+    logits: Callable[[Instance], Tensor],
+    steps: int,
+    together: int,
+) -> Attribution:
+    """Attribute what a function says of one input to the words of its text.
+
+    Args:
+        backbone: The frozen model, whose embeddings and tokens these are.
+        labels: The ``C`` labels.
+        instance: The one input.
+        logits: Logits ``[N, C]`` of ``N`` inputs that differ in how far their words are there; keeps gradients.
+        steps: Points of the integral.
+        together: The most inputs that ``logits`` is asked about at once.
+
+    Raises:
+        ConfigError: captum is not installed.
+    """
+    try:
+        from captum.attr import IntegratedGradients
+    except ImportError as missing:
+        raise ConfigError("Attribution needs captum: pip install 'promptwise[figures]'.") from missing
+    tokenizer = backbone.tokenizer
+    absent = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else tokenizer.unk_token_id or 0
+    nothing = backbone.embed(torch.full_like(instance.ids, absent))
+
+    def faded(presence: Tensor) -> Tensor:
         """Logits ``[N, C]`` of the input with its text tokens there by ``presence`` ``[N, T]``."""
         count = len(presence)
         many = replace(
@@ -80,26 +131,26 @@ def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attri
             presence=presence,
             absent=nothing[0, 0],
         )
-        return model.scores(many, model.hidden(many), None if position is None else position.expand(count))
+        return logits(many)
 
+    ones = torch.ones_like(instance.ids, dtype=torch.float32)
     with torch.no_grad():
-        scores = logits(torch.ones_like(instance.ids, dtype=torch.float32))[0]
+        scores = faded(ones)[0]
         predicted = int(scores.argmax())
 
     def log_odds(presence: Tensor) -> Tensor:
-        said = logits(presence).log_softmax(-1)
+        said = faded(presence).log_softmax(-1)
         return said[:, predicted] - torch.log1p(-said[:, predicted].exp().clamp(max=1 - 1e-6))
 
-    ones = torch.ones_like(instance.ids, dtype=torch.float32)
     baseline = torch.where(instance.text, 0.0, 1.0)
     values, error = IntegratedGradients(log_odds).attribute(
-        ones, baseline, n_steps=steps, internal_batch_size=min(steps, 16), return_convergence_delta=True
+        ones, baseline, n_steps=steps, internal_batch_size=together, return_convergence_delta=True
     )
     places = torch.nonzero(instance.text[0]).squeeze(1).tolist()
     tokens = tokenizer.convert_ids_to_tokens(instance.ids[0, places].tolist())
     words, of_words = _merged(tokens, values[0, places].tolist(), places)
     return Attribution(
-        model.spec.labels[predicted],
+        labels[predicted],
         float(scores.softmax(-1)[predicted]),
         tuple(words),
         tuple(of_words),
