@@ -164,7 +164,7 @@ def _merged(tokens: list[str], scores: list[float], places: list[int]) -> tuple[
     marked = any(token.startswith(marks) for token in tokens)
     words: list[str] = []
     sums: list[float] = []
-    for token, score, place, before in zip(tokens, scores, places, [-2, *places[:-1]], strict=True):
+    for token, score, place, before in zip(tokens, scores, places, [-2, *places], strict=False):
         # A second text begins a word, whatever its first token looks like.
         goes_on = place == before + 1 and (token.startswith("##") or (marked and not token.startswith(marks)))
         bare = token.removeprefix("##").lstrip("".join(marks))
