@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ class _Claimed(BaseModel):
 
     dtype: str
     shape: list[NonNegativeInt]
+    data_offsets: tuple[NonNegativeInt, NonNegativeInt]
 
 
 _HEADER = TypeAdapter(dict[str, _Claimed | dict[str, str]])
@@ -240,13 +242,15 @@ def _read_header(weights: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
                 f"{weights} has a header of {length:,} bytes; the most that is read is {HEADER_LIMIT:,}."
             )
         header = file.read(length)
+        size = os.fstat(file.fileno()).st_size
     try:
-        claimed = _HEADER.validate_json(header)
+        claimed = {name: one for name, one in _HEADER.validate_json(header).items() if isinstance(one, _Claimed)}
     except ValidationError as error:
-        raise AdapterError(
-            f"{weights} was cut short or is no file of safetensors: its header cannot be read."
-        ) from error
-    return {name: (one.dtype, tuple(one.shape)) for name, one in claimed.items() if isinstance(one, _Claimed)}
+        raise AdapterError(f"{weights} cannot be loaded: it was cut short, or it is no file of safetensors.") from error
+    expected = 8 + length + max((one.data_offsets[1] for one in claimed.values()), default=0)
+    if size != expected:
+        raise AdapterError(f"{weights} cannot be loaded: it has {size:,} bytes, and its header claims {expected:,}.")
+    return {name: (one.dtype, tuple(one.shape)) for name, one in claimed.items()}
 
 
 def check_shapes(weights: Path, found: Shapes, expected: Shapes) -> None:
