@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from promptwise import PromptedModel
+from promptwise import AdapterPool, PromptedModel
+from promptwise.backbones.backbone import Backbone
+from promptwise.core.instance import Instance
 from promptwise.errors import ConfigError
 from promptwise.models.attribution import attribute
-from tests.contract.common import TinyFolder, load, make_knowledge, make_prepared
+from promptwise.serving.explanation import TOKENS_TOGETHER
+from tests.contract.common import SPEC, TinyFolder, load, make_knowledge, make_prepared
 
 TEXT = ("The movie was great and the music was great too.", "It was a good film.")
 METHODS: dict[str, dict[str, Any]] = {
@@ -82,3 +85,71 @@ def test_a_text_that_the_task_does_not_read_is_refused(tiny_folder: TinyFolder) 
             model.predict([text])  # type: ignore[list-item]
         with pytest.raises(ConfigError, match=re.escape(str(predicted.value))):
             attribute(model, text)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
+def test_an_adapter_of_a_pool_is_attributed_as_its_model(family: str, tiny_folder: TinyFolder, tmp_path: Any) -> None:
+    """Also where adapters of its kind run together, where its edits are below, and after batches of others."""
+    backbone = load(tiny_folder(family), lm_head=True)
+    methods: dict[str, dict[str, Any]] = {
+        "shared": {"base": "prefix", "strategy": "shared", "head": "cloze"},
+        "stacked": {"base": "prompt", "strategy": "encoder", "encoder": "mlp", "head": "classifier"},
+        "own": {"base": "prefix", "strategy": "random", "head": "classifier"},
+        "edits": {"base": "hidden", "strategy": "token-bias", "head": "classifier"},
+        "reads": {"base": "hidden", "strategy": "context-bias", "reads_layer": 1, "edit_layers": "1"},
+        "late": {"base": "prompt", "strategy": "attention", "reads_layer": 1, "from_layer": 1},
+    }
+    if family == "t5":
+        del methods["edits"], methods["reads"]
+    models = {name: make_prepared(backbone, **options) for name, options in methods.items()}
+    for name, model in models.items():
+        model.save_pretrained(tmp_path / name)
+    pool = AdapterPool.from_backbone(backbone, folder=tmp_path)
+    before = pool.predict_all([TEXT], models)
+    for name, model in models.items():
+        own, found = attribute(model, TEXT, steps=16), pool.attribute(TEXT, name, steps=16)
+        assert (found.label, found.words) == (own.label, own.words)
+        assert found.scores == pytest.approx(own.scores, rel=1e-4, abs=1e-5)
+        assert found.error == pytest.approx(own.error, rel=1e-3, abs=1e-4)
+    assert pool.predict_all([TEXT], models) == before
+
+
+def test_a_cloze_question_of_a_pool_is_attributed_too(tiny_folder: TinyFolder) -> None:
+    """The scores add up to the log-odds, calibration included."""
+    pool = AdapterPool.from_backbone(load(tiny_folder("bert"), lm_head=True))
+    pool.add_zero_shot("question", SPEC)
+    said = pool.attribute(TEXT, "question", steps=300)
+    (own,) = pool.predict([TEXT], ["question"])
+    assert said.label == own.label
+    assert said.probability == pytest.approx(own.probabilities[own.label], abs=1e-5)
+    assert abs(said.error) < 0.02 * sum(map(abs, said.scores))
+
+
+def test_a_pool_runs_an_explanation_in_pieces(
+    tiny_folder: TinyFolder, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No piece has more tokens than the limit, and between pieces others may run."""
+    backbone = load(tiny_folder("bert"), lm_head=False)
+    make_prepared(backbone, base="prompt", strategy="shared").save_pretrained(tmp_path / "one")
+    pool = AdapterPool.from_backbone(backbone, folder=tmp_path)
+    sizes: list[int] = []
+    free: list[bool] = []
+    run = Backbone.run
+
+    def measured(self: Backbone, instance: Instance, *rest: Any, **named: Any) -> Any:
+        sizes.append(instance.ids.numel())
+        return run(self, instance, *rest, **named)
+
+    monkeypatch.setattr(Backbone, "run", measured)
+    long = (" ".join(TEXT) * 20, TEXT[1])
+    pool.attribute(long, "one", 64, lambda: free.append(not pool.store.loader.running.locked()))
+    assert max(sizes) <= TOKENS_TOGETHER < sum(sizes)
+    assert len(free) == len(sizes)
+    assert all(free)
+
+
+def test_a_text_without_words_has_no_scores(tiny_folder: TinyFolder) -> None:
+    """It is predicted all the same."""
+    model = make_prepared(load(tiny_folder("bert"), lm_head=False), base="prompt", strategy="shared")
+    said = attribute(model, ("", ""), steps=4)
+    assert (said.label, said.words, said.scores) == (model.predict([("", "")])[0].label, (), ())

@@ -187,6 +187,16 @@ def sparse(folder: Path) -> None:
     os.truncate(folder / WEIGHTS, 2**40)
 
 
+def grown(folder: Path) -> None:
+    """Add bytes that no tensor has."""
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes() + b"more")
+
+
+def huge_header(folder: Path) -> None:
+    """Claim a header that would take all memory."""
+    (folder / WEIGHTS).write_bytes((2**60).to_bytes(8, "little") + b"{}")
+
+
 def double(folder: Path) -> None:
     """Store the weights in float64."""
     save_file({name: value.double() for name, value in load_file(folder / WEIGHTS).items()}, folder / WEIGHTS)
@@ -204,6 +214,8 @@ HARMS: dict[Callable[[Path], None], str] = {
     claims_more: "has shape",
     pickled: "no adapter_model.safetensors",
     sparse: "keep_bytes",
+    grown: "cannot be loaded",
+    huge_header: "the most that is read",
     double: "F64",
     more_tensors: "'strategy.more' has no place",
 }

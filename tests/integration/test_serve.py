@@ -22,10 +22,11 @@ import torch
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from promptwise import AdapterPool, Prediction, PromptedModel
+from promptwise import AdapterPool, Prediction, PromptedModel, attribute
 from promptwise.backbones.backbone import Backbone
 from promptwise.core.seeding import seeded
 from promptwise.serving.batch import Row
+from promptwise.serving.explanation_queue import ExplanationQueue
 from promptwise.serving.http import Limits, create_app
 from promptwise.serving.queue import QueueFullError, RowQueue
 from tests.contract.common import SPEC, load, make_prepared
@@ -197,7 +198,10 @@ def test_the_other_pages(client: TestClient, folder: Path) -> None:
     assert 'promptwise_requests_total{route="/v1/classify",status="422"} 1.0' in counts
     assert 'route="/v1/adapters/{name}:reload",status="404"' in counts
     assert "/v1/classify" in client.get("/openapi.json").json()["paths"]
-    assert "<h1>promptwise</h1>" in client.get("/").text
+    assert "/v1/explain" in client.get("/openapi.json").json()["paths"]
+    page = client.get("/")
+    assert "<h1>promptwise</h1>" in page.text
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     assert client.get("/nowhere").status_code == 404
     assert client.get("/v1/classify").status_code == 405
 
@@ -208,7 +212,8 @@ def test_keys(pool: AdapterPool) -> None:
         for header in ({}, {"Authorization": "Bearer three"}, {"Authorization": "Basic one"}, {"Authorization": "one"}):
             for path in ("/v1/adapters", "/metrics"):
                 assert client.get(path, headers=header).status_code == 401
-            assert client.post("/v1/classify", headers=header, json={}).status_code == 401
+            for path in ("/v1/classify", "/v1/explain"):
+                assert client.post(path, headers=header, json={}).status_code == 401
         for key in ("one", "two"):
             assert client.get("/v1/adapters", headers={"Authorization": f"Bearer {key}"}).status_code == 200
         assert client.get("/healthz").status_code == 200
@@ -343,6 +348,107 @@ def test_over_http_a_full_queue_is_429_and_a_late_answer_503(pool: AdapterPool) 
             assert late.result(30).status_code == 503
         assert (full.status_code, full.headers["Retry-After"]) == (429, "1")
         held.go.set()
+
+
+@pytest.mark.parametrize(("name", "text"), [("single", SENTENCES[0]), ("pairs", [SENTENCES[1], SENTENCES[2]])])
+def test_words_that_moved_an_answer(client: TestClient, alone: dict[str, PromptedModel], name: str, text: Any) -> None:
+    """They are those of the adapter alone."""
+    answer = client.post("/v1/explain", json={"text": text, "adapter": name})
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    own = attribute(alone[name], text if isinstance(text, str) else tuple(text), Limits().explanation_steps)
+    assert (found["adapter"], found["label"]) == (name, own.label)
+    assert tuple(word["word"] for word in found["words"]) == own.words
+    assert [word["score"] for word in found["words"]] == pytest.approx(own.scores, abs=1e-5)
+    assert [found["probability"], found["error"]] == pytest.approx([own.probability, own.error], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (b"{", 422, "body"),
+        ({"text": ["good"], "adapter": "single"}, 422, "text"),
+        ({"texts": ["good"], "adapter": "single"}, 422, "text"),
+        ({"text": "good", "adapter": ["single"]}, 422, "adapter"),
+        ({"text": "good", "adapter": "pairs"}, 422, "pairs of texts"),
+        ({"text": "good", "adapter": "broken"}, 422, "broken/adapter_config.json"),
+        ({"text": "good", "adapter": "singel"}, 404, "Did you mean 'single'?"),
+        ({"text": "good " * 5000, "adapter": "single"}, 413, "20,000 bytes"),
+    ],
+)
+def test_an_explanation_that_cannot_be_is_refused(client: TestClient, body: Any, status: int, says: str) -> None:
+    """By the name of what is wrong."""
+    answer = client.post("/v1/explain", content=body if isinstance(body, bytes) else json.dumps(body).encode())
+    assert answer.status_code == status, answer.text
+    assert says in answer.json()["error"]
+
+
+def test_a_text_without_words_has_none(client: TestClient) -> None:
+    """It is answered all the same."""
+    answer = client.post("/v1/explain", json={"text": "", "adapter": "single"})
+    assert (answer.status_code, answer.json()["words"]) == (200, [])
+
+
+class Slow(AdapterPool):
+    """A pool whose explanations wait before each piece of their work until they are let go."""
+
+    def __init__(self, pool: AdapterPool) -> None:
+        super().__init__(pool.backbone, pool.store)
+        self.go, self.running, self.pieces = threading.Event(), threading.Event(), 0
+
+    def attribute(self, text: Any, adapter: str, steps: int = 64, go_on: Any = None) -> Any:
+        """See :class:`AdapterPool`."""
+
+        def wait() -> None:
+            self.running.set()
+            assert self.go.wait(30)
+            go_on()
+            self.pieces += 1
+
+        return super().attribute(text, adapter, steps, wait)
+
+
+def test_few_explanations_wait_and_those_that_nobody_waits_for_end(pool: AdapterPool) -> None:
+    """One that runs ends before its next piece, one that waits never begins, and both free their places."""
+    slow = Slow(pool)
+    queue = ExplanationQueue(slow, most=2, steps=8)
+    first, second = queue.submit("good", "single"), queue.submit("bad", "single")
+    assert slow.running.wait(30)
+    with pytest.raises(QueueFullError, match="2 explanations"):
+        queue.submit("good", "single")
+    queue.cancel(second)
+    queue.cancel(first)
+    third = queue.submit("good", "single")
+    slow.go.set()
+    assert third.done.result(30).words == ("good",)
+    with pytest.raises(Exception):  # noqa: B017 (its kind is nobody's business)
+        first.done.result(30)
+    assert second.done.cancelled()
+    queue.close()
+    pieces = slow.pieces
+    queue = ExplanationQueue(slow, most=1, steps=8)
+    queue.submit("good", "single").done.result(30)
+    assert pieces == slow.pieces - pieces, "nothing of the first one ran"
+    queue.close()
+
+
+def test_texts_are_answered_while_an_explanation_runs(pool: AdapterPool) -> None:
+    """It waits between its pieces, for more explanations there is no room, and late ones are told so."""
+    slow = Slow(pool)
+    limits = Limits(explanations=1, wait=0)
+    with TestClient(create_app(slow, limits)) as client, ThreadPoolExecutor(1) as other:
+        asked = {"text": SENTENCES[0], "adapter": "single"}
+        late = other.submit(client.post, "/v1/explain", json=asked)
+        assert slow.running.wait(30)
+        assert client.post("/v1/classify", json={"texts": [SENTENCES[0]], "adapter": "single"}).status_code == 200
+        full = client.post("/v1/explain", json=asked)
+        assert (full.status_code, full.headers["Retry-After"]) == (429, "1")
+        slow.go.set()
+        assert late.result(30).status_code == 200
+    slow.go.clear()
+    with TestClient(create_app(slow, Limits(timeout=0.2))) as client:
+        assert client.post("/v1/explain", json=asked).status_code == 503
+        slow.go.set()
 
 
 def test_beyond_this_machine_keys_are_needed(folder: Path, tmp_path: Path) -> None:

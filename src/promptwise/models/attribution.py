@@ -8,11 +8,14 @@ for both, so the score is the sum of the two. Special tokens and template words 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from promptwise.backbones.backbone import Backbone
+from promptwise.core.injection import Injection
 from promptwise.core.instance import Instance
 from promptwise.errors import ConfigError
 from promptwise.models.prompted import PromptedModel
@@ -64,14 +67,9 @@ def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attri
     Raises:
         ConfigError: captum is not installed, or the text is one where the task has two, or two where it has one.
     """
-    require_captum()
-    from captum.attr import IntegratedGradients
-
     model.eval()
     rows = model.input_format.encode([model.checked(text)])
     batch = {key: value.to(model.device) for key, value in model.collate(rows).items()}
-    tokenizer = model.backbone.tokenizer
-    absent = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else tokenizer.unk_token_id or 0
     instance, position = model.aligned(
         batch["input_ids"],
         batch["attention_mask"],
@@ -79,7 +77,53 @@ def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attri
         batch.get("token_type_ids"),
         batch.get("mask_position"),
     )
-    nothing = model.backbone.embed(torch.full_like(instance.ids, absent))
+
+    def logits(many: Instance, read: Instance) -> Tensor:
+        hidden = run_from(model.backbone, many, model.injection(read), model.injector.from_layer)
+        return model.scores(many, hidden, None if position is None else position.expand(len(many.ids)))
+
+    return attribute_logits(
+        model.backbone, model.spec.labels, instance, logits, steps, min(steps, 16), model.temperature
+    )
+
+
+def run_from(backbone: Backbone, instance: Instance, injection: Injection, layer: int) -> Tensor:
+    """The last hidden state ``[B, T, H]``, with a gradient for the layers below the one at which the prompt enters."""
+    if layer == 0:
+        return backbone.run(instance, injection)
+    return backbone.run(instance, injection, from_layer=layer, states=backbone.states(instance, layer))
+
+
+def attribute_logits(
+    backbone: Backbone,
+    labels: Sequence[str],
+    instance: Instance,
+    logits: Callable[[Instance, Instance], Tensor],
+    steps: int,
+    together: int,
+    temperature: float,
+) -> Attribution:
+    """Attribute what a function says of one input to the words of its text.
+
+    Args:
+        backbone: The frozen model, whose embeddings and tokens these are.
+        labels: The ``C`` labels.
+        instance: The one input.
+        logits: Logits ``[N, C]`` of ``N`` inputs that differ in how far their words are there, as the model sees them
+            and as the strategy reads them; keeps gradients.
+        steps: Points of the integral.
+        together: The most inputs that ``logits`` is asked about at once.
+        temperature: What logits are divided by before they are made probabilities.
+
+    Raises:
+        ConfigError: captum is not installed.
+    """
+    require_captum()
+    from captum.attr import IntegratedGradients
+
+    tokenizer = backbone.tokenizer
+    absent = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else tokenizer.unk_token_id or 0
+    nothing = backbone.embed(torch.full_like(instance.ids, absent))
 
     def faded(presence: Tensor) -> Instance:
         """The input with its text tokens there by ``presence`` ``[N, T]``."""
@@ -96,38 +140,28 @@ def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attri
             absent=nothing[0, 0],
         )
 
-    def logits(presence: Tensor, read: Tensor) -> Tensor:
-        """Logits ``[N, C]`` with tokens there as input by ``presence``, and for the strategy by ``read`` ``[N, T]``."""
-        many = faded(presence)
-        hidden = model.backbone.run(many, model.injection(faded(read)))
-        return model.scores(many, hidden, None if position is None else position.expand(len(many.ids)))
-
+    ones = torch.ones_like(instance.ids, dtype=torch.float32)
     with torch.no_grad():
-        scores = logits(*2 * [torch.ones_like(instance.ids, dtype=torch.float32)])[0]
+        scores = logits(faded(ones), faded(ones))[0]
         predicted = int(scores.argmax())
 
     def log_odds(presence: Tensor, read: Tensor) -> Tensor:
-        said = logits(presence, read).log_softmax(-1)
+        said = logits(faded(presence), faded(read)).log_softmax(-1)
         # A prompt that reads nothing has no gradient, which captum takes for a mistake.
         used = 0.0 * read.sum(-1)
         return said[:, predicted] - torch.log1p(-said[:, predicted].exp().clamp(max=1 - 1e-6)) + used
 
-    ones = torch.ones_like(instance.ids, dtype=torch.float32)
     baseline = torch.where(instance.text, 0.0, 1.0)
     (as_input, as_prompt), error = IntegratedGradients(log_odds).attribute(
-        (ones, ones),
-        (baseline, baseline),
-        n_steps=steps,
-        internal_batch_size=min(steps, 16),
-        return_convergence_delta=True,
+        (ones, ones), (baseline, baseline), n_steps=steps, internal_batch_size=together, return_convergence_delta=True
     )
     places = torch.nonzero(instance.text[0]).squeeze(1).tolist()
     tokens = tokenizer.convert_ids_to_tokens(instance.ids[0, places].tolist())
     words, of_words = _merged(tokens, (as_input + as_prompt)[0, places].tolist(), places)
     _, of_prompt = _merged(tokens, as_prompt[0, places].tolist(), places)
     return Attribution(
-        model.spec.labels[predicted],
-        float(probabilities(scores, model.temperature)[predicted]),
+        labels[predicted],
+        float(probabilities(scores, temperature)[predicted]),
         tuple(words),
         tuple(of_words),
         -float(error[0]),
@@ -141,7 +175,7 @@ def _merged(tokens: list[str], scores: list[float], places: list[int]) -> tuple[
     marked = any(token.startswith(marks) for token in tokens)
     words: list[str] = []
     sums: list[float] = []
-    for token, score, place, before in zip(tokens, scores, places, [-2, *places[:-1]], strict=True):
+    for token, score, place, before in zip(tokens, scores, places, [-2, *places], strict=False):
         # A second text begins a word, whatever its first token looks like.
         goes_on = place == before + 1 and (token.startswith("##") or (marked and not token.startswith(marks)))
         bare = token.removeprefix("##").lstrip("".join(marks))

@@ -31,7 +31,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     """Rows side by side, those of one adapter and of one kind of adapters together.
 
     Attributes:
@@ -75,7 +75,7 @@ def run(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
 def _run_from(backbone: Backbone, rows: Sequence[Row], entry: int) -> list[Tensor]:
     """As :func:`run`, for rows whose prompts enter at one layer."""
     order = _order(rows)
-    batch = _collated(backbone, [rows[place] for place in order])
+    batch = collated(backbone, [rows[place] for place in order])
     hidden = _hidden(backbone, batch, entry)
     parts = [(of_one.reader, list(range(one.start, one.stop))) for of_one, one in _by_adapter(batch.rows)]
     logits = scores(parts, backbone, hidden, batch.instance.mask, batch.mask_position)
@@ -114,7 +114,8 @@ def _by_adapter(rows: Sequence[Row]) -> list[tuple[LoadedAdapter, slice]]:
     return found
 
 
-def _collated(backbone: Backbone, rows: Sequence[Row]) -> _Batch:
+def collated(backbone: Backbone, rows: Sequence[Row]) -> Batch:
+    """Rows as one batch, in the order in which they come."""
     device = backbone.device
     features = [{k: v for k, v in row.features.items() if k != "mask_position"} for row in rows]
     tensors = {key: value.to(device) for key, value in collate(features, backbone.tokenizer.pad_token_id or 0).items()}
@@ -140,7 +141,7 @@ def _collated(backbone: Backbone, rows: Sequence[Row]) -> _Batch:
             seen[key] = len(first)
             first.append(place)
         number.append(seen[key])
-    return _Batch(
+    return Batch(
         rows,
         instance,
         torch.tensor(position, device=device),
@@ -149,7 +150,7 @@ def _collated(backbone: Backbone, rows: Sequence[Row]) -> _Batch:
     )
 
 
-def _hidden(backbone: Backbone, batch: _Batch, entry: int) -> Tensor:
+def _hidden(backbone: Backbone, batch: Batch, entry: int) -> Tensor:
     """The last hidden states ``[B, T, H]`` with what every adapter injects, all of them from one layer on."""
     states: dict[int, Tensor] = {}
 

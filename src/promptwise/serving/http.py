@@ -8,11 +8,11 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.resources import files
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -23,7 +23,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from promptwise import __version__
 from promptwise.errors import AdapterError, BackboneError, PromptwiseError
+from promptwise.serving.explanation_queue import ExplanationQueue
 from promptwise.serving.metrics import Metrics
+from promptwise.serving.page import read_page
 from promptwise.serving.pool import AdapterPool
 from promptwise.serving.queue import Answer, ClosedError, Job, QueueFullError, RowQueue, TooManyRowsError
 from promptwise.tasks.template import Texts
@@ -31,6 +33,9 @@ from promptwise.tasks.template import Texts
 _log = logging.getLogger(__name__)
 
 _Name = Annotated[str, Field(min_length=1, max_length=200)]
+_Text = str | Annotated[list[str], Field(min_length=2, max_length=2)]
+_Asked = TypeVar("_Asked", bound=BaseModel)
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class Limits:
         wait: Seconds that a row waits for others to share its batch, at most.
         body_bytes: The largest body of a request.
         timeout: Seconds that a request may take: first to arrive, then to be answered.
+        explanations: The most explanations that wait or run; they run one at a time.
+        explanation_steps: Points of the integral of each: it costs as much as some three times as many rows.
     """
 
     queue: int = 1024
@@ -50,6 +57,8 @@ class Limits:
     wait: float = 0.003
     body_bytes: int = 2**20
     timeout: float = 30.0
+    explanations: int = 16
+    explanation_steps: int = 32
 
 
 class Classify(BaseModel):
@@ -57,15 +66,22 @@ class Classify(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    texts: list[str | Annotated[list[str], Field(min_length=2, max_length=2)]] = Field(
-        min_length=1, description="Texts; a pair of texts is a list of two."
-    )
+    texts: list[_Text] = Field(min_length=1, description="Texts; a pair of texts is a list of two.")
     adapter: _Name | list[_Name] | None = Field(
         None, description="One name for all texts, or a list with a name for each text."
     )
     adapters: list[_Name] | None = Field(None, min_length=1, description="Every one of these answers each text.")
     top_k: int | None = Field(None, ge=1, description="List the most probable labels only.")
     threshold: float | None = Field(None, ge=0, le=1, description="List labels of at least this probability only.")
+
+
+class Explain(BaseModel):
+    """A text, and the adapter that is asked which words moved it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    text: _Text = Field(description="A text; a pair of texts is a list of two.")
+    adapter: _Name
 
 
 def create_app(pool: AdapterPool, limits: Limits = Limits(), keys: Sequence[str] = ()) -> FastAPI:
@@ -85,10 +101,13 @@ def create_app(pool: AdapterPool, limits: Limits = Limits(), keys: Sequence[str]
     metrics = Metrics(pool)
     queue = RowQueue(pool, limits.queue, limits.batch_tokens, limits.wait, metrics.batch)
     metrics.watch(queue)
+    explanations = ExplanationQueue(pool, limits.explanations, limits.explanation_steps)
+    page_text, page_policy = read_page()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        await asyncio.to_thread(explanations.close)
         await asyncio.to_thread(queue.close)
 
     app = FastAPI(
@@ -101,8 +120,8 @@ def create_app(pool: AdapterPool, limits: Limits = Limits(), keys: Sequence[str]
     app.state.queue = queue
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    def page() -> str:
-        return files("promptwise.serving").joinpath("page.html").read_text(encoding="utf-8")
+    def page() -> HTMLResponse:
+        return HTMLResponse(page_text, headers={"Content-Security-Policy": page_policy})
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
@@ -143,15 +162,14 @@ def create_app(pool: AdapterPool, limits: Limits = Limits(), keys: Sequence[str]
             raise HTTPException(409, _public(pool, str(error))) from error
         return {"reloaded": name}
 
-    schema = {"content": {"application/json": {"schema": Classify.model_json_schema()}}, "required": True}
-
-    @app.post("/v1/classify", openapi_extra={"requestBody": schema})
+    @app.post("/v1/classify", openapi_extra=_described(Classify))
     async def classify(request: Request) -> Response:
         """Answer texts, in their order, and each text in the order of its adapters.
 
         A text that cannot be answered has an ``error`` in the place of its labels; the others go on.
         """
-        asked = _parsed(await _body(request, limits))
+        asked = _parsed(Classify, await _body(request, limits))
+        _check_names(asked)
         rows = _rows(asked)
         answers = await _answered(request, pool, queue, [(text, name) for _, text, name in rows], limits.timeout)
         results = [
@@ -163,6 +181,37 @@ def create_app(pool: AdapterPool, limits: Limits = Limits(), keys: Sequence[str]
             status = 500 if isinstance(wrong[0], BackboneError) else 422
             return JSONResponse({"error": _public(pool, str(wrong[0])), "results": results}, status)
         return JSONResponse({"results": results})
+
+    @app.post("/v1/explain", openapi_extra=_described(Explain))
+    async def explain(request: Request) -> Response:
+        """Tell which words moved the label that an adapter gives a text.
+
+        A score is how far a word moves the log-odds of the label, by integrated gradients; positive is towards it.
+        ``error`` is how far the scores' sum is off. It costs about as much as a hundred texts, so that a few may wait
+        (429), one runs at a time, and batches of ``/v1/classify`` run in between.
+        """
+        asked = _parsed(Explain, await _body(request, limits))
+        text = asked.text if isinstance(asked.text, str) else (asked.text[0], asked.text[1])
+        await asyncio.to_thread(_require_known, pool, [asked.adapter])
+        try:
+            taken = explanations.submit(text, asked.adapter)
+            found = await _unless_left(request, taken.done, limits.timeout, lambda: explanations.cancel(taken))
+        except QueueFullError as error:
+            raise HTTPException(429, str(error), {"Retry-After": "1"}) from error
+        except PromptwiseError as error:
+            status = 500 if isinstance(error, BackboneError) else 422
+            return JSONResponse({"error": _public(pool, str(error))}, status)
+        return JSONResponse(
+            {
+                "adapter": asked.adapter,
+                "label": found.label,
+                "probability": found.probability,
+                "words": [
+                    {"word": word, "score": score} for word, score in zip(found.words, found.scores, strict=True)
+                ],
+                "error": found.error,
+            }
+        )
 
     app.add_middleware(_Guard, metrics=metrics, keys=tuple(key.encode() for key in keys))
     return app
@@ -193,13 +242,22 @@ async def _body(request: Request, limits: Limits) -> bytes:
     return bytes(body)
 
 
-def _parsed(body: bytes) -> Classify:
+def _described(model: type[BaseModel]) -> dict[str, Any]:
+    """A body that is parsed here, for the page of the interface."""
+    return {"requestBody": {"content": {"application/json": {"schema": model.model_json_schema()}}, "required": True}}
+
+
+def _parsed(model: type[_Asked], body: bytes) -> _Asked:
     try:
-        asked = Classify.model_validate_json(body)
+        return model.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"][:2])
         raise HTTPException(422, f"{place or 'body'}: {first['msg']}.") from error
+
+
+def _check_names(asked: Classify) -> None:
+    """Make sure that each text has its adapters."""
     if (asked.adapter is None) == (asked.adapters is None):
         raise HTTPException(
             422, "Give either adapter (a name, or a name for each text) or adapters (each of them answers each text)."
@@ -210,7 +268,6 @@ def _parsed(body: bytes) -> Classify:
             f"adapter: {len(asked.texts)} texts need as many names, found {len(asked.adapter)}. With adapters, each "
             "name answers each text.",
         )
-    return asked
 
 
 def _rows(asked: Classify) -> list[tuple[int, str | Texts, str]]:
@@ -236,7 +293,14 @@ async def _answered(
         raise HTTPException(429, str(error), {"Retry-After": "1"}) from error
     except ClosedError as error:
         raise HTTPException(503, str(error), {"Retry-After": "1"}) from error
-    done = asyncio.wrap_future(job.done)
+    return await _unless_left(request, job.done, timeout, lambda: queue.cancel(job))
+
+
+async def _unless_left(
+    request: Request, future: Future[_Found], timeout: float, cancel: Callable[[], object]
+) -> _Found:
+    """What comes of a future, unless the client leaves or the time is over: then it is cancelled."""
+    done = asyncio.wrap_future(future)
     # The body was read, so that what comes next is the client's leaving.
     left = asyncio.ensure_future(request.receive())
     try:
@@ -251,7 +315,7 @@ async def _answered(
     finally:
         left.cancel()
         if not done.done():
-            queue.cancel(job)
+            cancel()
             done.cancel()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from pydantic import BaseModel, NonNegativeInt, TypeAdapter, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
@@ -43,11 +45,26 @@ from promptwise.tasks.template import InputFormat
 CONFIG_LIMIT = 4 * 2**20
 """Most bytes of an ``adapter_config.json``; one that promptwise writes has a few thousand."""
 
+HEADER_LIMIT = 4 * 2**20
+"""Most bytes of the header of a weights file, which names its tensors."""
+
 _FLOATS = {"F16": 2, "BF16": 2, "F32": 4}
 _INTEGERS = {"I32": 4, "I64": 8}
 _HEAD = "head."
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+class _Claimed(BaseModel):
+    """A tensor, as the header of a weights file has it."""
+
+    dtype: str
+    shape: list[NonNegativeInt]
+    data_offsets: tuple[NonNegativeInt, NonNegativeInt]
+
+
+_HEADER = TypeAdapter(dict[str, _Claimed | dict[str, str]])
+"""Beside its tensors a header may have metadata: words alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,17 +192,15 @@ class AdapterLoader:
         size = weights.stat().st_size
         if size <= self.most_bytes:
             shapes, size = {}, 0
-            with safe_open(weights, framework="pt") as opened:
-                for key in opened.keys():  # noqa: SIM118 (no mapping)
-                    part = opened.get_slice(key)
-                    kinds = _INTEGERS if key.endswith(".ids") else _FLOATS
-                    if part.get_dtype() not in kinds:
-                        raise AdapterError(
-                            f"{weights}: the tensor {key!r} is stored as {part.get_dtype()}; promptwise writes "
-                            f"{', '.join(kinds)} there."
-                        )
-                    shapes[key] = tuple(part.get_shape())
-                    size += prod(shapes[key]) * max(kinds.values() if kinds is _INTEGERS else [4])
+            for key, (dtype, shape) in _read_header(weights).items():
+                kinds = _INTEGERS if key.endswith(".ids") else _FLOATS
+                if dtype not in kinds:
+                    raise AdapterError(
+                        f"{weights}: the tensor {key!r} is stored as {dtype[:20]}; promptwise writes "
+                        f"{', '.join(kinds)} there."
+                    )
+                shapes[key] = shape
+                size += prod(shape) * max(kinds.values() if kinds is _INTEGERS else [4])
             self._check_shapes(weights, shapes, kind, head)
         size += kind.folded_bytes
         if size > self.most_bytes:
@@ -231,6 +246,33 @@ class AdapterLoader:
             made.check(kind.reserved_positions, self.backbone.max_positions, self.backbone.name)
             self._formats[key] = made
         return self._formats[key]
+
+
+def _read_header(weights: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The dtype and the shape that a weights file claims for each of its tensors.
+
+    The file is read and not mapped into memory, as ``safe_open`` does: the system kills a process that looks at a
+    mapped file while another one cuts it.
+
+    Raises:
+        AdapterError: Its header is none.
+    """
+    with weights.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > HEADER_LIMIT:
+            raise AdapterError(
+                f"{weights} has a header of {length:,} bytes; the most that is read is {HEADER_LIMIT:,}."
+            )
+        header = file.read(length)
+        size = os.fstat(file.fileno()).st_size
+    try:
+        claimed = {name: one for name, one in _HEADER.validate_json(header).items() if isinstance(one, _Claimed)}
+    except ValidationError as error:
+        raise AdapterError(f"{weights} cannot be loaded: it was cut short, or it is no file of safetensors.") from error
+    expected = 8 + length + max((one.data_offsets[1] for one in claimed.values()), default=0)
+    if size != expected:
+        raise AdapterError(f"{weights} cannot be loaded: it has {size:,} bytes, and its header claims {expected:,}.")
+    return {name: (one.dtype, tuple(one.shape)) for name, one in claimed.items()}
 
 
 def check_shapes(weights: Path, found: Shapes, expected: Shapes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, overload
 
@@ -16,9 +16,11 @@ from promptwise.backbones.backbone import Backbone
 from promptwise.backbones.hub import DEFAULT_MODEL
 from promptwise.config import PromptConfig
 from promptwise.errors import BackboneError, ConfigError, PromptwiseError, UnknownModelError
+from promptwise.models.attribution import Attribution
 from promptwise.models.text_model import SORTED_BATCHES, Prediction, checked_texts, require_several
 from promptwise.models.zero_shot import ZeroShotModel
 from promptwise.serving.batch import Row, run
+from promptwise.serving.explanation import explain
 from promptwise.serving.loading import AdapterLoader, LoadedAdapter
 from promptwise.serving.source import AdapterSource
 from promptwise.serving.store import AdapterStore, PoolMemory
@@ -285,6 +287,28 @@ class AdapterPool:
         with self.store.loader.running:
             logits = run(self.backbone, rows)
         return [self._answer(row, of_row) for row, of_row in zip(rows, logits, strict=True)]
+
+    def attribute(
+        self, text: str | Texts, adapter: str, steps: int = 64, go_on: Callable[[], None] = lambda: None
+    ) -> Attribution:
+        """Which words moved what an adapter says of a text, as :func:`promptwise.attribute` tells of its model.
+
+        Threads that ask for answers meanwhile wait for a piece of the work, never for all of it.
+
+        Args:
+            text: The text, or a pair of texts.
+            adapter: Its name.
+            steps: Points of the integral.
+            go_on: Is called before each piece of the work, and ends it by raising.
+
+        Raises:
+            ConfigError: captum is not installed, or the text is one where the task has two, or two where it has one.
+            AdapterError: The adapter is unknown or cannot be loaded.
+        """
+        (row,) = self.rows([(text, adapter)])
+        if not isinstance(row, Row):
+            raise row
+        return explain(self.store.loader, row, steps, go_on)
 
     def _loaded(self, name: str) -> LoadedAdapter | PromptwiseError:
         try:
