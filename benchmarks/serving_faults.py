@@ -247,6 +247,7 @@ class Faults:
         self.traffic, self.server, self.again, self.seconds = traffic, server, again, seconds
         self.files = traffic.files
         self.found: dict[str, dict[str, Any]] = {}
+        self.hanging: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def during(self, name: str, fault: Callable[[], Awaitable[dict[str, Any]]]) -> None:
         """Let one fault go on, and count what came of the requests meanwhile."""
@@ -347,19 +348,17 @@ class Faults:
         """Clients send half of a body, or half of a head, and nothing more."""
         started = time.monotonic()
         halves = [b"POST /v1/classify HTTP/1.1\r\nHost: server\r\nContent-Length: 100\r\n\r\n{", b"POST /v1/cla"]
-        hanging = []
         for number in range(64):
             reader, writer = await asyncio.open_connection("127.0.0.1", self.traffic.port)
             writer.write(halves[number % 2])
-            hanging.append((reader, writer))
+            self.hanging.append((reader, writer))
         await asyncio.sleep(self.seconds)
         statuses: Counter[str] = Counter()
         async with asyncio.timeout(3 * TIMEOUT):
-            for reader, _ in hanging[::2]:
+            for reader, _ in self.hanging[::2]:
                 statuses[(await reader.readline()).decode().split(" ")[1]] += 1
         # The others stay as they are: the server must end in spite of them.
-        self.hanging = hanging
-        return {"hanging": len(hanging), "half bodies told": dict(statuses), "after": time.monotonic() - started}
+        return {"hanging": len(self.hanging), "half bodies told": dict(statuses), "after": time.monotonic() - started}
 
     async def terminate(self, clients: list[asyncio.Task[None]]) -> dict[str, Any]:
         """The server is told to end; what it has taken in, it answers."""
@@ -417,13 +416,12 @@ def prepare(setting: Setting, count: int) -> tuple[Files, list[str]]:
 
     versions = tuple(setting.root / f"version-{version}" for version in VERSIONS)
     names = [f"task-{number}" for number in range(count - 1)] + [LATE]
-    # A third of each kind's adapters is not used: their numbers are others than those of the first.
     for kind, options in KINDS.items():
         made = setting.adapters(kind, len(VERSIONS) * count, options)
         for version in VERSIONS:
             for number, name in enumerate(names):
                 if number % len(KINDS) == list(KINDS).index(kind):
-                    # Every fourth has as many labels, so that both versions are of one task.
+                    # Numbers of labels repeat after every fourth, so that both versions are of one task.
                     source = made / f"task-{number + version * count:04d}"
                     shutil.copytree(source, versions[version] / name)
     folder = setting.root / "served"
@@ -447,6 +445,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5, help="how long each fault goes on")
     parser.add_argument("--json", type=Path, help="write the counts there")
     options = parser.parse_args()
+    if options.adapters < 4 or options.adapters % 4:
+        parser.error("--adapters must be a multiple of 4")
     torch.set_num_threads(1)
     setting = Setting("fp32", True, None)
     files, names = prepare(setting, options.adapters)
