@@ -135,7 +135,7 @@ class TextModel(nn.Module, ABC):
             embeddings,
             self.input_format.cloze,
             token_types=None if token_type_ids is None else token_type_ids.gather(1, order),
-            entering=None if states is None else gather_rows(states.to(embeddings.dtype), order),
+            entering=None if states is None else gather_rows(states, order).to(embeddings.dtype),
         )
         room = self.input_format.max_tokens
         if input_ids.shape[1] > room:

@@ -60,8 +60,9 @@ class RowStates:
 
     def read(self) -> Tensor:
         """The states ``[T, H]`` in float16."""
-        # Mapped for this row alone: pages of the whole file would count as this process's memory.
-        return torch.from_numpy(np.array(np.memmap(self.file, np.float16, "r", self.offset, self.shape)))
+        # Not mapped as a whole: its pages would count as this process's memory. The system keeps them at hand anyway.
+        count = self.shape[0] * self.shape[1]
+        return torch.from_numpy(np.fromfile(self.file, np.float16, count, offset=self.offset)).view(self.shape)
 
 
 class StatesFile:
