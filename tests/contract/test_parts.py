@@ -31,7 +31,7 @@ from tests.contract.common import (
     ("options", "parts"),
     [
         ({"strategy": "none", "head": "cloze"}, ("nothing to train", "promptwise zero-shot", "--tune-backbone")),
-        ({"strategy": "token-bias"}, ("--strategy token-bias", "--base prefix", "Use --base hidden")),
+        ({"strategy": "token-bias", "base": "prefix"}, ("--strategy token-bias", "--base prefix", "Use --base hidden")),
         ({"strategy": "context-bias", "base": "prompt"}, ("--base prompt", "Use --base hidden")),
         ({"strategy": "random", "base": "hidden"}, ("--strategy random", "--base hidden", "prompt or prefix")),
         ({"strategy": "token-bias", "base": "hidden", "read_tokens": 5}, ("--read-tokens", "leave it out")),

@@ -12,8 +12,9 @@ import optuna
 import pytest
 import yaml
 
+from promptwise.models.text_model import TextModel
 from promptwise.runs import train as training
-from promptwise.training import fit
+from promptwise.tasks.data import task_from_file
 from tests.integration.command import fails, ok, promptwise, read_json, ticket_rows, train_flags, write_csv
 from tests.integration.killing import run_until, waiting_at
 from tests.integration.test_compare import spec_file
@@ -91,13 +92,15 @@ def test_the_test_split_is_scored_once_and_last(
 ) -> None:
     """No trial looks at it; the chosen run does when all have ended, and the same command again does not."""
     looks = []
-    choose = fit.choose
+    test = task_from_file(tickets, text_column="body", label_column="team").test
+    features = TextModel.features
 
-    def counted(model: Any, examples: Any, *args: Any, **kwargs: Any) -> Any:
-        looks.append([trial.state.is_finished() for trial in trials_of(tmp_path / "study")])
-        return choose(model, examples, *args, **kwargs)
+    def counted(model: TextModel, examples: Any) -> Any:
+        if list(examples) == list(test):
+            looks.append([trial.state.is_finished() for trial in trials_of(tmp_path / "study")])
+        return features(model, examples)
 
-    monkeypatch.setattr(fit, "choose", counted)
+    monkeypatch.setattr(TextModel, "features", counted)
     flags = search_flags(tickets, tiny, tmp_path / "study", "--trials", 2)
     first = ok(*flags).out
     assert looks == [[True, True]]
