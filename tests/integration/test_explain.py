@@ -6,6 +6,7 @@ import html
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,6 +61,20 @@ def test_the_task_level_prompt_is_that_of_an_empty_text(trained: Path, tiny: Pat
     shared = PromptedModel.from_backbone(str(tiny), task=model.spec, strategy="shared", length=2)
     assert task_level(shared, ("x", None)) is None
     assert set(attribute(shared, "a great film", steps=4).through_prompt) == {0.0}
+
+
+@pytest.mark.parametrize("base", ["prompt", "prefix", "hidden"])
+def test_the_task_level_prompt_enters_where_the_own_one_does(base: str, model: PromptedModel, tiny: Path) -> None:
+    """Of an empty text both are the same, also above the first layer."""
+    options: dict[str, Any] = {"base": base, "strategy": "encoder", "encoder": "mlp", "from_layer": 1, "length": 4}
+    late = PromptedModel.from_backbone(str(tiny), task=model.spec, dtype="fp32", **options)
+    with torch.no_grad():
+        for weights in late.strategy.parameters():
+            weights.add_(torch.ones_like(weights))
+    (own,) = late.predict([""])
+    found = task_level(late, ("", None))
+    assert found is not None
+    assert found.probabilities == pytest.approx(own.probabilities, abs=1e-6)
 
 
 def test_ways_of_a_word_add_up(model: PromptedModel) -> None:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from promptwise.backbones.backbone import Backbone
-from promptwise.core.injection import Injection
 from promptwise.core.instance import Instance
 from promptwise.errors import ConfigError
 from promptwise.models.prompted import PromptedModel
@@ -79,19 +78,13 @@ def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attri
     )
 
     def logits(many: Instance, read: Instance) -> Tensor:
-        hidden = run_from(model.backbone, many, model.injection(read), model.injector.from_layer)
-        return model.scores(many, hidden, None if position is None else position.expand(len(many.ids)))
+        return model.scores(
+            many, model.hidden_read_as(many, read), None if position is None else position.expand(len(many.ids))
+        )
 
     return attribute_logits(
         model.backbone, model.spec.labels, instance, logits, steps, min(steps, 16), model.temperature
     )
-
-
-def run_from(backbone: Backbone, instance: Instance, injection: Injection, layer: int) -> Tensor:
-    """The last hidden state ``[B, T, H]``, with a gradient for the layers below the one at which the prompt enters."""
-    if layer == 0:
-        return backbone.run(instance, injection)
-    return backbone.run(instance, injection, from_layer=layer, states=backbone.states(instance, layer))
 
 
 def attribute_logits(

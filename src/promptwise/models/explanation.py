@@ -61,6 +61,6 @@ def task_level(model: PromptedModel, texts: Texts) -> Prediction | None:
     rows = model.input_format.encode([texts])
     batch = {key: value.to(model.device) for key, value in model.collate(rows).items()}
     instance, position = model.aligned(**batch)
-    injection = model.injection(replace(instance, text=torch.zeros_like(instance.text)))
-    logits = model.scores(instance, model.backbone.run(instance, injection), position)[0].float().cpu()
+    hidden = model.hidden_read_as(instance, replace(instance, text=torch.zeros_like(instance.text)))
+    logits = model.scores(instance, hidden, position)[0].float().cpu()
     return Prediction.of(model.spec.labels, probabilities(logits, model.temperature).tolist(), int(logits.argmax()))

@@ -241,6 +241,10 @@ class PromptedModel(TextModel):
         # Nothing enters below the layer that was read, so its states serve the model too.
         return self.backbone.run(instance, injection, from_layer=layer, states=instance.states)
 
+    def hidden_read_as(self, instance: Instance, read: Instance) -> Tensor:
+        """The last hidden state ``[B, T, H]`` of instances with the prompts that the strategy makes of others."""
+        return self.backbone.run(instance, self.injection(read), from_layer=self.injector.from_layer)
+
     def injection(self, instance: Instance) -> Injection:
         """What enters the backbone for each instance: its prompt, as the injector has it."""
         layer = self.strategy.reads_layer

@@ -12,7 +12,7 @@ from torch import Tensor
 from promptwise.core.injection import Injection
 from promptwise.core.instance import Instance
 from promptwise.errors import BackboneError
-from promptwise.models.attribution import Attribution, attribute_logits, run_from
+from promptwise.models.attribution import Attribution, attribute_logits
 from promptwise.serving.batch import Row, collated
 from promptwise.serving.head_kinds import scores
 from promptwise.serving.loading import AdapterLoader
@@ -48,7 +48,7 @@ def explain(loader: AdapterLoader, row: Row, steps: int, go_on: Callable[[], Non
                 if kind.reads_layer is not None:
                     read = replace(read, states=backbone.states(read, kind.reads_layer))
                 injection = kind.injection([(adapter.prompts, slice(0, count))], read)
-            hidden = run_from(backbone, many, injection, adapter.from_layer)
+            hidden = backbone.run(many, injection, from_layer=adapter.from_layer)
             own = [(adapter.reader, list(range(count)))]
             return torch.stack(scores(own, backbone, hidden, many.mask, batch.mask_position.expand(count)))
 
