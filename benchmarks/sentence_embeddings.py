@@ -23,6 +23,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from promptwise.config import TrainConfig
+from promptwise.runs.baselines import chosen_regression
 from promptwise.runs.train import load_data
 from promptwise.tasks.data import TaskData
 
@@ -32,7 +33,6 @@ TASKS: dict[str, dict[str, Any]] = {
     "ag_news": {"task": "ag_news", "max_length": 64, "test_rows": 4000},
     "imdb": {"task": "imdb", "max_length": 128, "test_rows": 4000},
 }
-STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 
 
 def texts_and_labels(data: TaskData, split: str) -> tuple[list[str], np.ndarray]:
@@ -56,15 +56,11 @@ def regression(model: str, data: TaskData, length: int) -> dict[str, Any]:
     loaded = encoder(model, length)
     rows = {split: texts_and_labels(data, split) for split in ("train", "validation", "test")}
     seen = {split: loaded.encode(texts, show_progress_bar=False) for split, (texts, _) in rows.items()}
-    best: tuple[float, float, Any] | None = None
-    for strength in STRENGTHS:
-        fitted = LogisticRegression(C=strength, max_iter=1000).fit(seen["train"], rows["train"][1])
-        score = float(fitted.score(seen["validation"], rows["validation"][1]))
-        if best is None or score > best[0]:
-            best = (score, strength, fitted)
-    assert best is not None
-    score, strength, fitted = best
-    return {"validation": score, "test": float(fitted.score(seen["test"], rows["test"][1])), "C": strength}
+    best = chosen_regression(
+        seen["train"], rows["train"][1].tolist(), lambda one: one.score(seen["validation"], rows["validation"][1])
+    )
+    scores = {split: float(best.score(seen[split], rows[split][1])) for split in ("validation", "test")}
+    return {**scores, "C": best.C}
 
 
 def setfit(model: str, data: TaskData, length: int, seed: int, steps: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,6 +69,15 @@ def make_prepared(
     model = make_model(backbone, spec=spec, **options)
     model.prepare(model.features(examples))
     return model.eval()
+
+
+def draw_numbers(models: Iterable[PromptedModel], seed: int) -> None:
+    """Add random numbers to what is trained of models, so that they answer unlike each other."""
+    with seeded(seed), torch.no_grad():
+        for model in models:
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.5 * torch.randn_like(parameter))
 
 
 def make_knowledge(backbone: Backbone, folder: Path, outputs: bool = False) -> Path:

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import uvicorn
 
 from promptwise import AdapterPool, PromptedModel, attribute
-from promptwise.core.seeding import seeded
 from promptwise.serving.http import Limits, create_app
-from tests.contract.common import load, make_prepared
+from tests.contract.common import draw_numbers, load, make_prepared
 from tests.integration.test_serve import SINGLE
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
@@ -44,11 +42,7 @@ def alone(tiny: Path) -> dict[str, PromptedModel]:
         "reads": make_prepared(backbone, spec=SINGLE, strategy="context-bias", base="hidden", reads_layer=1),
         IMAGE: make_prepared(backbone, spec=HOSTILE, strategy="shared", base="prompt", head="classifier"),
     }
-    with seeded(5), torch.no_grad():
-        for model in made.values():
-            for parameter in model.parameters():
-                if parameter.requires_grad:
-                    parameter.add_(0.5 * torch.randn_like(parameter))
+    draw_numbers(made.values(), 5)
     return made
 
 

@@ -18,18 +18,16 @@ from typing import Any
 
 import httpx
 import pytest
-import torch
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from promptwise import AdapterPool, Prediction, PromptedModel, attribute
 from promptwise.backbones.backbone import Backbone
-from promptwise.core.seeding import seeded
 from promptwise.serving.batch import Row
 from promptwise.serving.explanation_queue import ExplanationQueue
 from promptwise.serving.http import Limits, create_app
 from promptwise.serving.queue import QueueFullError, RowQueue
-from tests.contract.common import SPEC, load, make_prepared
+from tests.contract.common import SPEC, draw_numbers, load, make_prepared
 from tests.integration.command import fails
 from tests.tiny import SENTENCES
 
@@ -55,11 +53,7 @@ def alone(backbone: Backbone) -> dict[str, PromptedModel]:
         "pairs": make_prepared(backbone, strategy="encoder", base="prefix", head="classifier"),
         "single": make_prepared(backbone, spec=SINGLE, strategy="shared", base="prefix", head="cloze"),
     }
-    with seeded(3), torch.no_grad():
-        for model in made.values():
-            for parameter in model.parameters():
-                if parameter.requires_grad:
-                    parameter.add_(0.5 * torch.randn_like(parameter))
+    draw_numbers(made.values(), 3)
     return made
 
 

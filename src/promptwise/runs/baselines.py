@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from promptwise.config import ModelConfig
 from promptwise.config.composition import values_of, without_useless
 from promptwise.errors import ConfigError
 from promptwise.registry import HEADS
+from promptwise.training.launcher import process_count
 from promptwise.training.run_metrics import Baseline
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def check_baselines() -> None:
         import sklearn  # noqa: F401 (only whether it is there)
     except ImportError as error:
         raise ConfigError("--baselines needs scikit-learn: pip install 'promptwise[baselines]'.") from error
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = process_count()
     if processes > 1:
         raise ConfigError(f"--baselines works in one process, and there are {processes}. Leave it out.")
 
@@ -87,8 +87,6 @@ def run_baselines(config: ModelConfig, model: PromptedModel, data: TaskData, pro
 
 def _logistic_regression(model: PromptedModel, data: TaskData, balanced: bool, progress: bool) -> list[Baseline]:
     """Logistic regression on embeddings; none where training has one class alone, which it cannot be fitted on."""
-    from sklearn.linear_model import LogisticRegression
-
     from promptwise.tasks.examples import labels_of
     from promptwise.tasks.metrics import get_metric
     from promptwise.training.scoring import score_choices
@@ -103,25 +101,42 @@ def _logistic_regression(model: PromptedModel, data: TaskData, balanced: bool, p
         for name, rows in splits.items()
     }
     metric = get_metric(data.spec.metrics[0])
-    fitted: list[tuple[float, float, Any, dict[str, float]]] = []
-    for strength in STRENGTHS:
-        one = LogisticRegression(C=strength, max_iter=1000, class_weight="balanced" if balanced else None)
-        one.fit(seen["train"], labels)
-        scores = score_choices(data.spec, data.validation, one.predict(seen["validation"]).tolist())
-        value = scores[metric.name]
-        fitted.append((value if metric.higher_is_better else -value, strength, one, scores))
-    # The first of equal ones, which has the strongest regularisation.
-    _, strength, best, validation = max(fitted, key=lambda item: item[0])
+
+    def scores(fitted: Any, split: str) -> dict[str, float]:
+        return score_choices(data.spec, splits[split], fitted.predict(seen[split]).tolist())
+
+    def value(fitted: Any) -> float:
+        score = scores(fitted, "validation")[metric.name]
+        return score if metric.higher_is_better else -score
+
+    best = chosen_regression(seen["train"], labels, value, balanced)
     return [
         Baseline(
             "logistic regression",
-            validation,
-            score_choices(data.spec, data.test, best.predict(seen["test"]).tolist()),
-            f"C {strength:g}",
+            scores(best, "validation"),
+            scores(best, "test"),
+            f"C {best.C:g}",
             int(best.coef_.size + best.intercept_.size),
             time.perf_counter() - began,
         )
     ]
+
+
+def chosen_regression(seen: Any, labels: Sequence[int], value: Callable[[Any], float], balanced: bool = False) -> Any:
+    """scikit-learn's logistic regression with the ``C`` of :data:`STRENGTHS` that has the greatest value.
+
+    Args:
+        seen: ``[N, H]`` embeddings of training rows.
+        labels: ``[N]`` their classes.
+        value: Of a fitted one, on rows that were held out.
+        balanced: Whether classes weigh alike.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    weight = "balanced" if balanced else None
+    fitted = [LogisticRegression(C=one, max_iter=1000, class_weight=weight).fit(seen, labels) for one in STRENGTHS]
+    # The first of equal ones, which has the strongest regularisation.
+    return max(fitted, key=value)
 
 
 def _majority_class(data: TaskData) -> Baseline:

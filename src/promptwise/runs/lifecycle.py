@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from promptwise.errors import ConfigError
 from promptwise.files import CARD_FILE, METRICS_FILE, write_atomic, write_json
 from promptwise.runs.folder import RunFolder
+from promptwise.training.launcher import process_count
 
 if TYPE_CHECKING:
     from promptwise.backbones.backbone import Backbone
@@ -98,7 +99,7 @@ def run_conditions(backbone: Backbone) -> dict[str, str]:
     return {
         "backbone": backbone.fingerprint,
         "compute dtype": str(backbone.compute_dtype),
-        "number of processes": os.environ.get("WORLD_SIZE", "1"),
+        "number of processes": str(process_count()),
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from promptwise.errors import ConfigError, OutputError, TrainingError
 from promptwise.runs.processes import default_threads
 from promptwise.search.space import Space, read_space
+from promptwise.training.launcher import process_count
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -116,7 +116,7 @@ def check_here() -> None:
     """
     if importlib.util.find_spec("optuna") is None:
         raise ConfigError("`promptwise search` needs optuna: pip install 'promptwise[search]'.")
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = process_count()
     if processes > 1:
         raise ConfigError(
             f"A trial is trained in one process, and a launcher started {processes}. Start `promptwise search` without "

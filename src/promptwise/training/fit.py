@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from promptwise.training.calibration import calibration_scores, fit_temperature,
 from promptwise.training.environment import versions
 from promptwise.training.epoch_scores import EpochScores
 from promptwise.training.kept_states import NONE, collate_with_states, keep_states
+from promptwise.training.launcher import process_count
 from promptwise.training.memory import peak_memory, reset_peak_memory
 from promptwise.training.progress import ProgressBar
 from promptwise.training.run_metrics import (
@@ -318,7 +318,7 @@ def check_fit(config: FitConfig) -> None:
     check_logger(config.report_to)
     if config.compile:
         check_compiler()
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = process_count()
     if config.batch_tokens is not None and processes > 1:
         raise ConfigError(f"--batch-tokens works in one process, and there are {processes}. Use --batch-size.")
     if config.max_minutes is not None and processes > 1:
