@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from promptwise import PromptConfig, PromptedModel
 from promptwise.config import FitConfig
-from promptwise.config.learning_rates import FOUND, learning_rate
+from promptwise.config.usual_training import FOUND, learning_rate
 from promptwise.errors import ConfigError
 from promptwise.registry import ENCODERS, INJECTORS, STRATEGIES
 from tests.contract.common import EXAMPLES, SPEC, TinyFolder, load, make_model, tensors_of

@@ -15,7 +15,7 @@ from promptwise import PromptConfig, PromptedModel
 from promptwise.backbones.placement import prepare_backbone
 from promptwise.config import FitConfig, TrainConfig
 from promptwise.config.composition import config_from_mapping
-from promptwise.config.learning_rates import LORA_LR, learning_rate
+from promptwise.config.usual_training import LORA_LR, learning_rate
 from promptwise.core.seeding import seeded
 from promptwise.errors import AdapterError, BackboneError, ConfigError
 from promptwise.experiments.spec import chosen_settings

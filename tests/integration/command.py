@@ -88,6 +88,7 @@ def train_flags(data: Path, model: Path, out: Path, *more: object) -> list[str]:
     """The flags of a small, fast, reproducible run on a file; later flags win."""
     flags: list[object] = [
         *("train", "--data", data, "--text-column", "body", "--label-column", "team", "--model", model),
+        *("--strategy", "encoder"),
         *("--out", out, "--epochs", 1, "--length", 4, "--batch-size", 8, "--threads", 1, "--dtype", "fp32"),
     ]
     return [str(flag) for flag in (*flags, *more)]

@@ -23,7 +23,7 @@ TEXTS = ["a good film", "", "what an awful book"]
 def test_train_save_load_and_predict(tickets: Path, tiny: Path, tmp_path: Path) -> None:
     """A model that is trained, saved and loaded predicts what it predicted before, exactly."""
     data = task_from_file(tickets, text_column="body", label_column="team")
-    model = PromptedModel.from_backbone(str(tiny), task=data.spec, dtype="fp32", length=4)
+    model = PromptedModel.from_backbone(str(tiny), task=data.spec, dtype="fp32", strategy="encoder", length=4)
     before = model.predict(TEXTS)
     metrics = model.fit(data, epochs=3, batch_size=8, lr=0.02)
     after = model.predict(TEXTS)
@@ -48,7 +48,7 @@ def test_two_adapters_share_a_backbone(trained: Path, tiny: Path, tmp_path: Path
     backbone = load_backbone(str(tiny))
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     one = PromptedModel.from_pretrained(trained, backbone)
-    other = PromptedModel.from_backbone(backbone, task="cb", length=4)
+    other = PromptedModel.from_backbone(backbone, task="cb", strategy="encoder", length=4)
     assert one.backbone is other.backbone is backbone
     expected = one.predict(TEXTS)
     other.predict([("a film", "a book")])
@@ -77,6 +77,7 @@ def test_a_run_from_python_is_a_run_of_the_command_line(
         model=str(tiny),
         out=str(tmp_path / "run"),
         epochs=3,
+        strategy="encoder",
         length=4,
         batch_size=8,
         threads=1,
@@ -111,7 +112,7 @@ def test_a_pipeline_of_transformers_agrees(kind: str, tickets: Path, models: Pat
     data = task_from_file(tickets, text_column="body", label_column="team")
     backbone = load_backbone(str(build_backbone(kind, models / f"pipeline-{kind}")))
     names = backbone.config.id2label
-    model = PromptedModel.from_backbone(backbone, task=data.spec, length=4, dtype="fp32")
+    model = PromptedModel.from_backbone(backbone, task=data.spec, strategy="encoder", length=4, dtype="fp32")
     classify = pipeline("text-classification", model=model, tokenizer=backbone.tokenizer, top_k=None, device="cpu")
     texts = ["a good film", "what a terrible, boring and awful book", "zyzzyva 7"]
     for said, predicted in zip(classify(texts, batch_size=2), model.predict(texts), strict=True):
@@ -133,7 +134,7 @@ def test_wrong_options_are_named(tickets: Path, tiny: Path) -> None:
     with pytest.raises(ConfigError, match="fp16"):
         PromptedModel.from_backbone(str(tiny), task="cb", dtype="fp16")
     data = task_from_file(tickets, text_column="body", label_column="team")
-    model = PromptedModel.from_backbone(str(tiny), task=data.spec, length=2)
+    model = PromptedModel.from_backbone(str(tiny), task=data.spec, strategy="encoder", length=2)
     with pytest.raises(ConfigError, match="epoch"):
         model.fit(data, epoch=3)
     with pytest.raises(UnknownNameError, match="tensorboard"):
@@ -143,7 +144,7 @@ def test_wrong_options_are_named(tickets: Path, tiny: Path) -> None:
 def test_a_split_without_rows_is_named(tickets: Path, tiny: Path) -> None:
     """Data that was loaded without its training split cannot be trained on."""
     data = load_task("topics13", splits=("test",))
-    model = PromptedModel.from_backbone(str(tiny), task="topics13", length=2)
+    model = PromptedModel.from_backbone(str(tiny), task="topics13", strategy="encoder", length=2)
     with pytest.raises(DataError, match="train split"):
         model.fit(data)
 
@@ -165,7 +166,7 @@ def test_numbers_and_pairs_of_strange_columns(tiny: Path, tmp_path: Path) -> Non
     rows = [{"a {b}": row["body"], "y:": index % 2} for index, row in enumerate(ticket_rows())]
     file = write_csv(tmp_path / "odd.csv", rows)
     data = task_from_file(file, text_column="a {b}", label_column="y:")
-    model = PromptedModel.from_backbone(str(tiny), task=data.spec, length=2)
+    model = PromptedModel.from_backbone(str(tiny), task=data.spec, strategy="encoder", length=2)
     model.save_pretrained(tmp_path / "adapter")
     loaded = PromptedModel.from_pretrained(tmp_path / "adapter")
     assert loaded.spec == data.spec

@@ -183,7 +183,9 @@ def test_topics_are_told_as_the_network_told_them(finished: Path, corpus: Path, 
 def untrained(tiny: Path, tickets: Path, **options: Any) -> tuple[PromptedModel, list[Any]]:
     """A prepared model that no step has changed."""
     data = task_from_file(tickets, text_column="body", label_column="team")
-    model = PromptedModel.from_backbone(str(tiny), task=data.spec, length=4, dtype="fp32", **options)
+    model = PromptedModel.from_backbone(
+        str(tiny), task=data.spec, length=4, dtype="fp32", **{"strategy": "encoder", **options}
+    )
     rows = model.features(data.train)
     model.prepare(rows)
     return model, rows

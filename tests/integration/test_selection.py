@@ -40,7 +40,7 @@ def make_data(train: list[Example], validation: list[Example], test: list[Exampl
 
 def make_model(backbone: Backbone, **options: Any) -> PromptedModel:
     """A prompt of four vectors."""
-    return PromptedModel.from_backbone(backbone, task=SPEC, length=4, **options)
+    return PromptedModel.from_backbone(backbone, task=SPEC, length=4, **{"strategy": "encoder", **options})
 
 
 def saved_and_loaded(model: PromptedModel, folder: Path, backbone: Backbone) -> PromptedModel:

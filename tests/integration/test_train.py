@@ -116,7 +116,20 @@ def test_flags_win_over_the_config_file(tickets: Path, tiny: Path, tmp_path: Pat
         "lr": "1e-3",
     }
     file.write_text(yaml.safe_dump(settings), encoding="utf-8")
-    ok("train", "--config", file, "--text-column", "body", "--length", 3, "--no-train-table", "--out", tmp_path / "run")
+    ok(
+        "train",
+        "--config",
+        file,
+        "--text-column",
+        "body",
+        "--strategy",
+        "encoder",
+        "--length",
+        3,
+        "--no-train-table",
+        "--out",
+        tmp_path / "run",
+    )
     used = read_json(tmp_path / "run" / "train_config.json")
     assert used["text_column"] == "body"
     assert (used["length"], used["batch_size"], used["max_length"]) == (3, 4, 20)

@@ -19,7 +19,7 @@ import torch
 from promptwise import PromptedModel
 from promptwise.backbones.hub import DEFAULT_MODEL
 from promptwise.cli.strategy_sizes import strategy_sizes
-from promptwise.config.learning_rates import LORA_LR
+from promptwise.config.usual_training import LORA_LR
 from promptwise.reports.measured import read_measured
 from promptwise.strategies.bias import TokenBias
 from promptwise.tasks import task_names
@@ -190,7 +190,7 @@ def test_a_task_on_pairs_from_a_local_folder(
 ) -> None:
     """A SuperGLUE task of the package runs from local files; evaluate repeats the test scores of the run."""
     run = tmp_path / "run"
-    small = ("--length", 4, "--epochs", 2, "--batch-size", 8, "--threads", 1, "--dtype", "fp32")
+    small = ("--epochs", 2, "--batch-size", 8, "--threads", 1, "--dtype", "fp32")
     ok("train", "--task", task, "--data-dir", answers, "--model", tiny, "--out", run, *small)
     use = ("--adapter", run, "--dtype", "fp32", "--data-dir", answers)
     recorded = read_json(run / "metrics.json")
@@ -217,7 +217,7 @@ def test_a_pair_file_goes_all_the_way(tiny: Path, tmp_path: Path) -> None:
     rows = [{"q": row["body"], "a b": "it was good", "y": row["team"]} for row in ticket_rows()]
     data = write_csv(tmp_path / "pairs.csv", rows)
     columns = ("--text-column", "q", "--text-pair-column", "a b", "--label-column", "y")
-    small = ("--length", 4, "--epochs", 1, "--threads", 1, "--dtype", "fp32", "--out", tmp_path / "run")
+    small = ("--epochs", 1, "--threads", 1, "--dtype", "fp32", "--out", tmp_path / "run")
     ok("train", "--data", data, *columns, "--model", tiny, *small)
     assert "rows: 40" in ok("evaluate", "--adapter", tmp_path / "run", "--data", data).out
     from_file = predicted("--adapter", tmp_path / "run", data)

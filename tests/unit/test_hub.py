@@ -231,7 +231,7 @@ def test_unknown_names_are_answered_with_near_ones(tiny: Path, store: Store, no_
 
 def test_an_adapter_is_found_in_the_cache(tiny: Path, store: Store, no_network: None, tmp_path: Path) -> None:
     """``org/name`` leads to an adapter as to a model, and to a local folder first."""
-    model = PromptedModel.from_backbone(str(tiny), task="topics13", length=2, dtype="fp32")
+    model = PromptedModel.from_backbone(str(tiny), task="topics13", strategy="encoder", length=2, dtype="fp32")
     model.save_pretrained(tmp_path / "adapter")
     snapshot = store("org/adapter", tmp_path / "adapter")
     assert adapter_folder("org/adapter") == snapshot
@@ -249,7 +249,9 @@ def test_an_adapter_that_is_nowhere_is_named(cache: Path, no_network: None) -> N
 
 def test_a_partial_adapter_is_named(tiny: Path, store: Store, no_network: None, tmp_path: Path) -> None:
     """A copy without weights is refused, and the file that it lacks is named."""
-    PromptedModel.from_backbone(str(tiny), task="topics13", length=2).save_pretrained(tmp_path / "adapter")
+    PromptedModel.from_backbone(str(tiny), task="topics13", strategy="encoder", length=2).save_pretrained(
+        tmp_path / "adapter"
+    )
     store("org/adapter", tmp_path / "adapter", only=("adapter_config.json",))
     with pytest.raises(AdapterError, match=r"adapter_model\.safetensors"):
         PromptedModel.from_pretrained("org/adapter")

@@ -7,9 +7,9 @@ from pathlib import Path
 from promptwise.backbones.hub import DEFAULT_MODEL
 from promptwise.backbones.placement import prepare_backbone
 from promptwise.config import TrainConfig
-from promptwise.config.learning_rates import learning_rate
+from promptwise.config.usual_training import with_usual
 from promptwise.models.prompted import PromptedModel
-from promptwise.runs.train import train
+from promptwise.runs.train import load_data, train
 from promptwise.terminal import console, plain_table, print_table, program, size_text
 
 SENTENCES = (
@@ -37,15 +37,16 @@ def run_demo(out: Path, epochs: float | None = None) -> None:
         ),
         ("linear probe", TrainConfig(task="topics13", strategy="none", out=str(out / "linear-probe"), **more)),
     )
+    rows = len(load_data(config).train)
     console.print(
         f"Backbone {DEFAULT_MODEL}, frozen. Task topics13: which of 13 topics is a sentence about?\n"
-        f"{config.epochs:g} epochs each, at the usual learning rate of each.\n"
+        f"{with_usual(config, config, rows).epochs:g} epochs each, at the usual learning rate of each.\n"
     )
     backbone = prepare_backbone(config.model, False, config.dtype)
     table = plain_table("method", "accuracy on test", "tuned parameters", "trained in")
     found = []
     for number, (name, run) in enumerate(runs, 1):
-        console.print(f"{number}/{len(runs)} {name}, learning rate {learning_rate(run, run):g}", highlight=False)
+        console.print(f"{number}/{len(runs)} {name}, learning rate {with_usual(run, run, rows).lr:g}", highlight=False)
         found.append(train(run, overwrite=True, backbone=backbone))
         parameters = found[-1].parameters
         size = size_text(parameters.tuned, parameters.share)

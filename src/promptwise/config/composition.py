@@ -17,7 +17,7 @@ from promptwise import registry
 from promptwise.config.settings import Setting, converted, flag_name, problems_of, settings_in
 from promptwise.errors import ConfigError, UnknownNameError
 from promptwise.reading import listed, unknown_key
-from promptwise.registry import STRATEGIES, Registry
+from promptwise.registry import INJECTORS, STRATEGIES, Registry
 
 REGISTRIES: Mapping[str, Registry] = {
     name: getattr(registry, name) for name in ("INJECTORS", "STRATEGIES", "HEADS", "ENCODERS", "TUNINGS")
@@ -51,11 +51,22 @@ def settings_for(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Settin
 
 
 def default_of(one: Setting, values: Mapping[str, Any]) -> Any:
-    """What a setting is beside these values where they do not say it: the base is the one that suits the strategy."""
-    strategy = values.get("strategy")
-    if one.choices != "INJECTORS" or not isinstance(strategy, str) or strategy not in STRATEGIES.names():
-        return one.default
-    return getattr(STRATEGIES.declaration(strategy), "usual_base", one.default)
+    """What a setting is beside these values where they do not say it.
+
+    The base is the one that suits the strategy, and the strategy, where there is a base alone, one that suits the base.
+    """
+    if one.choices == "INJECTORS":
+        return _suiting(STRATEGIES, values.get("strategy"), "usual_base", one.default)
+    if one.choices == "STRATEGIES":
+        return _suiting(INJECTORS, values.get("base"), "usual_strategy", one.default)
+    return one.default
+
+
+def _suiting(entries: Registry, chosen: Any, attribute: str, otherwise: Any) -> Any:
+    """What an entry of another registry declares to suit it."""
+    if not isinstance(chosen, str) or chosen not in entries.names():
+        return otherwise
+    return getattr(entries.declaration(chosen), attribute, otherwise)
 
 
 def part_settings(axis: str, chosen: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,7 +174,7 @@ def useless(kind: type[Any], values: Mapping[str, Any]) -> dict[str, str]:
     One at its default is none of them: nothing was asked for.
     """
     known = settings_for(kind, values)
-    chosen = values.get("strategy", known["strategy"].default) if "strategy" in known else None
+    chosen = values.get("strategy", default_of(known["strategy"], values)) if "strategy" in known else None
     declared = STRATEGIES.declaration(chosen) if isinstance(chosen, str) else None
     unmet = {name for name, one in known.items() if one.needs is not None and not getattr(declared, one.needs, True)}
     found = {}
@@ -195,7 +206,7 @@ def resolved(kind: type[Any], values: Mapping[str, Any]) -> tuple[dict[str, Any]
         unknown_setting(name, known) for name in values if name not in known and idle(kind, name, values) is None
     ]
     problems += [
-        f"{flag_name(name)} would change nothing beside {beside}; leave it out."
+        f"{flag_name(name)} would change nothing beside {beside}{_way_out(kind, name, beside, values)}"
         for name, beside in useless(kind, values).items()
     ]
     cleaned, wrong = converted(known, {name: value for name, value in values.items() if name in known}, flag_name)
@@ -222,6 +233,15 @@ def _axes(kind: type[Any]) -> list[Setting]:
     return [one for one in known_settings(kind).values() if isinstance(one.choices, str)]
 
 
+def _way_out(kind: type[Any], name: str, beside: str, values: Mapping[str, Any]) -> str:
+    """What to do about a setting that would change nothing; a strategy that nobody named is said to be the default."""
+    if not beside.startswith("--strategy ") or "strategy" in values:
+        return "; leave it out."
+    owned = owners(kind, name)
+    having = "a strategy that has it" if owned is None else f"--strategy {' or '.join(owned[1])}"
+    return f", the default; leave it out, or add {having}."
+
+
 def _is_default(one: Setting, given: Any) -> bool:
     try:
         return bool(one.value(given) == one.default)
@@ -243,10 +263,17 @@ def values_of(config: Any) -> dict[str, Any]:
 
 
 def off_default(config: Any) -> dict[str, Any]:
-    """The settings of a configuration that are not at their default."""
+    """The settings of a configuration that are not at their default, which for the base is the strategy's."""
     values = values_of(config)
     known = settings_for(type(config), values)
-    return {name: value for name, value in values.items() if value != known[name].default}
+    return {name: value for name, value in values.items() if not at_default(known[name], values)}
+
+
+def at_default(one: Setting, values: Mapping[str, Any]) -> bool:
+    """Whether a setting has among these values the one that it would have if they left it out."""
+    # The strategy is compared with the default of all, so that one of the two is named wherever they are not usual.
+    default = default_of(one, values) if one.choices == "INJECTORS" else one.default
+    return bool(values[one.name] == default)
 
 
 _Config = TypeVar("_Config")

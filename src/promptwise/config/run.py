@@ -31,9 +31,15 @@ class PromptConfig:
     """
 
     base: str = setting(
-        "prefix", "How prompts enter the model; without it hidden for biases of tokens.", choices="INJECTORS"
+        "hidden",
+        "How prompts enter the model; by default hidden for biases of tokens, and prefix for every other strategy.",
+        choices="INJECTORS",
     )
-    strategy: str = setting("encoder", "How the prompt of an input is made.", choices="STRATEGIES")
+    strategy: str = setting(
+        "context-bias",
+        "How the prompt of an input is made; encoder beside --base prompt or prefix.",
+        choices="STRATEGIES",
+    )
     length: int = setting(32, "K, prompt vectors per input.", minimum=1, maximum=4096, needs="has_length")
     read_tokens: float | None = setting(
         None,
@@ -146,7 +152,12 @@ class PromptConfig:
 class FitConfig:
     """How a prompted model is trained."""
 
-    epochs: float = setting(5.0, "Passes over the training split.", minimum=0.001, maximum=10**6)
+    epochs: float | None = setting(
+        None,
+        "Passes over the training split. By default as many as show 10,000 examples, at least 2 and at most 50.",
+        minimum=0.001,
+        maximum=10**6,
+    )
     lr: float | None = setting(
         None,
         "Peak learning rate; a strategy may take a fixed share of it. By default what was found for the strategy and "

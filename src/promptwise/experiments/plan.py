@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
 from promptwise.backbones.hub import model_digest
 from promptwise.config import TrainConfig
-from promptwise.config.learning_rates import learning_rate
+from promptwise.config.usual_training import with_usual
 from promptwise.experiments.pretrained import USED_BY, Pretraining, digest_of
 from promptwise.experiments.record import Record, run_id
 from promptwise.experiments.run import Run
@@ -150,8 +150,8 @@ class Plan:
 
     def _made(self, planned: Planned) -> Run:
         config = planned.cell.config(planned.seed, planned.lr)
-        # The default rate is written out, so that a later default does not change which run this id means.
-        config = replace(config, lr=learning_rate(config, config))
+        # What is usual is written out, so that a later default does not change which run this id means.
+        config = with_usual(config, config, len(self._inputs.data(config).train))
         starts = {
             setting: self.experiment.pretrained[config.get(setting)]
             for setting in USED_BY.values()

@@ -10,6 +10,9 @@ from promptwise.config import TrainConfig
 from promptwise.config.composition import config_from_mapping, known_settings, off_default, values_of
 from promptwise.experiments.pretrained import Pretraining
 
+FIRST_DEFAULTS = {"strategy": "encoder", "base": "prefix", "epochs": 5.0}
+"""The defaults, of those that were changed since, by which runs are named."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -110,7 +113,11 @@ def settings_of(config: TrainConfig) -> dict[str, Any]:
 def chosen_settings(config: TrainConfig) -> dict[str, Any]:
     """Those of them that are not at their default, without the places of the data: what tells runs on one data apart.
 
-    So a setting that is new in a later version renames no run that leaves it alone.
+    So a setting that is new in a later version renames no run that leaves it alone, nor does a default that changed:
+    it is compared with what it was when runs were first named.
     """
-    chosen = off_default(config)
-    return {key: value for key, value in settings_of(config).items() if key in chosen and key not in config.data_places}
+    settings = settings_of(config)
+    chosen = {*off_default(config), *FIRST_DEFAULTS} - {
+        key for key, default in FIRST_DEFAULTS.items() if settings[key] == default
+    }
+    return {key: value for key, value in settings.items() if key in chosen and key not in config.data_places}

@@ -102,6 +102,7 @@ def _studies(
             yield cell, None
             continue
         space = space_of(cell)
+        space = space.with_usual_epochs(len(cache.data(space.first).train))
         identity = identity_of(space, cache)
         folder = out / STUDIES / _digest(identity)
         if only_there and not folder.is_dir():

@@ -26,10 +26,12 @@ class Injector(nn.Module, ABC):
         task_prompt: The parameter ``[K, .]`` that all instances share and that an instance-wise strategy's vectors are
             added to, by its name; ``None`` where the injector has none.
         has_slots: Whether the ``K`` vectors of a prompt stay apart; else their mean counts.
+        usual_strategy: The strategy that a plug-in has where none is named; others say it in their settings.
         from_layer: The layer at which its prompts enter; the layers below see the text alone.
     """
 
     settings: ClassVar[type] = InjectorSettings
+    usual_strategy: ClassVar[str] = InjectorSettings.usual_strategy
     shape: PromptShape
     reserved_positions: int = 0
     from_layer: int = 0

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from promptwise.config.settings import setting
 
 
 @dataclass(frozen=True)
 class InjectorSettings:
-    """Settings of an injector that has none."""
+    """Settings of an injector that has none, and what suits it."""
+
+    usual_strategy: ClassVar[str] = "encoder"
+    """The strategy that it has where none is named."""
 
 
 def layers_setting(given: Any) -> str:
@@ -61,6 +64,8 @@ class EntrySettings(InjectorSettings):
 @dataclass(frozen=True)
 class HiddenSettings(EntrySettings):
     """Of :class:`~promptwise.injectors.hidden.HiddenInjector`."""
+
+    usual_strategy: ClassVar[str] = "context-bias"
 
     edit_layers: str = setting(
         "all",

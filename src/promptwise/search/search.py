@@ -94,6 +94,7 @@ def search(
     from promptwise.search.trials import Task, do_side_by_side, do_trials
 
     cache = InputCache()
+    known = known.with_usual_epochs(len(cache.data(known.first).train))
     identity = identity_of(known, cache)
     task = Task(folder, known, terms_of(known, identity, trials), known.fixed.get("threads") or default_threads(jobs))
     shared = SharedStudy(folder, task.terms)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptwise.config import TrainConfig
 from promptwise.config.composition import (
+    at_default,
     config_from_mapping,
     known_settings,
     settings_for,
@@ -19,6 +20,7 @@ from promptwise.config.composition import (
     without_useless,
 )
 from promptwise.config.settings import Setting, converted, flag_name
+from promptwise.config.usual_training import usual_epochs
 from promptwise.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -113,13 +115,12 @@ class Space:
     @property
     def chosen(self) -> dict[str, Any]:
         """The settings of all trials that are not at their default."""
-        return {name: value for name, value in self.fixed.items() if value != _known()[name].default}
+        return {name: value for name, value in self.fixed.items() if not at_default(_known()[name], self.fixed)}
 
     @property
     def most_epochs(self) -> int:
-        """The most epochs that a trial may have."""
-        found = [dimension.samples for dimension in self.dimensions if dimension.name == "epochs"]
-        return math.ceil(max(found[0] if found else [self.first.epochs]))
+        """The most epochs that a trial may have, of a space that says it."""
+        return math.ceil(max(float(epochs) for epochs in self.values_of("epochs")))
 
     def values_of(self, name: str) -> tuple[Any, ...]:
         """The values that a setting may have; the ends of its range where it has one."""
@@ -143,6 +144,15 @@ class Space:
                     "head or network that is tried has that setting. Leave it out, or try one that has."
                 )
         return found
+
+    def with_usual_epochs(self, rows: int) -> Space:
+        """The same with the passes that so many training rows usually get, where nothing says how many.
+
+        Hyperband's largest budget is the most epochs, which it must know before the first trial.
+        """
+        if self.values_of("epochs") != (None,):
+            return self
+        return Space({**self.fixed, "epochs": usual_epochs(rows)}, self.dimensions)
 
     def without(self, names: Collection[str]) -> Space:
         """The same without some settings."""

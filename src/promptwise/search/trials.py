@@ -137,13 +137,13 @@ def _done(trial: Trial, shared: SharedStudy, task: Task, cache: InputCache) -> F
     return ended(value=scores[task.terms.metric])
 
 
-def _pruning(trial: Trial, epochs: float) -> Callable[[int, float], None]:
+def _pruning(trial: Trial, epochs: float | None) -> Callable[[int, float], None]:
     """A listener that tells Optuna the score of each epoch, and ends a trial where Hyperband says so."""
 
     def listen(epoch: int, score: float) -> None:
         trial.report(score, epoch)
         # Hyperband must see every score; after the last epoch there is nothing left to save.
-        if trial.should_prune() and epoch < epochs:
+        if trial.should_prune() and (epochs is None or epoch < epochs):
             raise optuna.TrialPruned
 
     return listen

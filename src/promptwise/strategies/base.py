@@ -22,6 +22,7 @@ class Strategy(nn.Module, ABC):
         instance_wise: Whether the prompt depends on the instance.
         makes_vectors: Whether there is a prompt; without one ``K`` is 0, whatever the settings say.
         settings: The dataclass of what it can be told; it gets its fields as keyword arguments.
+        usual_base: The base that a plug-in has where none is named; others say it in their settings.
         makes_edits: Whether it makes edits of hidden states instead of vectors, which not every base takes.
         needs_slots: Whether its vectors must stay apart where they enter.
         reads_layer: The layer whose incoming hidden states it reads (:attr:`Instance.states`); ``None`` for none.
@@ -34,6 +35,7 @@ class Strategy(nn.Module, ABC):
     instance_wise: ClassVar[bool] = True
     makes_vectors: ClassVar[bool] = True
     settings: ClassVar[type] = StrategySettings
+    usual_base: ClassVar[str] = StrategySettings.usual_base
     makes_edits: ClassVar[bool] = False
     needs_slots: ClassVar[bool] = False
     reads_layer: int | None = None

@@ -17,7 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from promptwise.config import FitConfig, KnowledgeConfig
 from promptwise.config.composition import values_of
-from promptwise.config.learning_rates import learning_rate
+from promptwise.config.usual_training import with_usual
 from promptwise.errors import ConfigError, DataError
 from promptwise.files import STATES_FOLDER
 from promptwise.tasks.batching import by_length
@@ -90,6 +90,7 @@ def fit(
     config = _fit_config(options)
     check_fit(config)
     _check_splits(data)
+    config = with_usual(config, model.prompt_config, len(data.train))
     if output_dir is None:
         with tempfile.TemporaryDirectory() as folder:
             return fit(
@@ -175,7 +176,7 @@ def _trainer_of(
         config,
         output_dir,
         progress,
-        learning_rate=learning_rate(model.prompt_config, config),
+        learning_rate=config.lr,
         gradient_accumulation_steps=config.gradient_accumulation,
         torch_compile=config.compile,
     )
@@ -266,7 +267,7 @@ def _measured(
         parameters=ParameterCounts(model.tuned_parameters, model.backbone.parameter_count, model.tuned_share),
         data=DataSummary(data.origin, data.fingerprint, {split: len(getattr(data, split)) for split in _SPLITS}),
         backbone={"name": model.backbone.name, "fingerprint": model.backbone.fingerprint},
-        config={**values_of(model.prompt_config), **asdict(config), "lr": trainer.args.learning_rate},
+        config={**values_of(model.prompt_config), **asdict(config)},
         optimizer={
             "name": str(trainer.args.optim),
             "schedule": str(trainer.args.lr_scheduler_type),

@@ -16,7 +16,7 @@ from transformers import Trainer, TrainingArguments
 
 from promptwise.backbones.placement import default_device, same_device
 from promptwise.config import ClozeConfig, FitConfig, KnowledgeConfig
-from promptwise.config.learning_rates import PROMPT_LR
+from promptwise.config.usual_training import PROMPT_LR
 from promptwise.errors import ConfigError, OutputError, TrainingError, UnknownNameError
 from promptwise.files import write_json
 from promptwise.training.progress import ProgressBar

@@ -9,7 +9,15 @@ error, three points: those have it. A strategy that depends on the input takes a
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TypeVar
+
 from promptwise.config import FitConfig, PromptConfig
+
+EXAMPLES = 10_000
+"""How many examples a run sees, each counted as often as it is seen."""
+
+FEWEST_EPOCHS, MOST_EPOCHS = 2, 50
 
 PROMPT_LR = 1e-2
 """For whatever is not named below: linear probing, and plug-ins."""
@@ -56,6 +64,26 @@ FOUND = {
     ("hidden", "context-bias"): 3e-3,
 }
 """By base and :attr:`~promptwise.config.PromptConfig.method`."""
+
+
+_Fit = TypeVar("_Fit", bound=FitConfig)
+
+
+def with_usual(fit: _Fit, prompt: PromptConfig, rows: int) -> _Fit:
+    """How a run is trained, with its passes and its learning rate filled in where nobody said them.
+
+    Args:
+        fit: What was asked for.
+        prompt: What is trained.
+        rows: How many training rows there are.
+    """
+    epochs = usual_epochs(rows) if fit.epochs is None else fit.epochs
+    return replace(fit, epochs=epochs, lr=learning_rate(prompt, fit))
+
+
+def usual_epochs(rows: int) -> float:
+    """Passes over so many training rows by which :data:`EXAMPLES` are seen, between the fewest and the most."""
+    return float(min(max(round(EXAMPLES / max(rows, 1)), FEWEST_EPOCHS), MOST_EPOCHS))
 
 
 def learning_rate(prompt: PromptConfig, fit: FitConfig) -> float:
