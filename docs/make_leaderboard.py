@@ -31,7 +31,7 @@ Percent on the test split, mean ± standard deviation over seeds, the number of 
 the tables differ in rows, epochs and models. Methods stand in the order of their mean over the tasks of the table, those
 without a result on each task last. The order is no verdict: most neighbours differ by less than chance, and the report of a
 table has the paired tests. The date and the commit are those of the numbers in the repository. `../shared/data` is a folder
-with the tasks' files, which is not distributed; the [log](LOG.md) says what is in it.
+with the tasks' files, which is not distributed; the [log](../LOG.md) says what is in it.
 """
 
 
@@ -135,7 +135,14 @@ def origin(source: dict[str, Any]) -> str:
 def section(board: Board, source: dict[str, Any]) -> str:
     """A table with its heading and its origin."""
     ranked = board.ranked()
-    rows = [["majority class", *(f"{100 * board.majority[task]:.1f}" if task in board.majority else "-" for task in board.tasks), "", "0"]]
+    rows = [
+        [
+            "majority class",
+            *(f"{100 * board.majority[task]:.1f}" if task in board.majority else "-" for task in board.tasks),
+            "",
+            "0",
+        ]
+    ]
     for place, method in enumerate(ranked[:SHOWN], start=1):
         cells = [cell(board.scores[method].get(task)) for task in board.tasks]
         rows.append([f"{place}. {method}", *cells, board.mean(method), sizes(board.tuned[method])])
@@ -165,16 +172,23 @@ def leaderboard_page() -> str:
     summary = ["| table | date | tasks | first place | mean |", "|---|---|---|---|---|"]
     for name, board in boards.items():
         first = board.ranked()[0]
-        anchor = "".join(letter for letter in board.title.lower().replace(" ", "-") if letter.isalnum() or letter in "-_")
+        anchor = "".join(
+            letter for letter in board.title.lower().replace(" ", "-") if letter.isalnum() or letter in "-_"
+        )
         score = board.mean(first) if len(board.tasks) > 1 else cell(board.scores[first][board.tasks[0]])
-        summary.append(f"| [{board.title}](#{anchor}) | {sources[name]['date']} | {len(board.tasks)} | {first} | {score} |")
+        summary.append(
+            f"| [{board.title}](#{anchor}) | {sources[name]['date']} | {len(board.tasks)} | {first} | {score} |"
+        )
     parts = [INTRODUCTION, "\n".join(summary) + "\n"]
     parts += [section(board, sources[name]) for name, board in boards.items()]
     parts.append("## Other measurements\n")
     for name, source in others.items():
         report = RESULTS / name / "report.md"
         title = source.get("title") or json.loads((RESULTS / name / "experiment.json").read_text("utf-8"))["name"]
-        text = source.get("description") or json.loads((RESULTS / name / "experiment.json").read_text("utf-8"))["description"]
+        text = (
+            source.get("description")
+            or json.loads((RESULTS / name / "experiment.json").read_text("utf-8"))["description"]
+        )
         link = f" [Report](results/{name}/report.md)." if report.is_file() else ""
         parts.append(f"### {title}\n\n{text}{link}\n\n{origin(source)}")
     return "\n".join(parts)

@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[1]
 BESIDE = ("LOG.md", "CHANGELOG.md")
 """Pages that lie beside docs/ in the repository and in it on the site."""
 
-REMOTE = re.compile(r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["'](?:https?:)?//|<link\b[^>]*\bhref=["'](?:https?:)?//""")
+REMOTE = re.compile(
+    r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["'](?:https?:)?//|<link\b[^>]*\bhref=["'](?:https?:)?//"""
+)
 STYLE = re.compile(r"""(?:url\(|@import\s+)["']?(?:https?:)?//""")
 
 
@@ -26,10 +28,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Lead links to those pages, and to parts of the README that are shown here, to their places on the site."""
-    # A page is shown in `docs/` on GitHub, where the log is one folder up; on the site it is in the same folder.
-    markdown = re.sub(r"\]\(((?:\.\./)*)\.\./(LOG|CHANGELOG)\.md", r"](\1\2.md", markdown)
-    return markdown
+    """Lead links to those pages, which lie one folder up in the repository, to their places on the site."""
+    return re.sub(r"\]\(((?:\.\./)*)\.\./(LOG|CHANGELOG)\.md", r"](\1\2.md", markdown)
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
