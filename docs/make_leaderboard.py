@@ -8,6 +8,7 @@ The day, the commit and the command of each entry are in ``docs/results/sources.
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
@@ -23,15 +24,16 @@ RESULTS = Path(__file__).with_name("results")
 SHOWN = 12
 """Most methods of a table; the report has the others."""
 
+NOT_RUN = "<!-- not run: it takes minutes to hours, and data that is not distributed -->"
 INTRODUCTION = """# Leaderboard
 
 Made by `python docs/make_leaderboard.py` from the records in `docs/results`; do not edit.
 
-Percent on the test split, mean ± standard deviation over seeds, the number of seeds in brackets. Compare within a table only:
-the tables differ in rows, epochs and models. Methods stand in the order of their mean over the tasks of the table, those
-without a result on each task last. The order is no verdict: most neighbours differ by less than chance, and the report of a
-table has the paired tests. The date and the commit are those of the numbers in the repository. `../shared/data` is a folder
-with the tasks' files, which is not distributed; the [log](../LOG.md) says what is in it.
+Percent on the test split, mean ± standard deviation over seeds, the number of seeds in brackets. Compare within a table
+only: the tables differ in rows, epochs and models. Methods stand in the order of their mean over the tasks of a table,
+those without a result on each task last. The order is no verdict: most neighbours differ by less than chance, and the
+report of a table has the paired tests. The date and the commit are those of the numbers in the repository.
+`../shared/data` is a folder with the tasks' files, which is not distributed; the [log](../LOG.md) says what is in it.
 """
 
 
@@ -128,21 +130,15 @@ def of_lines(file: Path, source: dict[str, Any]) -> Board:
 def origin(source: dict[str, Any]) -> str:
     """The lines that say where an entry comes from."""
     command = " \\\n    --".join(source["command"].split(" --"))
-    head = f"{source['date']}, commit `{source['commit']}`:\n\n<!-- not run: it takes minutes to hours, and data that is not distributed -->\n"
+    head = f"{source['date']}, commit `{source['commit']}`:\n\n{NOT_RUN}\n"
     return f"{head}```bash\n{command}\n```\n"
 
 
 def section(board: Board, source: dict[str, Any]) -> str:
     """A table with its heading and its origin."""
     ranked = board.ranked()
-    rows = [
-        [
-            "majority class",
-            *(f"{100 * board.majority[task]:.1f}" if task in board.majority else "-" for task in board.tasks),
-            "",
-            "0",
-        ]
-    ]
+    majority = [f"{100 * board.majority[task]:.1f}" if task in board.majority else "-" for task in board.tasks]
+    rows = [["majority class", *majority, "", "0"]]
     for place, method in enumerate(ranked[:SHOWN], start=1):
         cells = [cell(board.scores[method].get(task)) for task in board.tasks]
         rows.append([f"{place}. {method}", *cells, board.mean(method), sizes(board.tuned[method])])
@@ -172,23 +168,17 @@ def leaderboard_page() -> str:
     summary = ["| table | date | tasks | first place | mean |", "|---|---|---|---|---|"]
     for name, board in boards.items():
         first = board.ranked()[0]
-        anchor = "".join(
-            letter for letter in board.title.lower().replace(" ", "-") if letter.isalnum() or letter in "-_"
-        )
+        anchor = re.sub(r"[^\w-]", "", board.title.lower().replace(" ", "-"))
         score = board.mean(first) if len(board.tasks) > 1 else cell(board.scores[first][board.tasks[0]])
-        summary.append(
-            f"| [{board.title}](#{anchor}) | {sources[name]['date']} | {len(board.tasks)} | {first} | {score} |"
-        )
+        link, day = f"[{board.title}](#{anchor})", sources[name]["date"]
+        summary.append(f"| {link} | {day} | {len(board.tasks)} | {first} | {score} |")
     parts = [INTRODUCTION, "\n".join(summary) + "\n"]
     parts += [section(board, sources[name]) for name, board in boards.items()]
     parts.append("## Other measurements\n")
     for name, source in others.items():
-        report = RESULTS / name / "report.md"
-        title = source.get("title") or json.loads((RESULTS / name / "experiment.json").read_text("utf-8"))["name"]
-        text = (
-            source.get("description")
-            or json.loads((RESULTS / name / "experiment.json").read_text("utf-8"))["description"]
-        )
+        report, layout = RESULTS / name / "report.md", RESULTS / name / "experiment.json"
+        said = json.loads(layout.read_text(encoding="utf-8")) if layout.is_file() else {"name": name}
+        title, text = source.get("title", said["name"]), source.get("description", said.get("description", ""))
         link = f" [Report](results/{name}/report.md)." if report.is_file() else ""
         parts.append(f"### {title}\n\n{text}{link}\n\n{origin(source)}")
     return "\n".join(parts)

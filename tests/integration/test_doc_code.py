@@ -1,7 +1,7 @@
 """Every block of code in README and docs/ runs, or is marked with the reason why not.
 
-A page is run from top to bottom in an empty folder with ``tickets.csv``. What is printed on a page is of the default model
-and of whole runs; here a small model with the same tokenizer stands in its place, and runs are cut to a few rows.
+A page is run from top to bottom in an empty folder with ``tickets.csv``. What is printed on a page is of the default
+model and of whole runs; here a small model with the same tokenizer stands in its place, and runs are cut to a few rows.
 """
 
 from __future__ import annotations
@@ -131,9 +131,7 @@ def test_code_of_a_page_runs(page: str, request: pytest.FixtureRequest) -> None:
         elif block.language == "python":
             exec(compile(block.code, block.place, "exec"), names)
         else:
-            raise AssertionError(
-                f"{block.place}: no test runs {block.language or 'a block without a language'}; mark it"
-            )
+            raise AssertionError(f"{block.place}: no test runs {block.language!r}; mark it")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -87,7 +87,7 @@ def test_places_on_the_leaderboard_are_those_of_the_means() -> None:
 
 @pytest.mark.parametrize("picture", sorted(DOCS.glob("pictures/*.svg")), ids=lambda path: path.name)
 def test_pictures_can_be_read_on_a_telephone_and_in_the_dark(picture: Path) -> None:
-    """No letter is smaller than 12 of 360 pixels' width, every colour has a dark one, nothing is loaded, and there are words."""
+    """No letter is smaller than 12 of 360 pixels' width, every colour has a dark one, and nothing is loaded."""
     text = picture.read_text(encoding="utf-8")
     root = ElementTree.fromstring(text)
     width = float(root.attrib["viewBox"].split()[2])
