@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
@@ -51,28 +51,33 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shown(tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that a page is run in, with the small model and few rows in place of the default ones."""
+    """The folder that a page is run in; whoever asks for the default model gets the small one."""
     shutil.copy(ROOT / "docs" / "data" / "tickets.csv", tmp_path)
     # README shows these two in use alone; the page on own data has them.
     write_jsonl(tmp_path / "new_tickets.jsonl", [{"body": "Why am I billed twice?"}])
     write_csv(tmp_path / "later_tickets.csv", [{"body": "The update broke the scanner.", "team": "technical"}])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loading, "locate", lambda name: small if name == DEFAULT_MODEL else locate(name))
-    whole: Callable[..., TaskData] = data.load_task
+    return tmp_path
+
+
+def run_python(block: Block, names: dict[str, Any]) -> None:
+    """Run a block with the names of those before it; tasks of the package have a few rows."""
+    whole = data.load_task
 
     def few(*arguments: Any, **named: Any) -> TaskData:
         task = whole(*arguments, **named)
         return replace(task, train=task.train[:26], validation=task.validation[:26], test=task.test[:26])
 
-    monkeypatch.setattr(data, "load_task", few)
-    return tmp_path
+    with mock.patch.object(data, "load_task", few):
+        exec(compile(block.code, block.place, "exec"), names)
 
 
 def smaller(arguments: list[str], small: Path) -> list[object]:
     """The arguments of a command with those added that make it small; later flags win."""
     match arguments:
         case ["train", *flags]:
-            rows = () if "--shots" in flags else FEW_ROWS
+            rows = FEW_ROWS if "--task" in flags and "--shots" not in flags else ()
             return [*arguments, "--model", small, *SMALL_RUN, *rows]
         case ["search", *_]:
             return [*arguments, "--model", small, *SMALL_RUN, *FEW_ROWS, "--trials", 1]
@@ -129,7 +134,7 @@ def test_code_of_a_page_runs(page: str, request: pytest.FixtureRequest) -> None:
         elif block.language == "bash":
             run_shell(block, small)
         elif block.language == "python":
-            exec(compile(block.code, block.place, "exec"), names)
+            run_python(block, names)
         else:
             raise AssertionError(f"{block.place}: no test runs {block.language!r}; mark it")
 
