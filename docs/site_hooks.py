@@ -34,9 +34,6 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
     """Refuse a page that would load something from another server."""
-    # Parts of the README come in by snippets after the Markdown was seen; their links start at the repository's root.
-    up = "../" * page.file.src_uri.count("/")
-    output = re.sub(r'href="docs/([\w/-]+)\.md', rf'href="{up}\1.html', output)
     found = REMOTE.search(output)
     if found:
         raise PluginError(f"{page.file.src_uri} would load something from another server: {found[0]}")
