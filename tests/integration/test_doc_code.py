@@ -84,7 +84,7 @@ def smaller(arguments: list[str], small: Path) -> list[object]:
         case ["pretrain", "knowledge", *_]:
             return [*arguments, "--model", small, "--epochs", 1]
         case ["compare", *flags] if "--dry-run" not in flags:
-            return [*arguments, "--model", small, "--threads", 1]
+            return [*arguments, "--model", small, "--threads", 1, "--jobs", 1]
         case ["zero-shot", *_]:
             return [*arguments, "--model", small, "--max-length", 16]
         case _:
