@@ -6,7 +6,7 @@ DEV := $(VENV)/.dev-installed
 DEMO := $(VENV)/.demo-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow bench lint types format clean
+.PHONY: help demo test slow bench lint types format docs notebooks clean
 
 help: ## Show this help
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,8 +35,14 @@ format: $(DEV) ## Fix what can be fixed of the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(DEV) ## Build the documentation site into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+notebooks: $(DEV) ## Run the notebooks of the documentation
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider --nbmake --nbmake-timeout=300 docs/notebooks
+
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "promptwise needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Use make PYTHON=python3.12.")'
@@ -49,5 +55,5 @@ $(DEMO): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing promptwise, torch and the tools into $(VENV): about a minute, more on a slow network."
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[offline,pretrain,figures,tensorboard,serve,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[offline,pretrain,figures,tensorboard,serve,docs,dev]'
 	@touch $@ $(DEMO)
