@@ -27,7 +27,7 @@ from promptwise.serving.explanation_queue import ExplanationQueue
 from promptwise.serving.metrics import Metrics
 from promptwise.serving.page import read_page
 from promptwise.serving.pool import AdapterPool
-from promptwise.serving.queue import Answer, ClosedError, Job, QueueFullError, RowQueue, TooManyRowsError
+from promptwise.serving.queue import Answer, ClosedError, QueueFullError, RowQueue, TooManyRowsError
 from promptwise.tasks.template import Texts
 
 _log = logging.getLogger(__name__)
@@ -293,14 +293,18 @@ async def _answered(
 ) -> list[Answer]:
     """The answers, unless the client leaves or the time is over: then the rows lose their places."""
     try:
-        job = await asyncio.to_thread(_submitted, pool, queue, rows)
+        job = queue.submit(rows)
     except TooManyRowsError as error:
         raise HTTPException(413, str(error)) from error
     except QueueFullError as error:
         raise HTTPException(429, str(error), {"Retry-After": "1"}) from error
     except ClosedError as error:
         raise HTTPException(503, str(error), {"Retry-After": "1"}) from error
-    return await _unless_left(request, job.done, timeout, lambda: queue.cancel(job))
+    answers = await _unless_left(request, job.done, timeout, lambda: queue.cancel(job))
+    wrong = [name for (_, name), answer in zip(rows, answers, strict=True) if isinstance(answer, AdapterError)]
+    if wrong:
+        await asyncio.to_thread(_require_known, pool, list(dict.fromkeys(wrong)))
+    return answers
 
 
 async def _unless_left(
@@ -324,12 +328,6 @@ async def _unless_left(
         if not done.done():
             cancel()
             done.cancel()
-
-
-def _submitted(pool: AdapterPool, queue: RowQueue, rows: Sequence[tuple[str | Texts, str]]) -> Job:
-    if len(rows) <= queue.most_rows:
-        _require_known(pool, list(dict.fromkeys(name for _, name in rows)))
-    return queue.submit(rows)
 
 
 def _require_known(pool: AdapterPool, names: Sequence[str]) -> None:
