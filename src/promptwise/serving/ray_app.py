@@ -25,6 +25,7 @@ import ray
 from fastapi import FastAPI
 from pydantic import ValidationError
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.schema import ServeDeploySchema
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -39,6 +40,9 @@ NAME = "promptwise"
 DEPLOYMENT = "server"
 
 _SECONDS_TO_CONNECT = 5.0
+_OBJECT_STORE = 100 * 2**20
+"""Bytes of shared memory of a cluster that is started: requests are small, and Ray would take 30% of the memory."""
+
 _TRIES = 3
 """How often a replica that fails while it starts is started again."""
 
@@ -149,8 +153,8 @@ def serve_on_ray(
         started: Is told the address.
 
     Raises:
-        ConfigError: The config file is wrong, or the cluster has too few CPUs for it.
-        PromptwiseError: The cluster does not answer, the address cannot be listened on, or the replicas cannot start.
+        ConfigError: The config file is wrong, the cluster does not answer or has too few CPUs for it.
+        PromptwiseError: The address cannot be listened on, or the replicas cannot start.
     """
     places = {name: str(Path(value).expanduser().resolve()) for name in ("adapters", "keys")
               if (value := getattr(settings, name)) is not None}  # fmt: skip
@@ -168,7 +172,7 @@ def serve_on_ray(
             try:
                 serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "WARNING"})
                 serve.run(_deployment(settings).options(**options).bind(), name=NAME, route_prefix="/")
-            except (RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            except (RuntimeError, ValueError, RayError) as error:
                 raise PromptwiseError(f"The replicas could not be started: {_reason(error)}") from error
             started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
             ended.wait()
@@ -186,22 +190,20 @@ def _cluster(address: str | None) -> Iterator[None]:
     """A connection to a cluster.
 
     Raises:
-        PromptwiseError: It does not answer.
+        ConfigError: It does not answer.
     """
-    # A server that a user runs tells nobody about it.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address is not None:
+    address = address or os.environ.get("RAY_ADDRESS")
+    how: dict[str, Any] = {"namespace": NAME, "log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        # Nobody is told that a cluster was started for this command.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE, **how)
+    else:
         _check_answers(address)
-    try:
-        ray.init(
-            address or "local",
-            namespace=NAME,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **({"include_dashboard": False} if address is None else {}),
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise PromptwiseError(f"--ray-address {address}: no Ray cluster answers there: {_reason(error)}") from error
+        try:
+            ray.init(address, **how)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError, RayError) as error:
+            raise ConfigError(f"--ray-address {address}: no Ray cluster answers there: {_reason(error)}") from error
     try:
         yield
     finally:
@@ -209,7 +211,11 @@ def _cluster(address: str | None) -> Iterator[None]:
 
 
 def _check_answers(address: str) -> None:
-    """Find out soon whether anything is there; Ray tries for a minute."""
+    """Find out soon whether anything is there; Ray tries for a minute.
+
+    Raises:
+        ConfigError: Nothing is.
+    """
     host, _, port = address.removeprefix("ray://").partition("?")[0].rpartition(":")
     if not host or not port.isdecimal():
         # A name that Ray knows, such as auto.
@@ -217,7 +223,7 @@ def _check_answers(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_CONNECT).close()
     except (OSError, OverflowError) as error:
-        raise PromptwiseError(
+        raise ConfigError(
             f"--ray-address {address}: nothing answers there ({error}). Start a cluster with `ray start --head`, or "
             "leave the flag out for one on this machine."
         ) from error
