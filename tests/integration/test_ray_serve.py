@@ -85,9 +85,9 @@ def served(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     (root / "two.yaml").write_text(TWO)
     (root / "keys").write_text("secret\n")
     flags = ["--adapters", "adapters", "--model", str(tiny), "--dtype", "fp32", "--threads", "1", "--queue", "8"]
+    flags += ["--port", "0", "--keys", "keys", "--ray-config", "two.yaml"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "promptwise", "serve", *flags, "--port", "0", "--keys", "keys"]
-        + ["--ray", "--ray-config", "two.yaml"],
+        [sys.executable, "-m", "promptwise", "serve", *flags, "--ray"],
         stderr=subprocess.PIPE,
         text=True,
         cwd=root,
@@ -208,11 +208,10 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     """Nothing is started for it."""
     folder = ["serve", "--adapters", tmp_path, "--model", "m"]
     fails(2, *folder, "--ray-address", "auto", says=["--ray"])
-    said = fails(
-        2, *folder, "--ray", "--ray-address", "127.0.0.1:1", says=["127.0.0.1:1", "nothing answers", "ray start"]
-    )
+    silent = ["--ray", "--ray-address", "127.0.0.1:1"]
+    said = fails(2, *folder, *silent, says=["127.0.0.1:1", "nothing answers", "ray start"])
     assert len(said.splitlines()) == 1
-    fails(2, *folder, "--ray", "--ray-address", "127.0.0.1:1", "--port", "0", says=["--port 0"])
+    fails(2, *folder, *silent, "--port", "0", says=["--port 0"])
     for content, says in (("- 1", "config file"), ("applications: []", "one application"), ("{", "YAML")):
         file = tmp_path / "bad.yaml"
         file.write_text(content)
@@ -254,7 +253,7 @@ def test_the_file_that_ships_names_what_exists() -> None:
 
 
 def test_the_program_finishes_what_it_took_in_when_it_is_ended(served: Served) -> None:
-    """SIGTERM comes while requests are answered; no process is left. The last test of this file, as it ends the server."""
+    """SIGTERM comes while requests are answered; no process is left. The last test here, as it ends the server."""
     own = served.alone["one"].predict(SENTENCES[:1])[0]
     started = psutil.Process(served.process.pid).children(recursive=True)
     with ThreadPoolExecutor(4) as clients:
