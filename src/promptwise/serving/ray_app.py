@@ -164,6 +164,8 @@ def serve_on_ray(
         port = _free_port(host, port)
     elif port == 0:
         raise ConfigError("--port 0 with --ray-address: name a port, which is the same on every machine.")
+    # What it does is told in our own words.
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with _cluster(address):
         _check_room(options)
         ended = threading.Event()
@@ -181,7 +183,7 @@ def serve_on_ray(
                 signal.signal(one, handler)
             # Replicas end when they have answered what they took in.
             serve.delete(NAME)
-            if address is None:
+            if address is not None and not serve.status().applications:
                 serve.shutdown()
 
 
