@@ -167,7 +167,6 @@ def test_a_killed_replica_loses_no_request_that_is_sent_again(served: Served) ->
     """Every client gets all of its answers, and the other replica goes on."""
     own = dict(zip(SENTENCES, served.alone["one"].predict(SENTENCES), strict=True))
     killed = threading.Event()
-    again: list[int] = []
 
     def ask(number: int) -> None:
         text = SENTENCES[number % len(SENTENCES)]
@@ -183,7 +182,6 @@ def test_a_killed_replica_loses_no_request_that_is_sent_again(served: Served) ->
                 if answer.status_code == 200:
                     break
                 assert answer.status_code >= 500 or answer.status_code == 429, answer.text
-                again.append(answer.status_code)
                 assert time.monotonic() < until, "no answer although it was sent again and again"
                 time.sleep(0.05)
             (result,) = answer.json()["results"]
