@@ -90,12 +90,11 @@ def _deployment(settings: ServerSettings) -> serve.Deployment:
 def _to_its_replica(pool: AdapterPool) -> Sequence[Middleware]:
     """What makes a replica the one that has the adapters which the header of its requests named."""
 
-    @serve.multiplexed(max_num_models_per_replica=pool.store.keep)
     async def held(name: str) -> str:
         await asyncio.to_thread(pool.adapter, name)
         return name
 
-    return [Middleware(_Named, held=held)]
+    return [Middleware(_Named, held=serve.multiplexed(max_num_models_per_replica=pool.store.keep)(held))]
 
 
 class _Named:
@@ -156,9 +155,13 @@ def serve_on_ray(
         ConfigError: The config file is wrong, the cluster does not answer or has too few CPUs for it.
         PromptwiseError: The address cannot be listened on, or the replicas cannot start.
     """
-    places = {name: str(Path(value).expanduser().resolve()) for name in ("adapters", "keys")
-              if (value := getattr(settings, name)) is not None}  # fmt: skip
-    settings = replace(settings, model=settings.backbone, **places)
+    model = settings.backbone
+    settings = replace(
+        settings,
+        model=_whole(model) if Path(model).expanduser().is_dir() else model,
+        adapters=_whole(settings.adapters),
+        keys=None if settings.keys is None else _whole(settings.keys),
+    )
     options = deployment_options(config)
     if address is None:
         port = _free_port(host, port)
@@ -185,6 +188,11 @@ def serve_on_ray(
             serve.delete(NAME)
             if address is not None and not serve.status().applications:
                 serve.shutdown()
+
+
+def _whole(place: str) -> str:
+    """A place as replicas find it, which run in folders of their own."""
+    return str(Path(place).expanduser().resolve())
 
 
 @contextlib.contextmanager
@@ -271,6 +279,6 @@ def _reason(error: Exception) -> str:
     with contextlib.suppress(Exception):
         for one in serve.status().applications[NAME].deployments.values():
             if one.message:
-                return one.message.strip().splitlines()[-1]
+                return str(one.message).strip().splitlines()[-1]
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__
