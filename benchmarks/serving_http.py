@@ -1,7 +1,9 @@
 """Measure ``promptwise serve``: many clients with mixed requests against the same rows in process.
 
 The server is the program itself in another process, on the same machine as its clients, which take CPU time from it.
-Every answer is compared with what the pool says in process, and malformed requests are sent at the end.
+The rows of a round are answered in process and then over HTTP; ratios are taken within a round, of the time and of the
+CPU time of the two processes alone, which other programs on the machine and the clients disturb less. Every answer is
+compared with what the pool says in process, and malformed requests are sent at the end.
 
 python benchmarks/serving_http.py --json FILE
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -18,14 +21,38 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from serving import KINDS, Setting
 
+if TYPE_CHECKING:
+    from promptwise import Prediction
+
+_ROWS, _BATCHES = "promptwise_rows_total", "promptwise_batch_rows_count"
 TOLERANCE = {"fp32": 5e-5, "bf16": 0.03}
 """Of a probability, between batches of other shapes."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """The same rows in process and over HTTP.
+
+    Attributes:
+        rows: How many.
+        in_process: Seconds in process.
+        seconds: Seconds over HTTP.
+        cpu_in_process: CPU seconds of this process.
+        cpu: CPU seconds of the server.
+    """
+
+    rows: int
+    in_process: float
+    seconds: float
+    cpu_in_process: float
+    cpu: float
 
 
 async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> tuple[int, bytes]:
@@ -87,6 +114,22 @@ def start(folder: Path, model: str, dtype: str, threads: int, log: Path) -> tupl
     raise SystemExit(log.read_text(encoding="utf-8"))
 
 
+def cpu_seconds(process: int) -> float:
+    """The CPU time that a process has taken."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def counts(port: int) -> dict[str, float]:
+    """What the server has counted."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /metrics HTTP/1.1\r\nHost: server\r\nConnection: close\r\n\r\n")
+    body = (await reader.read()).decode().partition("\r\n\r\n")[2]
+    writer.close()
+    lines = (line.rsplit(" ", 1) for line in body.splitlines() if line.startswith("promptwise"))
+    return {name: float(value) for name, value in lines}
+
+
 def measure(setting: Setting, folder: Path, model: str, options: argparse.Namespace) -> dict[str, Any]:
     """The figures of one server."""
     from promptwise import AdapterPool
@@ -99,14 +142,26 @@ def measure(setting: Setting, folder: Path, model: str, options: argparse.Namesp
     pool = AdapterPool.from_backbone(setting.backbone, folder=folder, keep=len(names))
     texts, asked = zip(*(row for own in rows for row in own), strict=True)
     pool.predict(texts[:64], asked[:64])
-    started = time.perf_counter()
-    expected = pool.predict(texts, asked)
-    in_process = len(texts) / (time.perf_counter() - started)
     log = setting.root / "server.log"
     server, port = start(folder, model, options.dtype, options.threads, log)
+    answers: list[tuple[int, bytes, float] | None] = []
+    expected: list[Prediction] = []
+    rounds: list[Round] = []
     try:
         asyncio.run(load(port, bodies[: 2 * options.clients], options.clients))
-        answers, seconds = asyncio.run(load(port, bodies, options.clients))
+        before = asyncio.run(counts(port))
+        for first in range(0, len(bodies), -(-len(bodies) // options.rounds)):
+            part = slice(first, first + -(-len(bodies) // options.rounds))
+            rows_of_part = slice(part.start * options.rows, part.stop * options.rows)
+            started, busy = time.perf_counter(), time.process_time()
+            expected += pool.predict(texts[rows_of_part], asked[rows_of_part])
+            in_process, cpu_in_process = time.perf_counter() - started, time.process_time() - busy
+            busy = cpu_seconds(server.pid)
+            found, seconds = asyncio.run(load(port, bodies[part], options.clients))
+            answers += found
+            count = len(found) * options.rows
+            rounds.append(Round(count, in_process, seconds, cpu_in_process, cpu_seconds(server.pid) - busy))
+        after = asyncio.run(counts(port))
         strange, _ = asyncio.run(load(port, malformed(options.malformed, generator), options.clients))
     finally:
         server.terminate()
@@ -124,6 +179,8 @@ def measure(setting: Setting, folder: Path, model: str, options: argparse.Namesp
             off = max(abs(own[part["label"]] - part["probability"]) for part in result["labels"])
             worst = max(worst, off)
             wrong += off > TOLERANCE[options.dtype] or result["adapter"] != asked[place * options.rows + offset]
+    ratios = [one.in_process / one.seconds for one in rounds]
+    cpu_ratios = [one.cpu_in_process / one.cpu for one in rounds]
     times = sorted(answer[2] for answer in answers if answer is not None)
     return {
         "requests": len(bodies),
@@ -132,8 +189,14 @@ def measure(setting: Setting, folder: Path, model: str, options: argparse.Namesp
         "adapters": len(names),
         "dtype": options.dtype,
         "threads": options.threads,
-        "rows per second": len(texts) / seconds,
-        "rows per second in process": in_process,
+        "rounds": len(rounds),
+        "rows per second": statistics.median(one.rows / one.seconds for one in rounds),
+        "rows per second in process": statistics.median(one.rows / one.in_process for one in rounds),
+        "ratio": [min(ratios), statistics.median(ratios), max(ratios)],
+        "CPU ms of a row": 1000 * statistics.median(one.cpu / one.rows for one in rounds),
+        "CPU ms of a row in process": 1000 * statistics.median(one.cpu_in_process / one.rows for one in rounds),
+        "ratio of CPU": [min(cpu_ratios), statistics.median(cpu_ratios), max(cpu_ratios)],
+        "rows of a batch": (after[_ROWS] - before[_ROWS]) / (after[_BATCHES] - before[_BATCHES]),
         "p50 seconds": statistics.median(times),
         "p99 seconds": times[int(0.99 * (len(times) - 1))],
         "lost": lost,
@@ -153,6 +216,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--rows", type=int, default=1, help="texts in a request")
+    parser.add_argument("--rounds", type=int, default=5, help="parts that are answered in process and over HTTP")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--adapters", type=int, default=64)
     parser.add_argument("--malformed", type=int, default=1000)

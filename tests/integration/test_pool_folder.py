@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from promptwise import AdapterPool, Prediction, PromptedModel, load_backbone, load_spec
+from promptwise.backbones import loading as backbone_loading
 from promptwise.errors import AdapterError, BackboneError, ConfigError
 from promptwise.serving import loading
 
@@ -391,3 +392,20 @@ def test_reading_an_adapter_waits_for_no_batch(save: Any, backbone: Any, folder:
         assert not reader.is_alive()
         assert pool.memory.adapters == 2
     assert pool.predict([TEXT], ["b"]) == expected
+
+
+def test_an_encoder_without_a_head_is_read_once(headless_tiny: Path, folder: Path, monkeypatch: Any) -> None:
+    """It is the same as one that is asked for without."""
+    read: list[str] = []
+
+    def locate(name: str) -> Path:
+        read.append(name)
+        return Path(name)
+
+    monkeypatch.setattr(backbone_loading, "locate", locate)
+    pool = AdapterPool.from_backbone(str(headless_tiny), folder=folder)
+    assert read == [str(headless_tiny)]
+    plain = load_backbone(str(headless_tiny))
+    assert (pool.backbone.has_lm_head, pool.backbone.fingerprint) == (False, plain.fingerprint)
+    assert pool.backbone.parameter_count == plain.parameter_count
+    assert pool.backbone.lm_fingerprint is None

@@ -317,6 +317,47 @@ def test_a_batch_that_fails_is_run_row_by_row(pool: AdapterPool) -> None:
     assert queue.close(30)
 
 
+class Making(AdapterPool):
+    """A pool that makes rows when it is let go, and fails on one text."""
+
+    def __init__(self, pool: AdapterPool) -> None:
+        super().__init__(pool.backbone, pool.store)
+        self.go, self.running, self.askers = threading.Event(), threading.Event(), list[int]()
+
+    def rows_of(self, asked: Any, first: int = 1) -> Any:
+        """See :class:`AdapterPool`."""
+        self.askers.append(len(asked))
+        self.running.set()
+        assert self.go.wait(30)
+        if any(text == "breaks" for of_one in asked for text, _ in of_one):
+            raise RuntimeError("no tokens")
+        return super().rows_of(asked, first)
+
+
+def test_texts_that_wait_are_made_rows_together(pool: AdapterPool) -> None:
+    """One that breaks does so alone, and a request that is cancelled meanwhile frees its places at once."""
+    making = Making(pool)
+    queue = RowQueue(making, wait=0)
+    first = queue.submit([("good", "single")] * 2)
+    assert making.running.wait(30)
+    waiting = [queue.submit([("good", "single"), (text, "pairs")]) for text in ("bad", "good", "breaks")]
+    assert queue.rows == 8
+    queue.cancel(first)
+    queue.cancel(waiting[0])
+    queue.cancel(waiting[0])
+    assert queue.rows == 4
+    making.go.set()
+    label, error = waiting[1].done.result(30)
+    assert isinstance(label, Prediction)
+    assert "text 2" in str(error).lower()
+    with pytest.raises(RuntimeError, match="no tokens"):
+        waiting[2].done.result(30)
+    assert queue.close(30)
+    assert queue.rows == 0
+    assert making.askers == [1, 2, 1, 1]
+    assert not first.done.done()
+
+
 def test_batches_are_filled_by_tokens(pool: AdapterPool) -> None:
     """A batch's rows times the longest of them stay below the limit; a row that is longer than it runs alone."""
     held = Held(pool)

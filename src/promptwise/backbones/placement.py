@@ -13,7 +13,7 @@ from promptwise.errors import ConfigError
 
 def prepare_backbone(
     name: str,
-    lm_head: bool,
+    lm_head: bool | None,
     dtype: str,
     device: str | torch.device | None = None,
     *,
@@ -49,7 +49,7 @@ def default_device() -> torch.device:
 
 def place(
     backbone: str | Backbone,
-    lm_head: bool,
+    lm_head: bool | None,
     dtype: str,
     device: str | torch.device | None,
     *,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from promptwise.cli.flags import Name
 from promptwise.config import DTYPES
-from promptwise.errors import AdapterError, ConfigError
+from promptwise.errors import ConfigError
+from promptwise.serving.settings import ServerSettings, read_keys
 
 
 @click.command()
@@ -51,6 +54,23 @@ from promptwise.errors import AdapterError, ConfigError
 )
 @click.option("--dtype", type=Name("--dtype", lambda: DTYPES), default="auto", help="As in `train`. [default: auto]")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default what torch takes.")
+@click.option(
+    "--ray",
+    is_flag=True,
+    help="Serve with replicas on a Ray cluster, as many as there is work for; needs the extra `ray` too.",
+)
+@click.option(
+    "--ray-address",
+    metavar="ADDRESS",
+    help="A running Ray cluster, as ray.init takes it; by default one on this machine, which ends with the server.",
+)
+@click.option(
+    "--ray-config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Config file of Ray Serve whose deployment says how many replicas there are; by default the one that ships "
+    "(promptwise/serving/ray.yaml): 2 to 8 of a CPU each.",
+)
 def serve(
     adapters: str,
     model: str | None,
@@ -64,53 +84,55 @@ def serve(
     fold: bool,
     dtype: str,
     threads: int | None,
+    ray: bool,
+    ray_address: str | None,
+    ray_config: Path | None,
 ) -> None:
     """Serve the adapters of a folder over HTTP, all on one frozen model.
 
     Rows of all clients share batches. A page to try the adapters is at /, the description of the interface at /docs.
     SIGTERM ends the server when what it took in is answered. Needs the extra `serve`.
 
+    With --ray each replica is such a server, and Ray Serve shares the requests out. The header
+    serve_multiplexed_model_id: NAME sends a request to a replica that has the adapter in memory; without it any of
+    them answers. A request that was on its way to a replica that is killed has status 500 or 503: send it again.
+    /metrics and :reload are those of the replica that answers, and replaced adapters are taken up by all of them.
+
     \b
     promptwise serve --adapters adapters
     curl localhost:8000/v1/classify -d '{"texts": ["It broke again."], "adapters": ["tickets", "topics"]}'
     """
-    known = () if keys is None else _read_keys(keys)
-    if not known and not allow_open and not _is_loopback(host):
+    if not ray and (ray_address is not None or ray_config is not None):
+        raise ConfigError("--ray-address and --ray-config are about --ray: give that too, or leave them out.")
+    if not read_keys(keys) and not allow_open and not _is_loopback(host):
         raise ConfigError(
             f"--host {host} lets other machines in, and there are no keys. Give --keys FILE, or --allow-open if "
             "everyone who reaches it may ask."
         )
+    settings = ServerSettings(
+        adapters, model, dtype, fold, threads, None if keys is None else str(keys), queue, batch_tokens, timeout
+    )
+
+    def started(address: str) -> None:
+        click.echo(f"Serving {adapters} at {address}", err=True)
+
+    if ray:
+        with _needed("serve --ray", "serve,ray"):
+            from promptwise.serving.ray_app import serve_on_ray
+        serve_on_ray(settings, host, port, ray_address, ray_config, started)
+        return
+    with _needed("serve", "serve"):
+        from promptwise.serving import server
+    server.serve(server.load_app(settings), host, port, timeout, started)
+
+
+@contextlib.contextmanager
+def _needed(what: str, extra: str) -> Iterator[None]:
+    """Name the extra where something that it installs is missing."""
     try:
-        from promptwise.serving import http
+        yield
     except ImportError as missing:
-        raise ConfigError(f"`serve` needs {missing.name}: pip install 'promptwise[serve]'.") from missing
-    import logging
-
-    from promptwise.models.adapter import read_config
-    from promptwise.runs.train import set_threads
-    from promptwise.serving.pool import AdapterPool
-    from promptwise.serving.source import AdapterSource
-    from promptwise.terminal import quiet
-
-    quiet()
-    set_threads(threads)
-    if model is None:
-        source = AdapterSource(adapters)
-        names = source.names()
-        if not names:
-            raise AdapterError(f"{adapters} has no adapters yet. Name the model that they will be for with --model.")
-        model = str(read_config(source.locate(names[0]))["backbone"]["name"])
-    pool = AdapterPool.from_backbone(model, folder=adapters, dtype=dtype, fold=fold)
-    handler = logging.StreamHandler()
-    handler.setFormatter(http.JsonLines())
-    for name, level in (("promptwise", logging.INFO), ("uvicorn", logging.WARNING)):
-        log = logging.getLogger(name)
-        log.addHandler(handler)
-        log.setLevel(level)
-        log.propagate = False
-    limits = http.Limits(queue=queue, batch_tokens=batch_tokens, timeout=timeout)
-    app = http.create_app(pool, limits, known)
-    http.serve(app, host, port, timeout, lambda address: click.echo(f"Serving {adapters} at {address}", err=True))
+        raise ConfigError(f"`{what}` needs {missing.name}: pip install 'promptwise[{extra}]'.") from missing
 
 
 def _is_loopback(host: str) -> bool:
@@ -118,22 +140,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _read_keys(file: Path) -> tuple[str, ...]:
-    """The keys of a file, without empty lines and those that begin with ``#``.
-
-    Raises:
-        ConfigError: It cannot be read, has none, or one that no header can carry.
-    """
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--keys {file} cannot be read: {error}.") from error
-    keys = tuple(line for line in lines if line and not line.startswith("#"))
-    if not keys:
-        raise ConfigError(f"--keys {file} has no key. Write one a line.")
-    for number, key in enumerate(keys, 1):
-        if not key.isascii() or not key.isprintable() or " " in key:
-            raise ConfigError(f"--keys {file}: key {number} may have ASCII letters, digits and marks only, no spaces.")
-    return keys

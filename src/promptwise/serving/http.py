@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,7 +27,7 @@ from promptwise.serving.explanation_queue import ExplanationQueue
 from promptwise.serving.metrics import Metrics
 from promptwise.serving.page import read_page
 from promptwise.serving.pool import AdapterPool
-from promptwise.serving.queue import Answer, ClosedError, Job, QueueFullError, RowQueue, TooManyRowsError
+from promptwise.serving.queue import Answer, ClosedError, QueueFullError, RowQueue, TooManyRowsError
 from promptwise.tasks.template import Texts
 
 _log = logging.getLogger(__name__)
@@ -84,7 +84,12 @@ class Explain(BaseModel):
     adapter: _Name
 
 
-def create_app(pool: AdapterPool, limits: Limits = Limits(), keys: Sequence[str] = ()) -> FastAPI:
+def create_app(
+    pool: AdapterPool,
+    limits: Limits = Limits(),
+    keys: Sequence[str] = (),
+    middleware: Sequence[Middleware] = (),
+) -> FastAPI:
     """Make the application.
 
     Its queue starts and ends with the application's lifespan: what was taken in is finished before it ends.
@@ -94,6 +99,7 @@ def create_app(pool: AdapterPool, limits: Limits = Limits(), keys: Sequence[str]
         limits: What it takes.
         keys: One of them must come as ``Authorization: Bearer KEY`` with what is under ``/v1`` and with ``/metrics``;
             none for an open server.
+        middleware: What requests with a key go through first.
 
     Raises:
         ConfigError: A limit cannot work.
@@ -116,6 +122,7 @@ def create_app(pool: AdapterPool, limits: Limits = Limits(), keys: Sequence[str]
         description="Many tasks on one frozen language model.",
         lifespan=lifespan,
         exception_handlers={HTTPException: _refused},
+        middleware=list(middleware),
     )
     app.state.queue = queue
 
@@ -286,14 +293,18 @@ async def _answered(
 ) -> list[Answer]:
     """The answers, unless the client leaves or the time is over: then the rows lose their places."""
     try:
-        job = await asyncio.to_thread(_submitted, pool, queue, rows)
+        job = queue.submit(rows)
     except TooManyRowsError as error:
         raise HTTPException(413, str(error)) from error
     except QueueFullError as error:
         raise HTTPException(429, str(error), {"Retry-After": "1"}) from error
     except ClosedError as error:
         raise HTTPException(503, str(error), {"Retry-After": "1"}) from error
-    return await _unless_left(request, job.done, timeout, lambda: queue.cancel(job))
+    answers = await _unless_left(request, job.done, timeout, lambda: queue.cancel(job))
+    wrong = [name for (_, name), answer in zip(rows, answers, strict=True) if isinstance(answer, AdapterError)]
+    if wrong:
+        await asyncio.to_thread(_require_known, pool, list(dict.fromkeys(wrong)))
+    return answers
 
 
 async def _unless_left(
@@ -317,12 +328,6 @@ async def _unless_left(
         if not done.done():
             cancel()
             done.cancel()
-
-
-def _submitted(pool: AdapterPool, queue: RowQueue, rows: Sequence[tuple[str | Texts, str]]) -> Job:
-    if len(rows) <= queue.most_rows:
-        _require_known(pool, list(dict.fromkeys(name for _, name in rows)))
-    return queue.submit(rows)
 
 
 def _require_known(pool: AdapterPool, names: Sequence[str]) -> None:
@@ -415,53 +420,3 @@ class _Guard:
         kind, _, key = sent.partition(b" ")
         # Each comparison takes a time that does not tell where the keys differ.
         return kind.lower() == b"bearer" and any(hmac.compare_digest(key.strip(), own) for own in self.keys)
-
-
-class JsonLines(logging.Formatter):
-    """A log record as one line of JSON: time, level, what happened, and what is known about it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """See :class:`logging.Formatter`."""
-        about: Mapping[str, Any] = getattr(record, "about", {})
-        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
-        return json.dumps({"time": when, "level": record.levelname.lower(), "event": record.getMessage(), **about})
-
-
-def serve(app: FastAPI, host: str, port: int, timeout: float, started: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT, and then finish what was taken in.
-
-    Args:
-        app: The application.
-        host: The address to listen on.
-        port: The port; 0 for any that is free.
-        timeout: Seconds that requests have left to finish, at most.
-        started: Is told the address.
-
-    Raises:
-        PromptwiseError: The address cannot be listened on.
-    """
-    import signal
-
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                address = self.servers[0].sockets[0].getsockname()
-                name = f"[{address[0]}]" if ":" in address[0] else address[0]
-                started(f"http://{name}:{address[1]}")
-
-    config = uvicorn.Config(
-        app, host, port, log_config=None, access_log=False, timeout_graceful_shutdown=max(1, round(timeout))
-    )
-    # uvicorn raises the signals that it took once more when all is done: ending was asked for and is no failure.
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-    try:
-        Server(config).run()
-    except SystemExit as error:
-        raise PromptwiseError(
-            f"{host}:{port} cannot be listened on. Is another program there? Try --port 0."
-        ) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -15,7 +15,7 @@ from promptwise.backbones.attention_setup import use_prefix_attention
 from promptwise.backbones.backbone import Backbone
 from promptwise.backbones.hub import DEFAULT_MODEL
 from promptwise.config import PromptConfig
-from promptwise.errors import BackboneError, ConfigError, PromptwiseError, UnknownModelError
+from promptwise.errors import BackboneError, ConfigError, PromptwiseError
 from promptwise.models.attribution import Attribution
 from promptwise.models.text_model import SORTED_BATCHES, Prediction, checked_texts, require_several
 from promptwise.models.zero_shot import ZeroShotModel
@@ -96,7 +96,7 @@ class AdapterPool:
             if limit < 1:
                 raise ConfigError(f"{name} must be at least 1, found {limit}.")
         source = AdapterSource(folder, hub)
-        placed = _placed(backbone, lm_head, dtype, device)
+        placed = placement.place(backbone, lm_head, dtype, device)
         _prepare(placed)
         return cls(placed, AdapterStore(source, AdapterLoader(placed, keep_bytes, fold), keep, keep_bytes))
 
@@ -256,29 +256,38 @@ class AdapterPool:
             asked: Texts, each with the name of its adapter.
             first: The number that an error gives to the first text.
         """
+        (made,) = self.rows_of([asked], first)
+        return made
+
+    def rows_of(
+        self, asked: Iterable[Iterable[tuple[str | Texts, str]]], first: int = 1
+    ) -> list[list[Row | PromptwiseError]]:
+        """As :meth:`rows`, for several askers at once; an error numbers the texts of its own asker."""
         known: dict[str, LoadedAdapter | PromptwiseError] = {}
-        found: list[Row | PromptwiseError] = []
+        found: list[list[Row | PromptwiseError]] = []
         texts: list[tuple[LoadedAdapter, Texts]] = []
-        places: list[int] = []
-        for number, (text, name) in enumerate(asked, first):
-            if name not in known:
-                known[name] = self._loaded(name)
-            adapter = known[name]
-            if isinstance(adapter, PromptwiseError):
-                found.append(adapter)
-                continue
-            try:
-                texts.append((adapter, checked_texts(adapter.spec, text, number)))
-            except ConfigError as error:
-                found.append(error)
-                continue
-            places.append(len(found))
-            # Its features take the place once all are tokenised.
-            found.append(Row(adapter, {}))
+        places: list[tuple[int, int]] = []
+        for asker, of_one in enumerate(asked):
+            found.append([])
+            for number, (text, name) in enumerate(of_one, first):
+                if name not in known:
+                    known[name] = self._loaded(name)
+                adapter = known[name]
+                if isinstance(adapter, PromptwiseError):
+                    found[asker].append(adapter)
+                    continue
+                try:
+                    texts.append((adapter, checked_texts(adapter.spec, text, number)))
+                except ConfigError as error:
+                    found[asker].append(error)
+                    continue
+                places.append((asker, len(found[asker])))
+                # Its features take the place once all are tokenised.
+                found[asker].append(Row(adapter, {}))
         with self._encoding:
             encoded = _encoded(texts)
-        for place, (adapter, _), features in zip(places, texts, encoded, strict=True):
-            found[place] = Row(adapter, features)
+        for (asker, place), (adapter, _), features in zip(places, texts, encoded, strict=True):
+            found[asker][place] = Row(adapter, features)
         return found
 
     def answers(self, rows: Sequence[Row]) -> list[Prediction | PromptwiseError]:
@@ -384,18 +393,6 @@ def _encoded(texts: Sequence[tuple[LoadedAdapter, Texts]]) -> list[Features]:
         form = texts[places[0]][0].input_format
         features.update(zip(places, form.encode([texts[place][1] for place in places]), strict=True))
     return [features[place] for place in range(len(texts))]
-
-
-def _placed(backbone: str | Backbone, lm_head: bool | None, dtype: str, device: str | torch.device | None) -> Backbone:
-    """The loaded backbone, with its language-model head where that is asked for, or there is one."""
-    if lm_head is not None or not isinstance(backbone, str):
-        return placement.place(backbone, bool(lm_head), dtype, device)
-    try:
-        return placement.place(backbone, True, dtype, device)
-    except UnknownModelError:
-        raise
-    except BackboneError:
-        return placement.place(backbone, False, dtype, device)
 
 
 def _prepare(backbone: Backbone) -> None:

@@ -1,5 +1,6 @@
-"""One queue of all clients' rows, and the thread that runs them in batches.
+"""One queue of all clients' rows, a thread that makes rows of their texts, and one that runs them in batches.
 
+Texts that come while others are made into rows are made together: tokenising many at once costs a fraction.
 A batch is filled by tokens: its rows times the longest of them. Rows run in the order in which they came.
 """
 
@@ -58,11 +59,16 @@ class Job:
 
     Attributes:
         done: Their answers in order, when all are there.
+        asked: The texts with their adapters' names; dropped when they have become rows.
+        answers: What is known of them.
+        missing: How many are not answered.
+        gone: Whether nobody waits for them.
     """
 
     done: Future[list[Answer]]
+    asked: Sequence[tuple[str | Texts, str]] = field(repr=False)
     answers: list[Answer | None]
-    missing: int = 0
+    missing: int
     gone: bool = False
 
 
@@ -106,12 +112,17 @@ class RowQueue:
             raise ConfigError(f"wait must be at least 0 seconds, found {wait}.")
         self.pool, self.most_rows, self.batch_tokens, self.wait = pool, most_rows, batch_tokens, wait
         self._report = report
+        self._asked: deque[Job] = deque()
         self._waiting: deque[_Waiting] = deque()
         self._taken = 0
         self._closed = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="promptwise-queue", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=work, name=f"promptwise-{name}", daemon=True)
+            for name, work in (("rows", self._make), ("batches", self._work))
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def rows(self) -> int:
@@ -122,7 +133,7 @@ class RowQueue:
     @property
     def open(self) -> bool:
         """Whether rows are taken in and answered."""
-        return not self._closed and self._thread.is_alive()
+        return not self._closed and all(thread.is_alive() for thread in self._threads)
 
     def submit(self, asked: Sequence[tuple[str | Texts, str]]) -> Job:
         """Take rows in; they get a place, or none of them does.
@@ -135,35 +146,24 @@ class RowQueue:
             TooManyRowsError: There never is room for so many.
             ClosedError: The queue was closed.
         """
-        self._reserve(len(asked))
-        job = Job(Future(), [None] * len(asked))
-        ready: list[_Waiting] = []
-        try:
-            rows = self.pool.rows(asked)
-            for place, row in enumerate(rows):
-                if isinstance(row, Row):
-                    ready.append(_Waiting(job, place, row))
-                else:
-                    job.answers[place] = row
-        except BaseException:
-            self._free(len(asked))
-            raise
-        self._free(len(asked) - len(ready))
-        job.missing = len(ready)
-        if not ready:
-            self._finish(job)
-            return job
+        job = Job(Future(), asked, [None] * len(asked), len(asked))
+        # From here on it can be dropped by cancel alone, so that no thread finishes what another has just cancelled.
+        job.done.set_running_or_notify_cancel()
         with self._changed:
-            self._waiting.extend(ready)
+            self._reserve(len(asked))
+            self._asked.append(job)
             self._changed.notify_all()
         return job
 
     def cancel(self, job: Job) -> None:
         """Drop the rows of a request that nobody waits for; those that run are dropped when they have run."""
         with self._changed:
+            if job.gone:
+                return
             job.gone = True
             left = deque(waiting for waiting in self._waiting if waiting.job is not job)
-            self._taken -= len(self._waiting) - len(left)
+            # Before its rows are made they have their places already.
+            self._taken -= len(job.asked) or len(self._waiting) - len(left)
             self._waiting = left
             self._changed.notify_all()
 
@@ -179,8 +179,10 @@ class RowQueue:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        until = None if timeout is None else time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(None if until is None else max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _reserve(self, count: int) -> None:
         if count > self.most_rows:
@@ -188,20 +190,64 @@ class RowQueue:
                 f"{count} rows (texts times adapters) are more than the {self.most_rows} that the queue has room for. "
                 "Send fewer at a time."
             )
-        with self._changed:
-            if self._closed:
-                raise ClosedError("The server is ending and takes nothing in. Ask again in a while.")
-            if self._taken + count > self.most_rows:
-                raise QueueFullError(
-                    f"The queue has room for {self.most_rows - self._taken} of {self.most_rows} rows now, not for "
-                    f"{count}. Ask again in a while."
-                )
-            self._taken += count
+        if self._closed:
+            raise ClosedError("The server is ending and takes nothing in. Ask again in a while.")
+        if self._taken + count > self.most_rows:
+            raise QueueFullError(
+                f"The queue has room for {self.most_rows - self._taken} of {self.most_rows} rows now, not for "
+                f"{count}. Ask again in a while."
+            )
+        self._taken += count
 
     def _free(self, count: int) -> None:
         with self._changed:
             self._taken -= count
             self._changed.notify_all()
+
+    def _make(self) -> None:
+        """Make rows of what is asked, of all that waits for it at a time."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._asked or self._closed)
+                jobs = [job for job in self._asked if not job.gone]
+                self._asked.clear()
+                if not jobs and self._closed:
+                    return
+            for job, made in zip(jobs, self._made([job.asked for job in jobs]), strict=True):
+                self._take(job, made)
+
+    def _made(
+        self, asked: Sequence[Sequence[tuple[str | Texts, str]]]
+    ) -> list[list[Row | PromptwiseError] | Exception]:
+        """The rows of some requests; where they cannot be made together each is made alone, so that one fails alone."""
+        try:
+            return [*self.pool.rows_of(asked)]
+        except Exception as error:
+            return [error] if len(asked) == 1 else [made for one in asked for made in self._made([one])]
+
+    def _take(self, job: Job, made: list[Row | PromptwiseError] | Exception) -> None:
+        """Put the rows of a request into the queue."""
+        with self._changed:
+            if job.gone:
+                return
+            count, job.asked = len(job.asked), ()
+            if isinstance(made, Exception):
+                self._taken -= count
+            else:
+                ready = []
+                for place, row in enumerate(made):
+                    if isinstance(row, Row):
+                        ready.append(_Waiting(job, place, row))
+                    else:
+                        job.answers[place] = row
+                self._waiting.extend(ready)
+                self._taken -= count - len(ready)
+                job.missing = len(ready)
+            self._changed.notify_all()
+        if isinstance(made, Exception):
+            job.done.set_exception(made)
+        elif not ready:
+            self._finish(job)
 
     def _work(self) -> None:
         while batch := self._next():
