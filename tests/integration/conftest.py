@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from promptwise.experiments import engine
-from promptwise.search import trials
+from promptwise.runs import workers
 from tests.integration.command import ok, ticket_rows, train_flags, write_csv, write_jsonl
 from tests.integration.forked import FORKED
 from tests.tiny import build_backbone
@@ -25,8 +24,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(autouse=True)
 def fast_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Experiments and searches in this process fork their workers; the real commands spawn them."""
-    monkeypatch.setattr(engine, "_SPAWN", FORKED)
-    monkeypatch.setattr(trials, "_SPAWN", FORKED)
+    monkeypatch.setattr(workers, "_SPAWN", FORKED)
 
 
 @pytest.fixture(scope="session")

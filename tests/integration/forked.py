@@ -15,6 +15,7 @@ FORKED.set_forkserver_preload(
         "promptwise.experiments.worker",
         "promptwise.runs.train",
         "promptwise.search.trials",
+        "promptwise.runs.workers",
         "transformers.models.bert.modeling_bert",
     ]
 )

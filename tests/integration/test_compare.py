@@ -24,15 +24,20 @@ from rich.console import Console
 
 from promptwise.backbones.placement import prepare_backbone
 from promptwise.config import TrainConfig
-from promptwise.experiments import engine, status
+from promptwise.experiments import status
 from promptwise.experiments.compare import compare
-from promptwise.experiments.engine import Engine, visible_devices
 from promptwise.experiments.folder import LOCK
 from promptwise.experiments.plan import Plan
 from promptwise.experiments.read import read_experiment
 from promptwise.experiments.record import read_records
+from promptwise.experiments.worker import perform
 from promptwise.models.prompted import PromptedModel
+from promptwise.runs import engines, workers
 from promptwise.runs.cache import InputCache
+from promptwise.runs.engines import EngineChoice
+from promptwise.runs.processes import visible_devices
+from promptwise.runs.remote_folder import RemoteFolder
+from promptwise.runs.workers import Ended, LocalWorkers, Workers, outcome
 from tests.integration.command import checkpoints, contents, fails, ok, promptwise, read_json
 
 MakeSpec = Callable[..., Path]
@@ -261,10 +266,9 @@ def test_each_worker_has_a_device(limited: str, count: int, found: list[str | No
     assert [visible_devices(number, count, environment) for number in range(3)] == found
 
 
-def test_workers_are_spread_over_the_devices(
-    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Side by side they get a device each; the successor of one that died gets the device that became free."""
+@pytest.fixture
+def given_devices(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    """The devices that processes were given on a machine of two, where none really starts."""
     given: list[str | None] = []
 
     class Process:
@@ -277,14 +281,57 @@ def test_workers_are_spread_over_the_devices(
             """Nothing starts."""
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(engine, "device_count", lambda: 2)
-    monkeypatch.setattr(engine._SPAWN, "Process", Process)
-    two = Engine(Plan(read_experiment(make_spec()), {}), tmp_path, 2, 1, lambda _: None)
-    first = two._start()
-    two._start()
-    two.workers.remove(first)
-    two._start()
-    assert given == ["0", "1", "0"]
+    for module in (workers, engines):
+        monkeypatch.setattr(module, "device_count", lambda: 2)
+    monkeypatch.setattr(workers._SPAWN, "Process", Process)
+    return given
+
+
+def test_workers_are_spread_over_the_devices(given_devices: list[str | None]) -> None:
+    """Side by side they get a device each; the successor of one that died gets the device that became free."""
+    two = EngineChoice(jobs=2).workers()
+    assert isinstance(two, LocalWorkers)
+    two.start("first", perform)
+    two.start("second", perform)
+    del two._processes[0]
+    two.start("third", perform)
+    assert given_devices == ["0", "1", "0"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "devices"),
+    [
+        (EngineChoice(), ["0", "1"]),
+        (EngineChoice(gpus_per_run=0.5), ["0", "1", "0", "1"]),
+        (EngineChoice(gpus_per_run=0.5, jobs=3), ["0", "1", "0"]),
+        (EngineChoice(gpus_per_run=0), [""]),
+    ],
+    ids=["default", "packed", "fewer jobs", "none"],
+)
+def test_every_device_has_a_worker_by_default(
+    given_devices: list[str | None], choice: EngineChoice, devices: list[str]
+) -> None:
+    """As many jobs as the devices have room for; a run that shall have none sees none."""
+    local = choice.workers()
+    assert local.jobs == len(devices)
+    for number in range(local.jobs):
+        local.start(str(number), perform)
+    assert given_devices == devices
+
+
+def test_an_engine_that_cannot_work_is_refused(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names the flag and the way out, and nothing is written."""
+    monkeypatch.setattr(engines, "device_count", lambda: 0)
+    command = ("compare", make_spec(), "--out", tmp_path / "out")
+    fails(2, *command, "--engine", "rey", says=["--engine", "'rey'", "ray"])
+    fails(2, *command, "--address", "head:6379", says=["--address", "--engine ray"])
+    fails(2, *command, "--gpus-per-run", 2, says=["--gpus-per-run is 2", "0 to 1"])
+    fails(2, *command, "--gpus-per-run", 0.5, says=["--gpus-per-run 0.5", "none on this machine", "Leave it out"])
+    monkeypatch.setitem(sys.modules, "ray", None)
+    fails(2, *command, "--engine", "ray", says=["promptwise[ray]"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_jobs_give_the_same_records(finished_grid: tuple[Path, str], make_spec: MakeSpec, tmp_path: Path) -> None:
@@ -294,6 +341,47 @@ def test_two_jobs_give_the_same_records(finished_grid: tuple[Path, str], make_sp
     assert {key: without_time(value) for key, value in one.items()} == {
         key: without_time(value) for key, value in two.items()
     }
+
+
+class Here(Workers):
+    """Does work at once in this process, which alone sees what fsspec keeps in memory."""
+
+    def start(self, key: str, work: Any, *arguments: Any) -> None:
+        """See ``Workers.start``."""
+        self.done = [Ended(key, *outcome(work, InputCache(), *arguments))]
+
+    def ended(self, timeout: float) -> list[Ended]:
+        """See ``Workers.ended``."""
+        return self.done
+
+    def stop(self) -> None:
+        """Nothing is under way."""
+
+
+def test_a_url_holds_what_a_folder_holds(
+    finished_grid: tuple[Path, str], make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The records are those of runs in a folder; another machine finds them there, and nothing to do."""
+    monkeypatch.setattr(EngineChoice, "workers", lambda choice: Here(1, 1))
+    url = f"memory://{tmp_path.name}"
+    file = make_spec(methods={"prompt tuning": {"base": "prompt", "strategy": "shared"}}, seeds=[0])
+    for machine in ("one", "two"):
+        (tmp_path / machine).mkdir()
+        monkeypatch.chdir(tmp_path / machine)
+        assert "1 runs to do" in ok("compare", file, "--out", url, "--dry-run").out or machine == "two"
+        assert "1 of 1 runs finished" in ok("compare", file, "--out", url).out
+    remote = RemoteFolder(url)
+    remote.pull("", tmp_path / "there")
+    copy = contents(tmp_path / "two" / "runs" / "small")
+    del copy[LOCK]
+    assert contents(tmp_path / "there") == copy
+    assert {"report.md", "experiment.json", "records"} <= set(os.listdir(tmp_path / "there"))
+    (key, record), *others = records_of(tmp_path / "there").items()
+    assert not others
+    alike = [one for one in records_of(finished_grid[0]).values() if one["id"] == key]
+    assert [without_time(one)["test"] for one in alike] == [without_time(record)["test"]]
+    assert alike[0]["choices"] == record["choices"]
+    assert not list(remote.scratch.glob("runs/*"))
 
 
 def test_runs_share_what_is_tokenised(tickets: Path, tiny: Path) -> None:

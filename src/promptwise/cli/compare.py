@@ -6,30 +6,47 @@ from pathlib import Path
 
 import click
 
-from promptwise.cli.flags import PlaceName
+from promptwise.cli.flags import FolderName, engine_options
 from promptwise.errors import ConfigError
 from promptwise.terminal import quiet
 
 
 @click.command()
 @click.argument("experiment", metavar="EXPERIMENT")
-@click.option("--out", type=PlaceName(), metavar="DIR", help="Folder of the records. [default: runs/NAME]")
+@click.option(
+    "--out",
+    type=FolderName(),
+    metavar="DIR",
+    help="Folder of the records, or a URL such as s3://BUCKET/NAME, of which runs/NAME is a copy. [default: runs/NAME]",
+)
 @click.option(
     "--data-dir", type=Path, metavar="DIR", help="Folder with a folder for each task, read instead of the Hub."
 )
 @click.option("--model", metavar="NAME", help="Backbone of all runs.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, help="Runs side by side. [default: 1]")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each; by default the cores shared out.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Runs side by side. [default: one for each GPU, 1 without; with --engine ray what the cluster has room for]",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="CPU threads of each. [default: the cores shared out; with --engine ray 1, the CPUs that a run declares]",
+)
+@engine_options
 @click.option("--dry-run", is_flag=True, help="Print the plan, with a time estimate from finished runs, and stop.")
 @click.option("--retry-failed", is_flag=True, help="Do failed runs again too.")
 @click.option("--full", is_flag=True, help="At full size: for a preset, the paper's model, data, lengths and seeds.")
 def compare(
     experiment: str,
-    out: Path | None,
+    out: Path | str | None,
     data_dir: Path | None,
     model: str | None,
-    jobs: int,
+    jobs: int | None,
     threads: int | None,
+    engine: str,
+    address: str | None,
+    gpus_per_run: float | None,
     dry_run: bool,
     retry_failed: bool,
     full: bool,
@@ -43,9 +60,11 @@ def compare(
     \b
     promptwise compare paper/pt-v --jobs 2
     promptwise compare heads.yaml --data-dir data --dry-run
+    promptwise compare heads.yaml --out /shared/heads --engine ray --address head:6379 --gpus-per-run 0.25
     """
+    from promptwise.experiments.away import send
     from promptwise.experiments.compare import compare as run
-    from promptwise.experiments.compare import default_folder
+    from promptwise.experiments.compare import folder_of
 
     quiet()
     plan = run(
@@ -55,6 +74,9 @@ def compare(
         overrides={} if model is None else {"model": model},
         jobs=jobs,
         threads=threads,
+        engine=engine,
+        address=address,
+        gpus_per_run=gpus_per_run,
         dry_run=dry_run,
         retry_failed=retry_failed,
         full=full,
@@ -63,10 +85,12 @@ def compare(
         return
     from promptwise.reports.write import write_report
 
-    folder = out or default_folder(plan.experiment)
+    folder = folder_of(out, plan.experiment)
     try:
         write_report(folder)
     except ConfigError as error:
         # The tables are there; a figure wants a package that is not, and hours of runs are no less done.
         click.echo(f"{error} Then: promptwise report {folder}", err=True)
+    if isinstance(out, str):
+        send(out, folder)
     click.echo(f"The report is {folder / 'report.md'}, .html and .tex.")

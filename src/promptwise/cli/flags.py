@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from promptwise.config import DTYPES
+from promptwise.config.choices import ENGINES
 from promptwise.config.composition import known_settings, owners
 from promptwise.config.settings import Setting, flag_name, settings_in
 from promptwise.errors import ConfigError, UnknownNameError
@@ -49,6 +50,14 @@ class PlaceName(click.ParamType[Path]):
             flag = param.opts[0] if param is not None else "The name"
             raise ConfigError(f"{flag} is empty: name a place, or leave it out.")
         return Path(value)
+
+
+class FolderName(PlaceName):
+    """The name of a folder, or a URL, which stays as it is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The name as a path, or the URL."""
+        return value if "://" in str(value) else super().convert(value, param, ctx)
 
 
 class CommandGroup(click.Group):
@@ -109,6 +118,34 @@ def config_option(function: _F) -> _F:
     return click.option(
         "--config", "config_file", type=Path, metavar="FILE.yaml", help="Read settings from a file; flags win."
     )(function)
+
+
+def engine_options(function: _F) -> _F:
+    """The flags that say where runs are done; see :class:`~promptwise.runs.engines.EngineChoice`."""
+    for option in (
+        click.option(
+            "--gpus-per-run",
+            type=float,
+            metavar="N",
+            help="GPUs of each: 0 for none, 1, or a part, so that 0.25 puts four on a GPU. [default: 1 where there are "
+            "GPUs]",
+        ),
+        click.option(
+            "--address",
+            metavar="HOST:PORT",
+            help="With --engine ray: a running cluster, such as `ray start --head` begins. [default: the one that "
+            "RAY_ADDRESS names, or one of this machine]",
+        ),
+        click.option(
+            "--engine",
+            type=Name("--engine", lambda: ENGINES),
+            default="local",
+            help="Where runs are done: in processes of this machine, or as tasks of a Ray cluster whose nodes share "
+            "the folder --out. [default: local]",
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 def read_settings(file: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from promptwise.cli.flags import config_option, given, options_of, read_settings, set_option
+from promptwise.cli.flags import config_option, engine_options, given, options_of, read_settings, set_option
 from promptwise.config import TrainConfig
 from promptwise.terminal import quiet
 
@@ -26,11 +26,25 @@ from promptwise.terminal import quiet
     default=30,
     help="Trials of the study, those of earlier commands and of others beside this one included. [default: 30]",
 )
-@click.option("--jobs", type=click.IntRange(min=1), default=1, help="Trials side by side. [default: 1]")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Trials side by side. [default: 1; with --engine ray what the cluster has room for]",
+)
+@engine_options
 @options_of(TrainConfig)
 @set_option
 @config_option
-def search(space: tuple[str, ...], trials: int, jobs: int, config_file: Path | None, **flags: Any) -> None:
+def search(
+    space: tuple[str, ...],
+    trials: int,
+    jobs: int | None,
+    engine: str,
+    address: str | None,
+    gpus_per_run: float | None,
+    config_file: Path | None,
+    **flags: Any,
+) -> None:
     """Search for settings of `train` on the validation split, and train with the best ones.
 
     Optuna chooses the settings of each trial (TPE) and stops trials early that fall behind (Hyperband, on the
@@ -51,7 +65,7 @@ def search(space: tuple[str, ...], trials: int, jobs: int, config_file: Path | N
     quiet()
     from promptwise.search.search import search as run
 
-    found = run(values, space, trials=trials, jobs=jobs)
+    found = run(values, space, trials=trials, jobs=jobs, engine=engine, address=address, gpus_per_run=gpus_per_run)
     if found is None:
         click.echo(
             "Other processes are still at work on trials of this study; the last of them writes what it came to."

@@ -76,20 +76,30 @@ def run_id(settings: Mapping[str, Any], data_fingerprint: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
+def read_record(folder: Path, run: str) -> Record | None:
+    """The record of a run in a folder; ``None`` where there is none.
+
+    Raises:
+        OutputError: The file is no record, or of another format.
+    """
+    file = folder / f"{run}.json"
+    return _read(file) if file.is_file() else None
+
+
 def read_records(folder: Path) -> dict[str, Record]:
     """The records of a folder by id; none if there is no folder.
 
     Raises:
         OutputError: A file is no record, or of another format.
     """
-    records = {}
-    for file in sorted(folder.glob("*.json")):
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-            record = Record(**values)
-        except (ValueError, TypeError) as error:
-            raise OutputError(f"{file} is no record of a run ({error}). Move it away, or remove it.") from error
-        if record.format != FORMAT:
-            raise OutputError(f"{file} has format {record.format}; this version reads {FORMAT}. Use another --out.")
-        records[record.id] = record
-    return records
+    return {record.id: record for record in map(_read, sorted(folder.glob("*.json")))}
+
+
+def _read(file: Path) -> Record:
+    try:
+        record = Record(**json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise OutputError(f"{file} is no record of a run ({error}). Move it away, or remove it.") from error
+    if record.format != FORMAT:
+        raise OutputError(f"{file} has format {record.format}; this version reads {FORMAT}. Use another --out.")
+    return record

@@ -69,7 +69,7 @@ def overview(engine: Engine) -> Text:
     """One line of numbers, and a line for each run under way."""
     counts, running = engine.plan.counts(), engine.running
     total = sum(counts.values())
-    left = seconds_left(engine.plan, running, engine.jobs)
+    left = seconds_left(engine.plan, running, engine.workers.jobs)
     parts = [f"{engine.plan.experiment.name}: {counts['finished']} of {total} runs finished"]
     parts += [f"{counts[kind]} {kind}" for kind in ("failed", "cancelled") if counts[kind]]
     if left != 0.0:

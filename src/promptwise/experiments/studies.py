@@ -14,6 +14,7 @@ from promptwise.config.composition import useless
 from promptwise.experiments.record import CODE_VERSION
 from promptwise.experiments.spec import Cell, Experiment
 from promptwise.runs.cache import InputCache
+from promptwise.runs.workers import Workers
 from promptwise.search.search import check_here, config_of, first_error, identity_of, terms_of, write_found
 from promptwise.search.space import Space, read_space
 from promptwise.terminal import console
@@ -36,7 +37,7 @@ def space_of(cell: Cell) -> Space:
     return read_space({**settings, "seed": cell.search_seed}, cell.space)
 
 
-def with_found(experiment: Experiment, out: Path, jobs: int, threads: int) -> Experiment:
+def with_found(experiment: Experiment, out: Path, workers: Workers) -> Experiment:
     """The experiment with the settings that the studies of its cells found; what is missing of them is done first.
 
     A cell whose trials all failed is left out.
@@ -44,8 +45,7 @@ def with_found(experiment: Experiment, out: Path, jobs: int, threads: int) -> Ex
     Args:
         experiment: What is wanted.
         out: Its folder.
-        jobs: Trials side by side.
-        threads: CPU threads of each.
+        workers: Who does the trials.
     """
     if not any(cell.space for cell in experiment.cells):
         return experiment
@@ -53,7 +53,7 @@ def with_found(experiment: Experiment, out: Path, jobs: int, threads: int) -> Ex
     from promptwise.search.trials import do_side_by_side
 
     cells = []
-    for cell, study in _studies(experiment, out, threads):
+    for cell, study in _studies(experiment, out, workers.threads):
         if study is None:
             cells.append(cell)
             continue
@@ -61,7 +61,7 @@ def with_found(experiment: Experiment, out: Path, jobs: int, threads: int) -> Ex
         name = f"{cell.task}, {cell.label}"
         if shared.has_more():
             console.print(f"search: {name}: {task.terms.trials} trials in {task.folder}", highlight=False, markup=False)
-            do_side_by_side(task, jobs)
+            do_side_by_side(task, workers)
         best = shared.best
         if best is None:
             why = f"no results: {name}: every trial of its search failed. {first_error(shared)}"

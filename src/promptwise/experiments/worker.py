@@ -1,28 +1,43 @@
-"""A process that takes runs from the engine, one after the other, and writes a record for each."""
+"""What a worker does with a run: train, or go on from the last checkpoint, and write the record."""
 
 from __future__ import annotations
 
 import shutil
 import traceback
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from promptwise.errors import PromptwiseError
 from promptwise.experiments.folder import RECORDS, RUNS
-from promptwise.experiments.record import Record
+from promptwise.experiments.pretrained import Pretraining
+from promptwise.experiments.record import Record, read_record
 from promptwise.experiments.run import Run
 from promptwise.files import STATES_FOLDER
 from promptwise.runs.cache import InputCache
-from promptwise.runs.processes import set_up
+from promptwise.runs.folder import wait_until_free
+
+WAIT_S = 120
+"""How long the process of a run may live on that was given up: one whose node lost its connection ends itself."""
 
 
-def perform(run: Run, out: Path, cache: InputCache) -> Record:
-    """Do a run, or resume it from its last checkpoint, and write its record."""
+def is_complete(record: Record, out: Path, keep_adapter: bool) -> bool:
+    """Whether a record is that of a finished run that left all it should: a kept adapter may be gone."""
+    return record.status == "finished" and (not keep_adapter or (out / RUNS / record.id).is_dir())
+
+
+def perform(cache: InputCache, run: Run, out: Path) -> Record:
+    """Do a run, or resume it from its last checkpoint, and write its record.
+
+    Whoever hands runs out may not have heard how an earlier try ended, so a run that is finished is not done again.
+    """
     from promptwise.runs.train import run_folder, train
 
+    before = read_record(out / RECORDS, run.id)
+    if before is not None and is_complete(before, out, run.keep_adapter):
+        return before
     folder = out / RUNS / run.id
+    wait_until_free(folder, WAIT_S)
     places: dict[str, Any] = {name: str(out / start) for name, start in run.starts.items()}
     if run.config.get("from_layer") and run.config.states_cache is None:
         places["states_cache"] = str(out / STATES_FOLDER)
@@ -56,16 +71,6 @@ def perform(run: Run, out: Path, cache: InputCache) -> Record:
     return record
 
 
-def work(connection: Connection, out: str, threads: int, visible_devices: str | None = None) -> None:
-    """Do the runs that come through a connection; end with the process that sent them.
-
-    Args:
-        connection: Brings runs, and takes the records back.
-        out: Folder of the experiment.
-        threads: CPU threads.
-        visible_devices: The value of ``CUDA_VISIBLE_DEVICES`` for this process; what it inherits without it.
-    """
-    set_up(threads, visible_devices)
-    cache = InputCache()
-    while True:
-        connection.send(perform(connection.recv(), Path(out), cache))
+def pretrain(cache: InputCache, entry: Pretraining, out: Path, threads: int) -> None:
+    """Pre-train what runs start from; see :meth:`~promptwise.experiments.pretrained.Pretraining.perform`."""
+    entry.perform(out, threads)

@@ -55,6 +55,16 @@ def locked(file: Path, worker: str = "process") -> Iterator[None]:
         lock.release()
 
 
+def wait_until_free(folder: Path, seconds: float) -> None:
+    """Wait, no longer than that, until no process is at work in the folder of a run.
+
+    For callers whose own process was at work there and is about to end: it was told to, or lost its connection.
+    """
+    if (folder / LOCK_FILE).exists():
+        with contextlib.suppress(Timeout, OSError, NotImplementedError), FileLock(folder / LOCK_FILE, timeout=seconds):
+            pass
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """A folder that one run writes; a folder with settings and without ``metrics.json`` is a run to resume.

@@ -23,6 +23,11 @@ def set_up(threads: int, visible_devices: str | None = None) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     # Ctrl-C reaches every process of the terminal. The process that started this one handles it, and ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    prepare(threads)
+
+
+def prepare(threads: int) -> None:
+    """Make this process ready for runs with some CPU threads, and quiet."""
     from promptwise.runs.train import set_threads
     from promptwise.terminal import quiet
     from promptwise.training.memory import keep_freed_memory

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptwise.errors import ConfigError, OutputError, TrainingError
-from promptwise.runs.processes import default_threads
+from promptwise.runs.engines import EngineChoice
 from promptwise.search.space import Space, read_space
 from promptwise.training.launcher import process_count
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from promptwise.config import TrainConfig
     from promptwise.runs.cache import InputCache
+    from promptwise.runs.workers import Workers
     from promptwise.search.study import SharedStudy, Terms
     from promptwise.search.trials import Task
     from promptwise.training.run_metrics import RunMetrics
@@ -58,7 +59,10 @@ def search(
     space: Sequence[str],
     *,
     trials: int = 30,
-    jobs: int = 1,
+    jobs: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    gpus_per_run: float | None = None,
 ) -> Conclusion | None:
     """Search for settings on the validation split, then train with the best ones and score the test split.
 
@@ -69,7 +73,10 @@ def search(
             seeds the search too.
         space: What to search for; see :func:`~promptwise.search.space.read_space`.
         trials: How many trials the study shall have, those of other processes and of earlier calls included.
-        jobs: Processes side by side.
+        jobs: Trials side by side; by default one on this machine, and on Ray what the cluster has room for.
+        engine: Where trials are done, ``local`` or ``ray``; see :class:`~promptwise.runs.engines.EngineChoice`.
+        address: A running Ray cluster.
+        gpus_per_run: GPUs of each trial.
 
     Returns:
         What it came to; ``None`` where other processes are still at work on trials: the last of them concludes.
@@ -85,9 +92,15 @@ def search(
     out = known.fixed.get("out")
     if out is None or not str(out).strip():
         raise ConfigError("--out is missing: name the folder that receives the study.")
+    if "://" in str(out):
+        raise ConfigError(f"--out {out} is a URL, and a study needs a folder, which all its workers see: name one.")
     folder = Path(str(out))
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; --out names a folder.")
+
+    # Each trial is chosen by those before it, so here no more are side by side than a person asks for.
+    jobs = 1 if jobs is None and engine == "local" else jobs
+    choice = EngineChoice(engine, jobs, known.fixed.get("threads"), gpus_per_run, address)
 
     from promptwise.runs.cache import InputCache
     from promptwise.search.study import SharedStudy
@@ -96,17 +109,26 @@ def search(
     cache = InputCache()
     known = known.with_usual_epochs(len(cache.data(known.first).train))
     identity = identity_of(known, cache)
-    task = Task(folder, known, terms_of(known, identity, trials), known.fixed.get("threads") or default_threads(jobs))
-    shared = SharedStudy(folder, task.terms)
-    shared.agree(identity)
-    if jobs == 1:
-        do_trials(task, cache)
-    else:
-        do_side_by_side(task, jobs)
-    if shared.running_elsewhere():
-        return None
-    with shared.concluding():
-        return _concluded(shared, task, cache)
+    with choice.workers() as workers:
+        task = Task(folder, known, terms_of(known, identity, trials), workers.threads)
+        shared = SharedStudy(folder, task.terms)
+        shared.agree(identity)
+        workers.check(folder, _places(known))
+        if workers.here and workers.jobs == 1:
+            do_trials(task, cache)
+        else:
+            do_side_by_side(task, workers)
+        if shared.running_elsewhere():
+            return None
+        with shared.concluding():
+            return _concluded(shared, task, cache, workers)
+
+
+def _places(space: Space) -> list[str]:
+    """The files and folders that trials read."""
+    names = (*space.first.data_places, "knowledge", "start_from")
+    named = [*space.values_of("model"), *(space.first.get(name) for name in names)]
+    return sorted({str(place) for place in named if place is not None and Path(str(place)).exists()})
 
 
 def check_here() -> None:
@@ -162,7 +184,7 @@ def terms_of(space: Space, identity: Mapping[str, Any], trials: int) -> Terms:
     return Terms(metric.name, metric.higher_is_better, space.fixed.get("seed", 0), space.most_epochs, trials)
 
 
-def _concluded(shared: SharedStudy, task: Task, cache: InputCache) -> Conclusion:
+def _concluded(shared: SharedStudy, task: Task, cache: InputCache, workers: Workers) -> Conclusion:
     """Write what the study came to, and do the chosen run.
 
     Raises:
@@ -176,7 +198,8 @@ def _concluded(shared: SharedStudy, task: Task, cache: InputCache) -> Conclusion
         )
     config = config_of(best, task)
     importances, notes = write_found(shared, best, config)
-    metrics, folder = _chosen_run(best, config, task.folder, cache)
+    run = (best.number, config, task.folder)
+    metrics, folder = _chosen_run(cache, *run) if workers.here else workers.call(_chosen_run, *run)
     metric = task.terms.metric
     if metrics.validation[metric] != best.value:
         notes.append(
@@ -231,11 +254,11 @@ def config_of(trial: FrozenTrial, task: Task) -> TrainConfig:
     return replace(config, out=None, threads=trial.user_attrs.get(THREADS))
 
 
-def _chosen_run(best: FrozenTrial, config: TrainConfig, folder: Path, cache: InputCache) -> tuple[RunMetrics, Path]:
+def _chosen_run(cache: InputCache, number: int, config: TrainConfig, folder: Path) -> tuple[RunMetrics, Path]:
     """Train with the settings of a trial and score the test split, or return what was measured before."""
     from promptwise.runs.train import run_folder, train
 
-    place = folder / f"run-{best.number}"
+    place = folder / f"run-{number}"
     config = replace(config, out=str(place))
 
     def start(resume: bool) -> RunMetrics:

@@ -1,15 +1,12 @@
-"""Doing the trials of a study, in this process or in several."""
+"""Doing the trials of a study, in this process or with workers side by side."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
+import itertools
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from multiprocessing.connection import wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +15,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from promptwise.errors import PromptwiseError, TrainingError
 from promptwise.runs.cache import InputCache
-from promptwise.runs.processes import device_count, set_up, visible_devices
+from promptwise.runs.workers import Workers
 from promptwise.search.space import Space
 from promptwise.search.study import ERROR, RETRIES, SECONDS, THREADS, SharedStudy, Terms
 from promptwise.terminal import console
-
-_SPAWN = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True)
@@ -44,62 +39,57 @@ class Task:
 
 
 def do_trials(task: Task, cache: InputCache) -> None:
-    """Do trials until the study has as many as it shall have."""
+    """Do trials in this process until the study has as many as it shall have."""
     shared = SharedStudy(task.folder, task.terms)
-    while True:
-        with shared.next_trial() as trial:
-            if trial is None:
-                return
-            with shared.storage_errors():
-                ended = _done(trial, shared, task, cache)
-            console.print(line_of(ended, task.terms.metric), markup=False)
+    while (line := _next(shared, task, cache)) is not None:
+        console.print(line, markup=False)
 
 
-def do_side_by_side(task: Task, jobs: int) -> None:
-    """As :func:`do_trials` in several processes; one that is killed is replaced, and its trial tried again.
+def do_trial(cache: InputCache, task: Task) -> str | None:
+    """Do the next trial of a study; return how it ended, as a line, or ``None`` where the study has no more."""
+    return _next(SharedStudy(task.folder, task.terms), task, cache)
+
+
+def do_side_by_side(task: Task, workers: Workers) -> None:
+    """As :func:`do_trials` with workers; where one dies its trial is tried again.
 
     Raises:
-        TrainingError: The processes cannot go on.
+        TrainingError: The workers cannot go on.
     """
     shared = SharedStudy(task.folder, task.terms)
-    devices, errors = device_count(), _SPAWN.SimpleQueue()
-    workers: dict[int, SpawnProcess] = {}
-    # A trial that kills its process each time ends after its retries; one that dies before any trial never would.
-    left = jobs + task.terms.trials * (RETRIES + 1)
+    names, under_way, error = itertools.count(), 0, ""
+    # A trial that kills its worker each time ends after its retries; a worker that dies before any trial never would.
+    deaths = workers.jobs + task.terms.trials * (RETRIES + 1)
     try:
         while True:
-            for number in range(jobs):
-                if number not in workers and left and errors.empty() and shared.has_more():
-                    left -= 1
-                    workers[number] = _SPAWN.Process(
-                        target=_work,
-                        args=(task, visible_devices(number, devices, os.environ), errors),
-                        daemon=True,
-                    )
-                    workers[number].start()
-            if not workers:
+            while under_way < workers.jobs and deaths and not error and shared.has_more():
+                workers.start(str(next(names)), do_trial, task)
+                under_way += 1
+            if not under_way:
                 break
-            wait([worker.sentinel for worker in workers.values()])
-            workers = {number: worker for number, worker in workers.items() if worker.is_alive()}
+            for ended in workers.ended(timeout=1.0):
+                under_way -= 1
+                deaths -= bool(ended.died and deaths)
+                error = error or ended.error
+                if ended.value is not None:
+                    console.print(ended.value, markup=False)
     finally:
-        for worker in workers.values():
-            worker.terminate()
-        for worker in workers.values():
-            worker.join()
-    if not errors.empty():
-        raise TrainingError(errors.get())
+        workers.stop()
+    if error:
+        raise TrainingError(error)
     if shared.has_more():
         raise TrainingError(
             "The processes of the trials die before they begin one; is there enough memory? Use fewer --jobs."
         )
 
 
-def _work(task: Task, devices: str | None, errors: Any) -> None:
-    set_up(task.threads, devices)
-    try:
-        do_trials(task, InputCache())
-    except Exception as error:
-        errors.put(str(error) if isinstance(error, PromptwiseError) else traceback.format_exc())
+def _next(shared: SharedStudy, task: Task, cache: InputCache) -> str | None:
+    """Do the next trial of a study, and say how it ended; ``None`` where there is none to do."""
+    with shared.next_trial() as trial:
+        if trial is None:
+            return None
+        with shared.storage_errors():
+            return line_of(_done(trial, shared, task, cache), task.terms.metric)
 
 
 def _done(trial: Trial, shared: SharedStudy, task: Task, cache: InputCache) -> FrozenTrial:
