@@ -11,13 +11,20 @@ from typing import Any
 from promptwise.backbones.backbone import Backbone
 from promptwise.backbones.cloze_weights import find_cloze_weights
 from promptwise.backbones.families import lm_class
-from promptwise.backbones.hub import locate
-from promptwise.errors import BackboneError
+from promptwise.backbones.hub import commit_of, locate
+from promptwise.errors import BackboneError, ConfigError
 
 _DROPOUTS = ("dropout", "pdrop", "layerdrop")
 
 
-def load_backbone(name: str, *, lm_head: bool = False, new_lm_head: bool = False, dropout: bool = False) -> Backbone:
+def load_backbone(
+    name: str,
+    *,
+    lm_head: bool = False,
+    new_lm_head: bool = False,
+    dropout: bool = False,
+    revision: str | None = None,
+) -> Backbone:
     """Load and freeze a model by name or folder; weights come from safetensors only.
 
     Args:
@@ -27,19 +34,27 @@ def load_backbone(name: str, *, lm_head: bool = False, new_lm_head: bool = False
         lm_head: Load the language-model head too, which the cloze head needs.
         new_lm_head: Let a language-model head that the weights lack start from random values.
         dropout: Keep the dropout that the model was pretrained with, for fine-tuning.
+        revision: A commit, branch or tag of the model's repository on the Hub; by default its main branch.
 
     Raises:
+        ConfigError: A revision is asked of a model that is not on the Hub.
         BackboneError: The model cannot be found or read, or has no language-model head although one is needed.
     """
     cloze = find_cloze_weights(name)
     if cloze is not None:
+        if revision is not None:
+            raise ConfigError(
+                f"--revision {revision} names a commit, branch or tag on the Hugging Face Hub, where {name} does not "
+                "come from. Leave --revision out."
+            )
         backbone = load_backbone(cloze.base_model, lm_head=True, new_lm_head=True, dropout=dropout)
         cloze.merge_into(backbone)
-        backbone.name = name
+        # The commit of the encoder is not one of these weights.
+        backbone.name, backbone.revision = name, None
         return backbone
     import transformers
 
-    folder = locate(name)
+    folder = locate(name, revision)
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         for key, value in vars(config).items():
@@ -69,7 +84,7 @@ def load_backbone(name: str, *, lm_head: bool = False, new_lm_head: bool = False
         model.base_model.pooler = None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return Backbone(model, tokenizer, name, _declared_pooling(folder))
+    return Backbone(model, tokenizer, name, _declared_pooling(folder), commit_of(name, folder))
 
 
 def _check_complete(name: str, missing: Any, lm_head: bool) -> None:

@@ -86,7 +86,7 @@ def serve(
         raise ConfigError(f"`serve` needs {missing.name}: pip install 'promptwise[serve]'.") from missing
     import logging
 
-    from promptwise.models.adapter import read_config
+    from promptwise.models.adapter import read_config, recorded_revision
     from promptwise.runs.train import set_threads
     from promptwise.serving.pool import AdapterPool
     from promptwise.serving.source import AdapterSource
@@ -94,13 +94,15 @@ def serve(
 
     quiet()
     set_threads(threads)
+    revision = None
     if model is None:
         source = AdapterSource(adapters)
         names = source.names()
         if not names:
             raise AdapterError(f"{adapters} has no adapters yet. Name the model that they will be for with --model.")
-        model = str(read_config(source.locate(names[0]))["backbone"]["name"])
-    pool = AdapterPool.from_backbone(model, folder=adapters, dtype=dtype, fold=fold)
+        made_for = read_config(source.locate(names[0]))["backbone"]
+        model, revision = str(made_for["name"]), recorded_revision(made_for)
+    pool = AdapterPool.from_backbone(model, folder=adapters, dtype=dtype, fold=fold, revision=revision)
     handler = logging.StreamHandler()
     handler.setFormatter(http.JsonLines())
     for name, level in (("promptwise", logging.INFO), ("uvicorn", logging.WARNING)):

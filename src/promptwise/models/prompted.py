@@ -26,6 +26,7 @@ from promptwise.models.first_values import set_first_values
 from promptwise.models.input_format import input_format_for
 from promptwise.models.parts import check_parts, head_options, knowledge_of, prompt_parts, tuning_options
 from promptwise.models.saved_state import expect_no_frozen, expect_no_tied, leave_out_frozen, leave_out_tied
+from promptwise.models.task_tokenizer import TaskTokenizer
 from promptwise.models.text_model import TextModel
 from promptwise.registry import HEADS, STRATEGIES, TUNINGS
 from promptwise.tasks.spec import TaskSpec, load_spec
@@ -125,6 +126,7 @@ class PromptedModel(TextModel):
         dtype: str = "auto",
         device: str | torch.device | None = None,
         seed: int = 0,
+        revision: str | None = None,
         **options: Any,
     ) -> PromptedModel:
         """Put a new, untrained prompt on a backbone.
@@ -135,6 +137,8 @@ class PromptedModel(TextModel):
             dtype: ``auto``, ``bf16`` or ``fp32``: what the frozen model computes in.
             device: Where to run; by default an accelerator if there is one.
             seed: Seed of the first values.
+            revision: A commit, branch or tag of the backbone on the Hub; by default its main branch. An adapter that is
+                saved records the commit, and is loaded with it again.
             options: Fields of :class:`~promptwise.config.PromptConfig`, such as ``base``, ``strategy``, ``length``
                 and ``head``, and those of what they name, such as ``encoder``; they are flags of ``promptwise train``
                 too, whose help says what each does.
@@ -153,6 +157,7 @@ class PromptedModel(TextModel):
             device,
             trainable=config.tune_backbone,
             reserved=config.tune != "none",
+            revision=revision,
         )
         return cls(backbone, spec, config, seed)
 
@@ -164,6 +169,11 @@ class PromptedModel(TextModel):
         config.label2id = {label: number for number, label in enumerate(self.spec.labels)}
         config.problem_type = "single_label_classification"
         return config
+
+    @cached_property
+    def tokenizer(self) -> TaskTokenizer:
+        """What makes the inputs of this model and task out of texts, for ``transformers.pipeline``."""
+        return TaskTokenizer(self)
 
     @staticmethod
     def can_generate() -> bool:
@@ -353,8 +363,9 @@ class PromptedModel(TextModel):
         *,
         dtype: str = "auto",
         device: str | torch.device | None = None,
+        revision: str | None = None,
     ) -> PromptedModel:
-        """Load an adapter and put it on its backbone.
+        """Load an adapter and put it on its backbone, at the revision that it was trained on.
 
         Args:
             name: A folder, or a repository on the Hub.
@@ -362,13 +373,14 @@ class PromptedModel(TextModel):
                 the adapter.
             dtype: ``auto``, ``bf16`` or ``fp32``.
             device: Where to run; by default an accelerator if there is one.
+            revision: A commit, branch or tag of the adapter's own repository; by default its main branch.
 
         Raises:
             AdapterError: Files are missing or altered, or the backbone has another fingerprint. Nothing is loaded.
         """
         from promptwise.models.adapter import load_adapter
 
-        return load_adapter(cls, name, backbone, dtype, device)
+        return load_adapter(cls, name, backbone, dtype, device, revision)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the adapter to the Hub and return the commit's address; options go to ``HfApi.upload_folder``."""

@@ -70,6 +70,7 @@ class AdapterPool:
         fold: bool = False,
         dtype: str = "auto",
         device: str | torch.device | None = None,
+        revision: str | None = None,
     ) -> AdapterPool:
         """Open a pool.
 
@@ -86,6 +87,7 @@ class AdapterPool:
                 rounding to float16; see :meth:`PromptedModel.fold`.
             dtype: ``auto``, ``bf16`` or ``fp32``.
             device: Where to run; by default an accelerator if there is one.
+            revision: A commit, branch or tag of the backbone on the Hub; by default its main branch.
 
         Raises:
             AdapterError: There is no such folder.
@@ -96,7 +98,7 @@ class AdapterPool:
             if limit < 1:
                 raise ConfigError(f"{name} must be at least 1, found {limit}.")
         source = AdapterSource(folder, hub)
-        placed = _placed(backbone, lm_head, dtype, device)
+        placed = _placed(backbone, lm_head, dtype, device, revision)
         _prepare(placed)
         return cls(placed, AdapterStore(source, AdapterLoader(placed, keep_bytes, fold), keep, keep_bytes))
 
@@ -386,16 +388,22 @@ def _encoded(texts: Sequence[tuple[LoadedAdapter, Texts]]) -> list[Features]:
     return [features[place] for place in range(len(texts))]
 
 
-def _placed(backbone: str | Backbone, lm_head: bool | None, dtype: str, device: str | torch.device | None) -> Backbone:
+def _placed(
+    backbone: str | Backbone,
+    lm_head: bool | None,
+    dtype: str,
+    device: str | torch.device | None,
+    revision: str | None,
+) -> Backbone:
     """The loaded backbone, with its language-model head where that is asked for, or there is one."""
     if lm_head is not None or not isinstance(backbone, str):
-        return placement.place(backbone, bool(lm_head), dtype, device)
+        return placement.place(backbone, bool(lm_head), dtype, device, revision=revision)
     try:
-        return placement.place(backbone, True, dtype, device)
+        return placement.place(backbone, True, dtype, device, revision=revision)
     except UnknownModelError:
         raise
     except BackboneError:
-        return placement.place(backbone, False, dtype, device)
+        return placement.place(backbone, False, dtype, device, revision=revision)
 
 
 def _prepare(backbone: Backbone) -> None:
