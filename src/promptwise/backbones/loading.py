@@ -84,7 +84,7 @@ def load_backbone(
         model.base_model.pooler = None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return Backbone(model, tokenizer, name, _declared_pooling(folder), commit_of(name, folder))
+    return Backbone(model, tokenizer, name, declared_pooling(folder), commit_of(name, folder))
 
 
 def _check_complete(name: str, missing: Any, lm_head: bool) -> None:
@@ -101,7 +101,7 @@ def _check_complete(name: str, missing: Any, lm_head: bool) -> None:
     raise BackboneError(f"The weights of {name!r} are incomplete (missing: {shown}).")
 
 
-def _declared_pooling(folder: Path) -> str | None:
+def declared_pooling(folder: Path) -> str | None:
     """``mean`` or ``first`` where the folder is a sentence-transformers model that says so."""
     file = folder / "1_Pooling" / "config.json"
     if not file.is_file():

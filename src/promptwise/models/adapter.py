@@ -262,7 +262,7 @@ def load_adapter(
         model.load_state_dict(_read_tensors(weights, model.device))
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         raise AdapterError(f"{weights} does not fit its own {CONFIG_FILE}: {error}") from error
-    model.temperature = temperature_of(config)
+    model.temperature, model.loaded_from = temperature_of(config), folder
     return model.eval()
 
 
@@ -386,7 +386,7 @@ def adapter_folder(name: str | Path, revision: str | None = None) -> Path:
         return folder
     from promptwise.backbones.hub import download
 
-    files = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
+    files = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, METRICS_FILE]
     downloaded, why = download(str(name), files, [CONFIG_FILE, WEIGHTS_FILE], revision)
     if downloaded is None:
         what = repr(str(name)) if revision is None else f"{str(name)!r} at revision {revision!r}"
@@ -400,11 +400,16 @@ def push_adapter(model: PromptedModel, repo_id: str, **options: Any) -> str:
 
     from promptwise.models.model_card import model_card
 
+    metrics = model.metrics
+    if metrics is None and model.loaded_from is not None:
+        metrics = read_metrics(model.loaded_from)
     api = HfApi()
     api.create_repo(repo_id, exist_ok=True, private=options.pop("private", None))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         config = save_adapter(model, folder)
-        write_atomic(folder / CARD_FILE, model_card(config, None, repo_id))
+        write_atomic(folder / CARD_FILE, model_card(config, metrics, repo_id))
+        if metrics is not None:
+            write_json(folder / METRICS_FILE, metrics.to_dict())
         commit = api.upload_folder(repo_id=repo_id, folder_path=folder, **options)
     return str(commit.commit_url)

@@ -34,6 +34,7 @@ from promptwise.tasks.template import Features, require_mask_last
 
 if TYPE_CHECKING:
     from promptwise.tasks.data import TaskData
+    from promptwise.training.run_metrics import RunMetrics
 
 FOLD_LIMIT = 2**30
 """The most bytes that folding takes unless more are allowed; 140 MB on MiniLM, 926 MB on a RoBERTa of base size."""
@@ -62,6 +63,10 @@ class PromptedModel(TextModel):
     accepts_loss_kwargs = False
     checkpointing = False
     """Whether the layers' activations are made again in the backward pass."""
+    metrics: RunMetrics | None = None
+    """What the last :meth:`fit` measured."""
+    loaded_from: Path | None = None
+    """The folder that it was loaded from, whose metrics a card shows."""
 
     def __init__(
         self, backbone: Backbone, spec: TaskSpec, config: PromptConfig, seed: int = 0, new: bool = True
@@ -347,7 +352,8 @@ class PromptedModel(TextModel):
         """
         from promptwise.training.fit import fit
 
-        return fit(self, data, {"seed": self.seed, **options}, output_dir, states_cache=states_cache).to_dict()
+        self.metrics = fit(self, data, {"seed": self.seed, **options}, output_dir, states_cache=states_cache)
+        return self.metrics.to_dict()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``adapter_config.json`` and ``adapter_model.safetensors``; see :mod:`promptwise.models.adapter`."""
@@ -382,8 +388,51 @@ class PromptedModel(TextModel):
 
         return load_adapter(cls, name, backbone, dtype, device, revision)
 
+    @classmethod
+    def from_peft(
+        cls,
+        name: str | Path,
+        backbone: Backbone | str | None = None,
+        *,
+        task: str | TaskSpec | None = None,
+        dtype: str = "auto",
+        device: str | torch.device | None = None,
+    ) -> PromptedModel:
+        """Read an adapter that peft saved: prompt or prefix tuning of a decoder, or :class:`promptwise.IPTConfig`.
+
+        The first two become the strategy ``shared`` on the base ``prompt`` or ``prefix``, with peft's logits; a text
+        that stands alone has no padding, which peft's own classifiers may read. The model can then be saved as any.
+
+        Args:
+            name: A folder, or a repository on the Hub.
+            backbone: A loaded backbone to share, or another place to load it from; by default the one named in the
+                adapter.
+            task: Names the classes. An adapter that continues texts needs one, whose template and words it is asked by.
+            dtype: ``auto``, ``bf16`` or ``fp32``.
+            device: Where to run; by default an accelerator if there is one.
+
+        Raises:
+            AdapterError: Files are missing, or what they hold cannot be a prompt here; says why.
+            ConfigError: A task is needed, and none is given.
+        """
+        from promptwise.models.peft_adapter import load_peft_adapter
+
+        return load_peft_adapter(cls, name, backbone, task, dtype, device)
+
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload the adapter to the Hub and return the commit's address; options go to ``HfApi.upload_folder``."""
+        """Upload the adapter to the Hub, with a card that has the scores of its run where they are known.
+
+        Args:
+            repo_id: Name of the repository, which is made if there is none.
+            options: ``private`` for a new repository; the others go to ``HfApi.upload_folder``, such as ``revision``
+                and ``commit_message``.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            AdapterError: The metrics beside the adapter that this was loaded from cannot be read.
+        """
         from promptwise.models.adapter import push_adapter
 
         return push_adapter(self, repo_id, **options)
