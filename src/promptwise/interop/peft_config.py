@@ -20,7 +20,7 @@ from promptwise.errors import ConfigError
 PEFT_TYPE = "PROMPTWISE_IPT"
 """What ``adapter_config.json`` of such an adapter names as its method."""
 
-MODELS = "promptwise_ipt_models"
+PREFIX = "promptwise_ipt"
 """Where the prompts of a tuned model are, in its names of parameters and in the names of saved tensors."""
 
 
@@ -114,7 +114,7 @@ def register(tuner: type[Any]) -> None:
     entries: tuple[tuple[dict[Any, Any], Any], ...] = (
         (peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING, IPTConfig),
         (peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING, tuner),
-        (peft.mapping.PEFT_TYPE_TO_PREFIX_MAPPING, MODELS),
+        (peft.mapping.PEFT_TYPE_TO_PREFIX_MAPPING, PREFIX),
     )
     for table, entry in entries:
         table[PEFT_TYPE] = entry

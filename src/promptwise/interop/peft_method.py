@@ -14,7 +14,7 @@ from promptwise.backbones.backbone import Backbone
 from promptwise.backbones.hub import locate
 from promptwise.backbones.loading import declared_pooling
 from promptwise.errors import BackboneError, ConfigError, PromptwiseError
-from promptwise.interop.peft_config import MODELS, IPTConfig, register
+from promptwise.interop.peft_config import PREFIX, IPTConfig, register
 from promptwise.models.prompted import PromptedModel
 from promptwise.tasks.spec import TaskSpec
 
@@ -22,6 +22,55 @@ __all__ = ["IPTConfig", "IPTModel"]
 
 _UNUSED = ("return_dict", "use_cache", "output_attentions", "output_hidden_states")
 """What callers of a classifier may say that changes nothing here, unless it asks for an output that there is not."""
+
+
+class Prompts(nn.Module, BaseTunerLayer):
+    """The prompted models of all adapters, in the form in which peft looks for what it has added to a model.
+
+    Args:
+        active: The adapter that is active.
+    """
+
+    adapter_layer_names = ("models",)
+    other_param_names = ()
+
+    def __init__(self, active: str) -> None:
+        super().__init__()
+        self.models = nn.ModuleDict()
+        self._active_adapter: str | list[str] = active
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+        self._trained: dict[str, tuple[set[str], bool]] = {}
+        # A table that is loaded has a parameter of its own.
+        self.register_load_state_dict_post_hook(_restore)
+
+    def add(self, name: str, prompted: PromptedModel) -> None:
+        """Add the model of an adapter; what wants a gradient in it can be trained."""
+        self.models[name] = prompted
+        self._trained[name] = {key for key, one in prompted.named_parameters() if one.requires_grad}, True
+
+    def remove(self, name: str) -> None:
+        """Take the model of an adapter away."""
+        del self.models[name], self._trained[name]
+
+    def let_train(self, name: str, trained: bool) -> None:
+        """Let an adapter be trained, or not; tables that never are stay as they are."""
+        parts, _ = self._trained[name]
+        self._trained[name] = parts, trained
+        self.restore(name)
+
+    def restore(self, name: str) -> None:
+        """Let what is trained of an adapter want a gradient, or not, as was said last."""
+        parts, trained = self._trained[name]
+        for key, parameter in self.models[name].named_parameters():
+            if key in parts:
+                parameter.requires_grad_(trained)
+
+
+def _restore(prompts: nn.Module, incompatible: object) -> None:
+    assert isinstance(prompts, Prompts)
+    for name in prompts.models:
+        prompts.restore(name)
 
 
 class IPTModel(BaseTuner):
@@ -33,7 +82,7 @@ class IPTModel(BaseTuner):
     such as ``prepare``, ``predict`` or ``parameter_groups``, the active adapter does.
     """
 
-    prefix = MODELS
+    prefix = PREFIX
     tuner_layer_cls = BaseTunerLayer
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *arguments: object, **options: object) -> None:
@@ -44,12 +93,10 @@ class IPTModel(BaseTuner):
             BackboneError: It cannot be prompted this way, or computes in a dtype that is not served.
         """
         config: IPTConfig = self.peft_config[adapter_name]
-        if MODELS not in self._modules:
-            self.add_module(MODELS, nn.ModuleDict())
+        if PREFIX not in self._modules:
+            self.add_module(PREFIX, Prompts(adapter_name))
             # In a list, because it is part of each adapter's model already.
             self._backbone = [_backbone_of(model, config)]
-            self._trained: dict[str, set[str]] = {}
-            self._enabled = True
         backbone = self._backbone[0]
         prompted = PromptedModel(
             backbone, _spec_of(model, config), config.prompt_config, config.seed, new=not config.inference_mode
@@ -57,16 +104,19 @@ class IPTModel(BaseTuner):
         # What the folder of the backbone declares is not at hand wherever the adapter will be loaded.
         config.prompt["pooling"] = prompted.head.pooling
         config.revision = config.revision or getattr(model.config, "_commit_hash", None)
-        self._models[adapter_name] = prompted
-        self._trained[adapter_name] = {name for name, one in prompted.named_parameters() if one.requires_grad}
+        self._prompts.add(adapter_name, prompted)
         # peft wants a second adapter to be frozen until it is the active one.
         self.set_requires_grad(adapter_name, len(self._models) == 1 and not config.inference_mode)
 
     @property
     def _models(self) -> nn.ModuleDict:
-        models = self._modules[MODELS]
-        assert isinstance(models, nn.ModuleDict)
-        return models
+        return self._prompts.models
+
+    @property
+    def _prompts(self) -> Prompts:
+        prompts = self._modules[PREFIX]
+        assert isinstance(prompts, Prompts)
+        return prompts
 
     @property
     def prompted(self) -> PromptedModel:
@@ -87,7 +137,7 @@ class IPTModel(BaseTuner):
         try:
             return nn.Module.__getattr__(self, name)
         except AttributeError:
-            if name == "model" or MODELS not in self._modules:
+            if name == "model" or PREFIX not in self._modules:
                 raise
             prompted = self.prompted
             return getattr(prompted if name in _FROM_PROMPTED else self.model, name)
@@ -116,7 +166,7 @@ class IPTModel(BaseTuner):
         Raises:
             ConfigError: There are no ids, which strategies read, or an argument cannot be served.
         """
-        if not self._enabled:
+        if self._prompts.disable_adapters:
             given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
             given = {name: value for name, value in {**given, "labels": labels, **more}.items() if value is not None}
             return self.model(**given)
@@ -173,7 +223,7 @@ class IPTModel(BaseTuner):
         if len(names) != 1 or names[0] not in self._models:
             known = ", ".join(self._models)
             raise ConfigError(f"Name one adapter of {known} to be active; found {', '.join(names)}.")
-        self.active_adapter = names[0]
+        self.active_adapter = self._prompts._active_adapter = names[0]
         for name in self._models:
             self.set_requires_grad(name, name == names[0] and not inference_mode)
 
@@ -185,23 +235,21 @@ class IPTModel(BaseTuner):
         """
         if adapter_name not in self._models:
             raise ConfigError(f"There is no adapter {adapter_name!r}; there are {', '.join(self._models)}.")
-        del self._models[adapter_name], self._trained[adapter_name], self.peft_config[adapter_name]
+        self._prompts.remove(adapter_name)
+        del self.peft_config[adapter_name]
         if adapter_name in self.active_adapters:
             left = list(self._models)
-            self.active_adapter = left[0] if left else []
+            self.active_adapter = self._prompts._active_adapter = left[0] if left else []
             if left:
                 self.set_adapter(left[0], self.peft_config[left[0]].inference_mode)
 
     def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
         """Let adapters be trained, or not."""
         for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
-            for parameter, one in self._models[name].named_parameters():
-                # Tables that are never trained stay as they are.
-                if parameter in self._trained[name]:
-                    one.requires_grad_(requires_grad)
+            self._prompts.let_train(name, requires_grad)
 
     def _enable_adapter_layers(self, enabled: bool = True) -> None:
-        self._enabled = enabled
+        self._prompts._disable_adapters = not enabled
 
     def _unload_and_optionally_merge(self, merge: bool = True, *arguments: object, **options: object) -> Any:
         if merge:
@@ -225,17 +273,17 @@ class IPTModel(BaseTuner):
         state_dict: Mapping[str, Tensor],
         unwanted_adapter_names: Sequence[str],
     ) -> dict[str, Tensor]:
-        return {key: value for key, value in state_dict.items() if f"{MODELS}.{adapter_name}." in key}
+        return {key: value for key, value in state_dict.items() if _key(adapter_name) in key}
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        return key.replace(f"{MODELS}.{adapter_name}.", f"{MODELS}.", 1)
+        return key.replace(_key(adapter_name), _key(), 1)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: IPTConfig, adapter_name: str, state_dict: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        return {key.replace(f"{MODELS}.", f"{MODELS}.{adapter_name}.", 1): value for key, value in state_dict.items()}
+        return {key.replace(_key(), _key(adapter_name), 1): value for key, value in state_dict.items()}
 
 
 _FROM_PROMPTED = (
@@ -243,6 +291,11 @@ _FROM_PROMPTED = (
     *("tokenizer", "input_format", "strategy", "injector", "head", "temperature", "tuned_parameters", "tuned_share"),
 )
 """What of the active adapter's model can be had of the whole, beside what the wrapped model has."""
+
+
+def _key(adapter_name: str | None = None) -> str:
+    """What the names of an adapter's tensors begin with, after what peft puts before; saved ones name no adapter."""
+    return f"{PREFIX}.models." + ("" if adapter_name is None else f"{adapter_name}.")
 
 
 def _backbone_of(model: nn.Module, config: IPTConfig) -> Backbone:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 IPT = "PROMPTWISE_IPT"
 """peft's name of the method of :class:`promptwise.IPTConfig`."""
 
-IPT_PREFIX = "promptwise_ipt_models."
+IPT_PREFIX = "promptwise_ipt.models."
 """What stands before the names of its tensors."""
 
 _BASES = {"PROMPT_TUNING": "prompt", "PREFIX_TUNING": "prefix"}
@@ -45,7 +45,10 @@ def load_peft_adapter(
     config = _read_config(folder)
     tensors = _read_tensors(folder)
     prompt_config = _prompt_config(folder, config)
-    spec = _spec(folder, config, tensors, task)
+    if prompt_config.head == "cloze" and task is None:
+        raise ConfigError(
+            f"{folder} continues texts, and a task says which words stand for which class: give one with task=."
+        )
     revision = config.get("revision") if backbone is None else None
     placed = place(
         backbone or _base_model(folder, config), prompt_config.head == "cloze", dtype, device, revision=revision
@@ -56,6 +59,7 @@ def load_peft_adapter(
             "read through layers that no head of promptwise has (such as a pooler over the first prompt vector). "
             "Adapters of decoders can be read; train this one again with --strategy shared."
         )
+    spec = _spec(folder, config, tensors, task)
     model = kind(placed, spec, prompt_config, new=False)
     weights = _own_weights(folder, config, tensors, model)
     try:
@@ -142,15 +146,10 @@ def _spec(
     """The task: the one that is named, or classes by the numbers that transformers gives them.
 
     Raises:
-        ConfigError: A task is needed for its template and words.
         AdapterError: The task has another number of classes.
     """
     spec = load_spec(task) if isinstance(task, str) else task
-    if config.get("task_type") == "CAUSAL_LM":
-        if spec is None:
-            raise ConfigError(
-                f"{folder} continues texts, and a task says which words stand for which class: give one with task=."
-            )
+    if spec is not None and config.get("task_type") == "CAUSAL_LM":
         return spec
     head = next((one for key, one in tensors.items() if key.endswith(("score.weight", "head.linear.weight"))), None)
     if head is None:
