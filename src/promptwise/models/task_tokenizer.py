@@ -22,6 +22,8 @@ class TaskTokenizer:
 
         pipeline("text-classification", model=model, tokenizer=model.tokenizer)
 
+    The pipeline logs that it does not know the class of the model, which changes nothing.
+
     Args:
         model: Whose inputs they are.
 
