@@ -84,6 +84,7 @@ class IPTModel(BaseTuner):
 
     prefix = PREFIX
     tuner_layer_cls = BaseTunerLayer
+    active_adapter: str | list[str]
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *arguments: object, **options: object) -> None:
         """Put a new prompt on the model; peft calls it.
@@ -239,9 +240,10 @@ class IPTModel(BaseTuner):
         del self.peft_config[adapter_name]
         if adapter_name in self.active_adapters:
             left = list(self._models)
-            self.active_adapter = self._prompts._active_adapter = left[0] if left else []
             if left:
                 self.set_adapter(left[0], self.peft_config[left[0]].inference_mode)
+            else:
+                self.active_adapter = self._prompts._active_adapter = []
 
     def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
         """Let adapters be trained, or not."""

@@ -95,7 +95,8 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
         )
     if method != IPT and not (isinstance(config.get("num_virtual_tokens"), int) and config["num_virtual_tokens"] > 0):
         raise AdapterError(f"{file} cannot be used: num_virtual_tokens must be a number of prompt vectors.")
-    return config
+    checked: Mapping[str, Any] = config
+    return checked
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -181,7 +182,8 @@ def _own_weights(
     if config["peft_type"] == IPT:
         return {key.partition(IPT_PREFIX)[2]: value for key, value in tensors.items() if IPT_PREFIX in key}
     vectors = tensors.get(_VECTORS)
-    expected = tuple(model.strategy.vectors.shape)
+    shape = model.strategy.shape
+    expected = (shape.length, shape.width)
     if vectors is None or tuple(vectors.shape) != expected:
         found = "none" if vectors is None else list(vectors.shape)
         raise AdapterError(
@@ -223,4 +225,5 @@ def _at_own_positions(vectors: Tensor, model: PromptedModel) -> Tensor:
     first, second = turned.chunk(2, dim=-1)
     turned = turned * cos + torch.cat([-second, first], dim=-1) * sin
     layers[:, :, 0] = torch.cat([turned, rest], dim=-1)
-    return layers.flatten(1)
+    prefix: Tensor = layers.flatten(1)
+    return prefix
