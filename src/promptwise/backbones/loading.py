@@ -11,14 +11,19 @@ from typing import Any
 from promptwise.backbones.backbone import Backbone
 from promptwise.backbones.cloze_weights import find_cloze_weights
 from promptwise.backbones.families import lm_class
-from promptwise.backbones.hub import locate
-from promptwise.errors import BackboneError
+from promptwise.backbones.hub import commit_of, locate
+from promptwise.errors import BackboneError, ConfigError
 
 _DROPOUTS = ("dropout", "pdrop", "layerdrop")
 
 
 def load_backbone(
-    name: str, *, lm_head: bool | None = False, new_lm_head: bool = False, dropout: bool = False
+    name: str,
+    *,
+    lm_head: bool | None = False,
+    new_lm_head: bool | None = False,
+    dropout: bool = False,
+    revision: str | None = None,
 ) -> Backbone:
     """Load and freeze a model by name or folder; weights come from safetensors only.
 
@@ -29,19 +34,27 @@ def load_backbone(
         lm_head: Load the language-model head too, which the cloze head needs; ``None`` for where there is one.
         new_lm_head: Let a language-model head that the weights lack start from random values.
         dropout: Keep the dropout that the model was pretrained with, for fine-tuning.
+        revision: A commit, branch or tag of the model's repository on the Hub; by default its main branch.
 
     Raises:
+        ConfigError: A revision is asked of a model that is not on the Hub.
         BackboneError: The model cannot be found or read, or has no language-model head although one is needed.
     """
     cloze = find_cloze_weights(name)
     if cloze is not None:
+        if revision is not None:
+            raise ConfigError(
+                f"--revision {revision} names a commit, branch or tag on the Hugging Face Hub, where {name} does not "
+                "come from. Leave --revision out."
+            )
         backbone = load_backbone(cloze.base_model, lm_head=True, new_lm_head=True, dropout=dropout)
         cloze.merge_into(backbone)
-        backbone.name = name
+        # The commit of the encoder is not one of these weights.
+        backbone.name, backbone.revision = name, None
         return backbone
     import transformers
 
-    folder = locate(name)
+    folder = locate(name, revision)
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         for key, value in vars(config).items():
@@ -62,7 +75,7 @@ def load_backbone(
     except Exception as error:  # transformers, safetensors and tokenizers each raise types of their own
         if lm_head is None:
             # There may be no class of such models with a head; if it is the model itself, that is said now.
-            return load_backbone(name, dropout=dropout)
+            return load_backbone(name, dropout=dropout, revision=revision)
         if isinstance(error, BackboneError):
             raise
         raise BackboneError(f"{name!r} ({folder}) cannot be loaded: {type(error).__name__}: {error}") from error
@@ -71,7 +84,7 @@ def load_backbone(
     if lm_head is None and any(not key.startswith(body) for key in missing):
         if model.base_model is model:
             # The head is no part beside the others that could be left out.
-            return load_backbone(name, dropout=dropout)
+            return load_backbone(name, dropout=dropout, revision=revision)
         # The weights have no head, and the rest of the model is whole without it.
         model, missing = model.base_model, [key for key in missing if key.startswith(body)]
     _check_complete(name, missing, bool(lm_head) and not new_lm_head)
@@ -80,7 +93,7 @@ def load_backbone(
         model.base_model.pooler = None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return Backbone(model, tokenizer, name, _declared_pooling(folder))
+    return Backbone(model, tokenizer, name, declared_pooling(folder), commit_of(name, folder))
 
 
 def _check_complete(name: str, missing: Any, lm_head: bool) -> None:
@@ -97,7 +110,7 @@ def _check_complete(name: str, missing: Any, lm_head: bool) -> None:
     raise BackboneError(f"The weights of {name!r} are incomplete (missing: {shown}).")
 
 
-def _declared_pooling(folder: Path) -> str | None:
+def declared_pooling(folder: Path) -> str | None:
     """``mean`` or ``first`` where the folder is a sentence-transformers model that says so."""
     file = folder / "1_Pooling" / "config.json"
     if not file.is_file():

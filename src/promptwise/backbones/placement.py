@@ -19,13 +19,14 @@ def prepare_backbone(
     *,
     trainable: bool = False,
     reserved: bool = False,
+    revision: str | None = None,
 ) -> Backbone:
     """Load a backbone and move it to its device.
 
     A frozen one is stored in its compute dtype; one that is to be tuned stays in float32, with its own dropout. A
     reserved one is frozen too, and is for one model alone, which adds weights to it.
     """
-    backbone = load_backbone(name, lm_head=lm_head, dropout=trainable)
+    backbone = load_backbone(name, lm_head=lm_head, dropout=trainable, revision=revision)
     if device is None:
         device = default_device()
     backbone.to(device)
@@ -55,14 +56,22 @@ def place(
     *,
     trainable: bool = False,
     reserved: bool = False,
+    revision: str | None = None,
 ) -> Backbone:
     """A backbone that is ready to be prompted, or tuned; one that is loaded already stays where and as it is.
 
     Raises:
-        ConfigError: Another dtype or device is asked of a loaded backbone, which may serve other models too.
+        ConfigError: Another dtype, device or revision is asked of a loaded backbone, which may serve other models too.
     """
     if isinstance(backbone, str):
-        return prepare_backbone(backbone, lm_head, dtype, device, trainable=trainable, reserved=reserved)
+        return prepare_backbone(
+            backbone, lm_head, dtype, device, trainable=trainable, reserved=reserved, revision=revision
+        )
+    if revision not in (None, backbone.revision):
+        raise ConfigError(
+            f"The loaded backbone {backbone.name} is of revision {backbone.revision}, and {revision} was asked for. "
+            "Leave the revision out, or name the model instead."
+        )
     same_dtype = dtype == "auto" or resolve_dtype(dtype, backbone.device) == backbone.compute_dtype
     if not same_dtype or (device is not None and not same_device(torch.device(device), backbone.device)):
         raise ConfigError(

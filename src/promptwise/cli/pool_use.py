@@ -13,7 +13,7 @@ from typing import Any
 from promptwise.cli.adapter_use import abstains, answer_of, data_output, input_texts, json_line
 from promptwise.errors import AdapterError, ConfigError, DataError, PromptwiseError
 from promptwise.files import open_atomic
-from promptwise.models.adapter import CONFIG_FILE, read_config
+from promptwise.models.adapter import CONFIG_FILE, read_config, recorded_revision
 from promptwise.serving.pool import AdapterPool
 from promptwise.tasks.fields import column_field, missing_column, parse_format
 from promptwise.tasks.readers import ROW_SUFFIXES, location, read_rows, suffix_of
@@ -123,13 +123,15 @@ def open_pool(
     from promptwise.runs.train import set_threads
 
     set_threads(threads)
+    revision = None
     if model is None:
         found = sorted(path.parent for path in Path(folder).expanduser().glob(f"*/{CONFIG_FILE}"))
         if not found:
             raise AdapterError(f"{folder} has no sub-folder with a saved adapter ({CONFIG_FILE}).")
         first = next((path for path in found if path.name in names), found[0])
-        model = str(read_config(first)["backbone"]["name"])
-    return AdapterPool.from_backbone(model, folder=folder, dtype=dtype, fold=fold)
+        made_for = read_config(first)["backbone"]
+        model, revision = str(made_for["name"]), recorded_revision(made_for)
+    return AdapterPool.from_backbone(model, folder=folder, dtype=dtype, fold=fold, revision=revision)
 
 
 def write_answers(

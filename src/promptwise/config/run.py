@@ -224,6 +224,12 @@ class ModelConfig(PromptConfig, FitConfig):
         None, "A saved adapter of the same kind, such as `pretrain prompt` makes, to start from.", metavar="DIR"
     )
     model: str = setting(DEFAULT_MODEL, "Backbone: a local folder, a name on the Hub, or minilm-cloze.", metavar="NAME")
+    revision: str | None = setting(
+        None,
+        "Commit, branch or tag of --model on the Hub; by default its main branch. The adapter records the commit and "
+        "is loaded with it again.",
+        metavar="REVISION",
+    )
     dtype: str = setting("auto", "Dtype of the frozen model's products; auto is bf16 where it is fast.", choices=DTYPES)
     threads: int | None = setting(None, "CPU threads; by default what torch takes.", minimum=1)
     states_cache: str | None = setting(

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptwise import __version__
-from promptwise.backbones.hub import sha256_of
+from promptwise.backbones.hub import OFFLINE_WHEELS, is_commit, locate, sha256_of
 from promptwise.config import PromptConfig
 from promptwise.config.composition import part_settings, values_of
 from promptwise.config.settings import flag_name
-from promptwise.errors import AdapterError, ConfigError
+from promptwise.errors import AdapterError, ConfigError, UnknownModelError
 from promptwise.files import CARD_FILE, METRICS_FILE, write_atomic, write_json
 from promptwise.reading import fitted, json_of, listed
 from promptwise.tasks.spec import TaskSpec
@@ -50,6 +50,7 @@ class _BackbonePart:
     model_type: str
     fingerprint: str
     lm_fingerprint: str | None = None
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,18 @@ def save_adapter(model: PromptedModel, folder: Path) -> dict[str, Any]:
 
     weights = save({key: _stored(value) for key, value in model.state_dict().items()})
     backbone = model.backbone
+    made_for = {
+        "name": backbone.name,
+        "model_type": backbone.model_type,
+        "fingerprint": backbone.fingerprint,
+        "lm_fingerprint": backbone.lm_fingerprint if model.head.cloze else None,
+    }
+    if backbone.revision is not None:
+        made_for["revision"] = backbone.revision
     config = {
         "format": FORMAT,
         "promptwise_version": __version__,
-        "backbone": {
-            "name": backbone.name,
-            "model_type": backbone.model_type,
-            "fingerprint": backbone.fingerprint,
-            "lm_fingerprint": backbone.lm_fingerprint if model.head.cloze else None,
-        },
+        "backbone": made_for,
         "prompt": values_of(model.prompt_config),
         "task": model.spec.to_dict(),
         "tuned_parameters": model.tuned_parameters,
@@ -142,7 +146,34 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{file} was not written by promptwise: temperature must be from {low:g} to {high:g}, found "
             f"{config['temperature']!r}."
         )
+    revision = checked["backbone"].get("revision")
+    if revision is not None and not is_commit(revision):
+        raise AdapterError(
+            f"{file} was not written by promptwise: backbone.revision must be a commit of 40 hexadecimal digits, found "
+            f"{revision!r:.60}."
+        )
     return checked
+
+
+def recorded_revision(made_for: Mapping[str, Any]) -> str | None:
+    """The commit at which the backbone of an adapter is loaded, if any is recorded.
+
+    An offline wheel has a model's files without saying of which commit: it serves where the commit's own are not at
+    hand, since the fingerprint is looked at anyway.
+
+    Args:
+        made_for: ``backbone`` of the adapter's configuration.
+
+    Raises:
+        BackboneError: The copy of that commit has pickled weights only.
+    """
+    name, revision = made_for["name"], made_for.get("revision")
+    if revision is not None and name in OFFLINE_WHEELS:
+        try:
+            locate(name, revision)
+        except UnknownModelError:
+            return None
+    return None if revision is None else str(revision)
 
 
 def temperature_of(config: Mapping[str, Any]) -> float:
@@ -199,6 +230,7 @@ def load_adapter(
     backbone: Backbone | str | None,
     dtype: str,
     device: str | torch.device | None,
+    revision: str | None = None,
 ) -> PromptedModel:
     """See :meth:`promptwise.PromptedModel.from_pretrained`."""
     from safetensors import SafetensorError
@@ -206,19 +238,23 @@ def load_adapter(
     from promptwise.backbones.placement import place
     from promptwise.registry import HEADS
 
-    folder = adapter_folder(name)
+    folder = adapter_folder(name, revision)
     config = read_config(folder)
     weights = check_weights(folder, config)
     prompt_config, spec = PromptConfig.from_saved(config["prompt"]), TaskSpec.from_dict(config["task"])
     made_for = config["backbone"]
     cloze = HEADS.get(prompt_config.head).cloze
+    recorded = None
+    if backbone is None:
+        backbone, recorded = made_for["name"], recorded_revision(made_for)
     backbone = place(
-        backbone or made_for["name"],
+        backbone,
         cloze,
         dtype,
         device,
         trainable=prompt_config.tune_backbone,
         reserved=prompt_config.tune != "none",
+        revision=recorded,
     )
     check_backbone(folder, made_for, backbone, cloze)
     model = kind(backbone, spec, prompt_config, new=False)
@@ -226,7 +262,7 @@ def load_adapter(
         model.load_state_dict(_read_tensors(weights, model.device))
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         raise AdapterError(f"{weights} does not fit its own {CONFIG_FILE}: {error}") from error
-    model.temperature = temperature_of(config)
+    model.temperature, model.loaded_from = temperature_of(config), folder
     return model.eval()
 
 
@@ -327,23 +363,34 @@ def start_from(model: PromptedModel, name: str | Path) -> str:
     return str(config["weights_sha256"])
 
 
-def adapter_folder(name: str | Path) -> Path:
+def adapter_folder(name: str | Path, revision: str | None = None) -> Path:
     """The local folder of an adapter: itself, or a repository of the Hub that is downloaded.
 
+    Args:
+        name: The folder or the repository.
+        revision: A commit, branch or tag of the repository; by default its main branch.
+
     Raises:
-        AdapterError: There is no such folder and no such repository.
+        AdapterError: There is no such folder and no such repository, or a revision is asked of a folder.
     """
     folder = Path(name).expanduser()
     looks_local = folder.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1
     if looks_local:
         if folder.is_file():
             raise AdapterError(f"{folder} is a file; give the folder that holds {CONFIG_FILE}.")
+        if revision is not None:
+            raise AdapterError(
+                f"The revision {revision!r} names a commit, branch or tag on the Hugging Face Hub, and {folder} is a "
+                "local folder. Leave the revision out."
+            )
         return folder
     from promptwise.backbones.hub import download
 
-    downloaded, why = download(str(name), [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE], [CONFIG_FILE, WEIGHTS_FILE])
+    files = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, METRICS_FILE]
+    downloaded, why = download(str(name), files, [CONFIG_FILE, WEIGHTS_FILE], revision)
     if downloaded is None:
-        raise AdapterError(f"The adapter {str(name)!r} was not found: no such local folder; {why}.")
+        what = repr(str(name)) if revision is None else f"{str(name)!r} at revision {revision!r}"
+        raise AdapterError(f"The adapter {what} was not found: no such local folder; {why}.")
     return downloaded
 
 
@@ -353,11 +400,16 @@ def push_adapter(model: PromptedModel, repo_id: str, **options: Any) -> str:
 
     from promptwise.models.model_card import model_card
 
+    metrics = model.metrics
+    if metrics is None and model.loaded_from is not None:
+        metrics = read_metrics(model.loaded_from)
     api = HfApi()
     api.create_repo(repo_id, exist_ok=True, private=options.pop("private", None))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         config = save_adapter(model, folder)
-        write_atomic(folder / CARD_FILE, model_card(config, None, repo_id))
+        write_atomic(folder / CARD_FILE, model_card(config, metrics, repo_id))
+        if metrics is not None:
+            write_json(folder / METRICS_FILE, metrics.to_dict())
         commit = api.upload_folder(repo_id=repo_id, folder_path=folder, **options)
     return str(commit.commit_url)

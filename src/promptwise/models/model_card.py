@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from promptwise.backbones.hub import DEFAULT_CLOZE_MODEL, DEFAULT_MODEL
 from promptwise.config import PromptConfig
 from promptwise.training.run_metrics import RunMetrics
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 PAPER = "https://arxiv.org/abs/2206.01958"
 TEMPLATE = Path(__file__).parent / "templates" / "adapter_card.md"
@@ -22,12 +27,15 @@ def model_card(config: dict[str, Any], metrics: RunMetrics | None, place: str) -
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    task, prompt, backbone = config["task"], PromptConfig.from_saved(config["prompt"]), config["backbone"]["name"]
+    task, prompt = config["task"], PromptConfig.from_saved(config["prompt"])
+    backbone = config["backbone"]["name"]
     tags = ["fine-tuning"] if prompt.tune_backbone else ["parameter-efficient"]
     if prompt.tune == "lora":
         tags.append("lora")
     header = ModelCardData(
-        base_model=backbone,
+        base_model=_on_the_hub(backbone),
+        eval_results=_results(task, metrics),
+        model_name=Path(place).name,
         library_name="promptwise",
         pipeline_tag="text-classification",
         tags=["promptwise", *(["prompt-tuning"] if prompt.has_prompt else []), *tags],
@@ -36,7 +44,7 @@ def model_card(config: dict[str, Any], metrics: RunMetrics | None, place: str) -
         header,
         template_path=str(TEMPLATE),
         task=task,
-        opening=_opening(prompt, backbone),
+        opening=_opening(prompt, config["backbone"]),
         version=config["promptwise_version"],
         made_of=_made_of(prompt),
         tuned=config["tuned_parameters"],
@@ -50,11 +58,41 @@ def model_card(config: dict[str, Any], metrics: RunMetrics | None, place: str) -
     return f"{card}\n"
 
 
-def _opening(prompt: PromptConfig, backbone: str) -> str:
+def _opening(prompt: PromptConfig, backbone: Mapping[str, Any]) -> str:
     """What the adapter is for the model that it was made from."""
-    if prompt.tune_backbone:
-        return f"The model `{backbone}`, fine-tuned"
-    return f"An adapter for the frozen model `{backbone}`"
+    name, revision = backbone["name"], backbone.get("revision")
+    model = f"`{name}`" if revision is None else f"`{name}` at commit `{revision}`"
+    return f"The model {model}, fine-tuned" if prompt.tune_backbone else f"An adapter for the frozen model {model}"
+
+
+def _on_the_hub(backbone: str) -> str | None:
+    """The repository of a backbone, which the Hub links to; ``None`` for a folder, which its metadata may not name."""
+    if backbone == DEFAULT_CLOZE_MODEL:
+        # Its weights lie over those of this model.
+        return DEFAULT_MODEL
+    folder = Path(backbone).expanduser().exists() or backbone.startswith((".", "/", "~"))
+    return None if folder or backbone.count("/") > 1 else backbone
+
+
+def _results(task: Mapping[str, Any], metrics: RunMetrics | None) -> list[EvalResult] | None:
+    """The scores on the test split in the form of the Hub's metadata."""
+    from huggingface_hub import EvalResult
+
+    if metrics is None or not metrics.test:
+        return None
+    source = task.get("source") or {}
+    return [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=source.get("dataset") or task["name"],
+            dataset_name=task["name"],
+            dataset_config=source.get("config"),
+            dataset_split=(source.get("splits") or {}).get("test", "test"),
+            metric_type=name,
+            metric_value=round(value, 4),
+        )
+        for name, value in metrics.test.items()
+    ]
 
 
 def _made_of(prompt: PromptConfig) -> str:

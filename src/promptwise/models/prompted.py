@@ -26,6 +26,7 @@ from promptwise.models.first_values import set_first_values
 from promptwise.models.input_format import input_format_for
 from promptwise.models.parts import check_parts, head_options, knowledge_of, prompt_parts, tuning_options
 from promptwise.models.saved_state import expect_no_frozen, expect_no_tied, leave_out_frozen, leave_out_tied
+from promptwise.models.task_tokenizer import TaskTokenizer
 from promptwise.models.text_model import TextModel
 from promptwise.registry import HEADS, STRATEGIES, TUNINGS
 from promptwise.tasks.spec import TaskSpec, load_spec
@@ -33,6 +34,7 @@ from promptwise.tasks.template import Features, require_mask_last
 
 if TYPE_CHECKING:
     from promptwise.tasks.data import TaskData
+    from promptwise.training.run_metrics import RunMetrics
 
 FOLD_LIMIT = 2**30
 """The most bytes that folding takes unless more are allowed; 140 MB on MiniLM, 926 MB on a RoBERTa of base size."""
@@ -61,6 +63,10 @@ class PromptedModel(TextModel):
     accepts_loss_kwargs = False
     checkpointing = False
     """Whether the layers' activations are made again in the backward pass."""
+    metrics: RunMetrics | None = None
+    """What the last :meth:`fit` measured."""
+    loaded_from: Path | None = None
+    """The folder that it was loaded from, whose metrics a card shows."""
 
     def __init__(
         self, backbone: Backbone, spec: TaskSpec, config: PromptConfig, seed: int = 0, new: bool = True
@@ -125,6 +131,7 @@ class PromptedModel(TextModel):
         dtype: str = "auto",
         device: str | torch.device | None = None,
         seed: int = 0,
+        revision: str | None = None,
         **options: Any,
     ) -> PromptedModel:
         """Put a new, untrained prompt on a backbone.
@@ -135,6 +142,8 @@ class PromptedModel(TextModel):
             dtype: ``auto``, ``bf16`` or ``fp32``: what the frozen model computes in.
             device: Where to run; by default an accelerator if there is one.
             seed: Seed of the first values.
+            revision: A commit, branch or tag of the backbone on the Hub; by default its main branch. An adapter that is
+                saved records the commit, and is loaded with it again.
             options: Fields of :class:`~promptwise.config.PromptConfig`, such as ``base``, ``strategy``, ``length``
                 and ``head``, and those of what they name, such as ``encoder``; they are flags of ``promptwise train``
                 too, whose help says what each does.
@@ -153,6 +162,7 @@ class PromptedModel(TextModel):
             device,
             trainable=config.tune_backbone,
             reserved=config.tune != "none",
+            revision=revision,
         )
         return cls(backbone, spec, config, seed)
 
@@ -164,6 +174,11 @@ class PromptedModel(TextModel):
         config.label2id = {label: number for number, label in enumerate(self.spec.labels)}
         config.problem_type = "single_label_classification"
         return config
+
+    @cached_property
+    def tokenizer(self) -> TaskTokenizer:
+        """What makes the inputs of this model and task out of texts, for ``transformers.pipeline``."""
+        return TaskTokenizer(self)
 
     @staticmethod
     def can_generate() -> bool:
@@ -337,7 +352,8 @@ class PromptedModel(TextModel):
         """
         from promptwise.training.fit import fit
 
-        return fit(self, data, {"seed": self.seed, **options}, output_dir, states_cache=states_cache).to_dict()
+        self.metrics = fit(self, data, {"seed": self.seed, **options}, output_dir, states_cache=states_cache)
+        return self.metrics.to_dict()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``adapter_config.json`` and ``adapter_model.safetensors``; see :mod:`promptwise.models.adapter`."""
@@ -353,8 +369,9 @@ class PromptedModel(TextModel):
         *,
         dtype: str = "auto",
         device: str | torch.device | None = None,
+        revision: str | None = None,
     ) -> PromptedModel:
-        """Load an adapter and put it on its backbone.
+        """Load an adapter and put it on its backbone, at the revision that it was trained on.
 
         Args:
             name: A folder, or a repository on the Hub.
@@ -362,16 +379,60 @@ class PromptedModel(TextModel):
                 the adapter.
             dtype: ``auto``, ``bf16`` or ``fp32``.
             device: Where to run; by default an accelerator if there is one.
+            revision: A commit, branch or tag of the adapter's own repository; by default its main branch.
 
         Raises:
             AdapterError: Files are missing or altered, or the backbone has another fingerprint. Nothing is loaded.
         """
         from promptwise.models.adapter import load_adapter
 
-        return load_adapter(cls, name, backbone, dtype, device)
+        return load_adapter(cls, name, backbone, dtype, device, revision)
+
+    @classmethod
+    def from_peft(
+        cls,
+        name: str | Path,
+        backbone: Backbone | str | None = None,
+        *,
+        task: str | TaskSpec | None = None,
+        dtype: str = "auto",
+        device: str | torch.device | None = None,
+    ) -> PromptedModel:
+        """Read an adapter that peft saved: prompt or prefix tuning of a decoder, or :class:`promptwise.IPTConfig`.
+
+        The first two become the strategy ``shared`` on the base ``prompt`` or ``prefix``, with peft's logits; a text
+        that stands alone has no padding, which peft's own classifiers may read. The model can then be saved as any.
+
+        Args:
+            name: A folder, or a repository on the Hub.
+            backbone: A loaded backbone to share, or another place to load it from; by default the one named in the
+                adapter.
+            task: Names the classes. An adapter that continues texts needs one, whose template and words it is asked by.
+            dtype: ``auto``, ``bf16`` or ``fp32``.
+            device: Where to run; by default an accelerator if there is one.
+
+        Raises:
+            AdapterError: Files are missing, or what they hold cannot be a prompt here; says why.
+            ConfigError: A task is needed, and none is given.
+        """
+        from promptwise.models.peft_adapter import load_peft_adapter
+
+        return load_peft_adapter(cls, name, backbone, task, dtype, device)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload the adapter to the Hub and return the commit's address; options go to ``HfApi.upload_folder``."""
+        """Upload the adapter to the Hub, with a card that has the scores of its run where they are known.
+
+        Args:
+            repo_id: Name of the repository, which is made if there is none.
+            options: ``private`` for a new repository; the others go to ``HfApi.upload_folder``, such as ``revision``
+                and ``commit_message``.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            AdapterError: The metrics beside the adapter that this was loaded from cannot be read.
+        """
         from promptwise.models.adapter import push_adapter
 
         return push_adapter(self, repo_id, **options)

@@ -60,8 +60,8 @@ class TextModel(nn.Module, ABC):
     temperature: float = 1.0
     """What logits are divided by before they become probabilities; fitted on validation after training.
 
-    :meth:`forward` gives logits as they are, so what makes probabilities of them itself, as ``transformers.pipeline``
-    does, gives those before it.
+    :meth:`forward` gives logits as they are unless it is told; :attr:`PromptedModel.tokenizer` tells it for
+    ``transformers.pipeline``, which makes probabilities of logits itself.
     """
     class_weights: Tensor | None = None
     """``[C]`` what a row of each class counts in the loss; without them all count alike."""
@@ -89,6 +89,7 @@ class TextModel(nn.Module, ABC):
         mask_position: Tensor | None = None,
         labels: Tensor | None = None,
         states: Tensor | None = None,
+        temperature: Tensor | None = None,
     ) -> SequenceClassifierOutput:
         """Logits and, with labels, the mean cross-entropy (paper, section 1).
 
@@ -101,6 +102,7 @@ class TextModel(nn.Module, ABC):
             mask_position: ``[B]``, the column of the mask token.
             labels: ``[B]`` class indices.
             states: ``[B, T, H]``, what enters the layer at which prompts enter, where it is at hand.
+            temperature: ``[B]``, what the logits that are returned are divided by; the loss is that of undivided ones.
 
         Returns:
             ``logits`` ``[B, C]`` in float32, and ``loss``.
@@ -110,7 +112,10 @@ class TextModel(nn.Module, ABC):
         """
         instance, position = self.aligned(input_ids, attention_mask, text_mask, token_type_ids, mask_position, states)
         logits = self.scores(instance, self.hidden(instance), position)
-        return SequenceClassifierOutput(loss=None if labels is None else self.loss(logits, labels), logits=logits)
+        loss = None if labels is None else self.loss(logits, labels)
+        if temperature is not None:
+            logits = logits / temperature.unsqueeze(1)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def aligned(
         self,

@@ -66,7 +66,9 @@ def run_baselines(config: ModelConfig, model: PromptedModel, data: TaskData, pro
     from promptwise.training.fit import fit
 
     plain = probe_config(config)
-    backbone = prepare_backbone(config.model, False, config.dtype) if config.changes_backbone else model.backbone
+    backbone = model.backbone
+    if config.changes_backbone:
+        backbone = prepare_backbone(config.model, False, config.dtype, revision=config.revision)
     probe = PromptedModel(backbone, data.spec, plain.prompt_config(), plain.seed)
     found = []
     if config.has_prompt or config.changes_backbone:

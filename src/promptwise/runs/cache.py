@@ -46,11 +46,11 @@ class InputCache:
 
         if config.changes_backbone:
             return None
-        key = (config.model, HEADS.get(config.head).cloze, config.dtype)
+        key = (config.model, HEADS.get(config.head).cloze, config.dtype, config.revision)
         if self._backbone is None or self._backbone[0] != key:
             # The last backbone is let go before the next one is loaded: two large ones may not fit into memory.
             self._backbone = None
-            self._backbone = (key, prepare_backbone(*key))
+            self._backbone = (key, prepare_backbone(*key[:3], revision=config.revision))
         return self._backbone[1]
 
 

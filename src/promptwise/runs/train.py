@@ -158,6 +158,7 @@ class _AdapterRun(FolderRun[RunMetrics]):
             config.dtype,
             trainable=config.tune_backbone,
             reserved=config.tune != "none",
+            revision=config.revision,
         )
         self.model = PromptedModel(backbone, self.data.spec, config.prompt_config(), config.seed)
         self.model.shared_features = self.features

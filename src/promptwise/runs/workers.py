@@ -97,6 +97,7 @@ class Workers(ABC):
             raise TrainingError(ended[0].error or f"The process died with {ended[0].died}; was there enough memory?")
         return ended[0].value
 
+    @abstractmethod
     def check(self, folder: Path | str, places: Sequence[str] = ()) -> None:
         """Make sure that workers can write a folder of this process and read some places.
 
@@ -132,6 +133,9 @@ class LocalWorkers(Workers):
         super().__init__(jobs, threads)
         self.devices = devices
         self._processes: list[_Process] = []
+
+    def check(self, folder: Path | str, places: Sequence[str] = ()) -> None:
+        """Processes of this machine see what this one sees."""
 
     def start(self, key: str, work: Work, *arguments: Any) -> None:
         """See :meth:`Workers.start`; a process that is idle takes it, with what it has loaded."""

@@ -161,7 +161,7 @@ def identity_of(space: Space, cache: InputCache) -> dict[str, Any]:
     data = cache.data(first)
     models = space.values_of("model")
     for model in models:
-        locate(model)
+        locate(model, first.revision)
     apart = ("out", "threads", "model", *first.data_places)
     return {
         "space": {one.name: one.text for one in space.dimensions},

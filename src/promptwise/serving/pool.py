@@ -70,6 +70,7 @@ class AdapterPool:
         fold: bool = False,
         dtype: str = "auto",
         device: str | torch.device | None = None,
+        revision: str | None = None,
     ) -> AdapterPool:
         """Open a pool.
 
@@ -86,6 +87,7 @@ class AdapterPool:
                 rounding to float16; see :meth:`PromptedModel.fold`.
             dtype: ``auto``, ``bf16`` or ``fp32``.
             device: Where to run; by default an accelerator if there is one.
+            revision: A commit, branch or tag of the backbone on the Hub; by default its main branch.
 
         Raises:
             AdapterError: There is no such folder.
@@ -96,7 +98,7 @@ class AdapterPool:
             if limit < 1:
                 raise ConfigError(f"{name} must be at least 1, found {limit}.")
         source = AdapterSource(folder, hub)
-        placed = placement.place(backbone, lm_head, dtype, device)
+        placed = placement.place(backbone, lm_head, dtype, device, revision=revision)
         _prepare(placed)
         return cls(placed, AdapterStore(source, AdapterLoader(placed, keep_bytes, fold), keep, keep_bytes))
 

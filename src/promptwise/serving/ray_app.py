@@ -155,10 +155,10 @@ def serve_on_ray(
         ConfigError: The config file is wrong, the cluster does not answer or has too few CPUs for it.
         PromptwiseError: The address cannot be listened on, or the replicas cannot start.
     """
-    model = settings.backbone
+    model, _ = settings.backbone
     settings = replace(
         settings,
-        model=_whole(model) if Path(model).expanduser().is_dir() else model,
+        model=_whole(model) if Path(model).expanduser().is_dir() else settings.model,
         adapters=_whole(settings.adapters),
         keys=None if settings.keys is None else _whole(settings.keys),
     )

@@ -35,8 +35,9 @@ def load_app(
     keys = read_keys(None if settings.keys is None else Path(settings.keys))
     quiet()
     set_threads(settings.threads)
+    backbone, revision = settings.backbone
     pool = AdapterPool.from_backbone(
-        settings.backbone, folder=settings.adapters, dtype=settings.dtype, fold=settings.fold
+        backbone, folder=settings.adapters, dtype=settings.dtype, fold=settings.fold, revision=revision
     )
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())

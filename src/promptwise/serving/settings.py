@@ -55,24 +55,25 @@ class ServerSettings:
         return made
 
     @property
-    def backbone(self) -> str:
-        """The frozen model's name.
+    def backbone(self) -> tuple[str, str | None]:
+        """The frozen model's name, and the commit at which it is loaded where the adapters record one.
 
         Raises:
             AdapterError: None is named, and there is no adapter to take it from.
         """
-        from promptwise.models.adapter import read_config
+        from promptwise.models.adapter import read_config, recorded_revision
         from promptwise.serving.source import AdapterSource
 
         source = AdapterSource(self.adapters)
         if self.model is not None:
-            return self.model
+            return self.model, None
         names = source.names()
         if not names:
             raise AdapterError(
                 f"{self.adapters} has no adapters yet. Name the model that they will be for with --model."
             )
-        return str(read_config(source.locate(names[0]))["backbone"]["name"])
+        made_for = read_config(source.locate(names[0]))["backbone"]
+        return str(made_for["name"]), recorded_revision(made_for)
 
 
 def read_keys(file: Path | None) -> tuple[str, ...]:
