@@ -67,7 +67,7 @@ def test_two_processes_with_batches_of_tokens_that_are_streamed(tickets: Path, t
 
     Both processes read the rows and tokens that one of them wrote.
     """
-    budget = ("--epochs", 5, "--batch-tokens", 50)
+    budget = ("--epochs", 5, "--batch-tokens", 54)
     ok(*train_flags(tickets, tiny, tmp_path / "one", *budget, "--gradient-accumulation", 2))
     settings = tmp_path / "two.yaml"
     settings.write_text(
