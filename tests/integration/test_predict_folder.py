@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from promptwise.cli import predict_folder
-from promptwise.cli.predict_folder import FilePredictor
+from promptwise.cli import file_predictor
+from promptwise.cli.file_predictor import FilePredictor
 from tests.integration.command import contents, fails, ok, ticket_rows
 
 NAMES = ("2024/a.parquet", "2024/b.parquet", "c.parquet")
@@ -88,9 +88,9 @@ def test_memory_holds_a_few_batches(trained: Path, rows: Path, tmp_path: Path, m
         for _ in predictions:
             written.append(read[0])
 
-    real = predict_folder.iter_texts
-    monkeypatch.setattr(predict_folder, "iter_texts", counting)
-    monkeypatch.setattr(predict_folder, "write_predictions", watching)
+    real = file_predictor.iter_texts
+    monkeypatch.setattr(file_predictor, "iter_texts", counting)
+    monkeypatch.setattr(file_predictor, "write_predictions", watching)
     ok("predict", "--adapter", trained, "--batch-size", 1, "--out", tmp_path / "out", rows)
     assert written[0] <= 16 < len(written)
 

@@ -146,7 +146,8 @@ def predict(
     if any(pooled.values()):
         raise ConfigError(f"{next(flag for flag, value in pooled.items() if value)} goes with --adapters.")
     if in_folder:
-        from promptwise.cli.predict_folder import FilePredictor, predict_folder
+        from promptwise.cli.file_predictor import FilePredictor
+        from promptwise.cli.predict_folder import predict_folder
 
         assert file is not None
         if texts:

@@ -15,7 +15,7 @@ import ray.data
 from ray.exceptions import RayError
 from tqdm.auto import tqdm
 
-from promptwise.cli.predict_folder import FilePredictor
+from promptwise.cli.file_predictor import FilePredictor
 from promptwise.errors import ConfigError, DataError, PromptwiseError
 from promptwise.models.adapter import adapter_folder
 

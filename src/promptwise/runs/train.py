@@ -174,7 +174,7 @@ class _AdapterRun(FolderRun[RunMetrics]):
     def run(self, overwrite: bool, resume: bool) -> RunMetrics:
         """See :meth:`FolderRun.run`; what was streamed for this run alone is removed when it is finished."""
         metrics = super().run(overwrite, resume)
-        if is_main_process():
+        if self.config.get("stream") and self.config.get("stream_cache") is None and is_main_process():
             shutil.rmtree(self.folder().path / STREAM_FOLDER, ignore_errors=True)
         return metrics
 

@@ -89,7 +89,7 @@ def load_task(
         DataError: Data is missing, malformed, or does not fit the task.
     """
     spec = load_spec(spec_or_name) if isinstance(spec_or_name, str) else spec_or_name
-    _check_arguments(validation_fraction, splits)
+    check_arguments(validation_fraction, splits)
     source = open_source(spec, None if data_dir is None else Path(data_dir))
     return load_from(spec, source, list, validation_fraction, splits)
 
@@ -265,7 +265,12 @@ def _sorted_labels(names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _check_arguments(validation_fraction: float, splits: Sequence[str]) -> None:
+def check_arguments(validation_fraction: float, splits: Sequence[str] = SPLITS) -> None:
+    """Refuse a part or splits that cannot be.
+
+    Raises:
+        ConfigError: Names the value and the limits.
+    """
     if not 0 < validation_fraction < 1:
         raise ConfigError(
             f"The validation fraction is {validation_fraction}; it must lie between 0 and 1, both excluded. Use 0.1."

@@ -7,6 +7,7 @@ runs of the same data, read nothing again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from promptwise.files import write_json
 from promptwise.tasks._spec_checks import SPLITS
 from promptwise.tasks.data import (
     TaskData,
+    check_arguments,
     check_size,
     label_of_row,
     load_from,
@@ -67,6 +69,7 @@ def stream_task(
         OutputError: The files cannot be written.
     """
     spec = load_spec(spec_or_name) if isinstance(spec_or_name, str) else spec_or_name
+    check_arguments(validation_fraction)
     source = open_source(spec, data_dir, streaming=True)
     splits = [split for split in SPLITS if split != "validation" or source.has_validation]
     read = [file for split in splits for file in source.files(split)] if isinstance(source, FolderSource) else []
@@ -174,32 +177,49 @@ def _kept(
         rows: How many rows of a split to keep.
     """
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
-    with _alone(folder, name):
-        place = folder / name
-        if not (place / _ABOUT).is_file():
-            for left in (place, *folder.glob(f".{name}.*")):
-                # Of a process that was killed.
-                shutil.rmtree(left, ignore_errors=True)
-            part = folder / f".{name}.{os.getpid()}"
-            part.mkdir()
-            try:
-                data = load(partial(store_examples, part))
-                limits = {split: (rows or {}).get(split) for split in SPLITS}
-                data = with_rows(data, **limits)
-                keep_only(part, {split: getattr(data, split) for split in SPLITS})
-                known = {"spec": data.spec.to_dict(), "fingerprint": data.fingerprint, "origin": data.origin}
-                write_json(part / _ABOUT, {**known, "about": about})
-                part.rename(place)
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
-    return _read(place)
+    lock = folder / f"{name}.lock"
+    try:
+        with _alone(lock):
+            if not (folder / name / _ABOUT).is_file():
+                _make(folder, name, about, load, rows)
+    except BaseException:
+        # What fails leaves no trace, so that the folder of a run that never began goes too.
+        with contextlib.suppress(OSError):
+            lock.unlink()
+            folder.rmdir()
+        raise
+    return _read(folder / name)
 
 
-def _alone(folder: Path, name: str) -> Any:
-    """The lock of a task's folder; the system frees that of a process that is killed."""
+def _make(
+    folder: Path,
+    name: str,
+    about: Mapping[str, Any],
+    load: Callable[[Hold], TaskData],
+    rows: Mapping[str, int | None] | None,
+) -> None:
+    """Make the folder of a task under another name, which it loses when it is whole; see :func:`_kept`."""
+    for left in (folder / name, *folder.glob(f".{name}.*")):
+        # Of a process that was killed.
+        shutil.rmtree(left, ignore_errors=True)
+    part = folder / f".{name}.{os.getpid()}"
+    part.mkdir()
+    try:
+        data = with_rows(load(partial(store_examples, part)), **{split: (rows or {}).get(split) for split in SPLITS})
+        keep_only(part, {split: getattr(data, split) for split in SPLITS})
+        known = {"spec": data.spec.to_dict(), "fingerprint": data.fingerprint, "origin": data.origin}
+        write_json(part / _ABOUT, {**known, "about": about})
+        part.rename(folder / name)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _alone(lock: Path) -> Any:
+    """Hold a lock, in a folder that is made if it is missing; the system frees that of a process that is killed."""
+    folder = lock.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder / f"{name}.lock").acquire()
+        return FileLock(lock).acquire()
     except (OSError, NotImplementedError) as error:
         raise OutputError(
             f"{folder} cannot be written: {getattr(error, 'strerror', None) or error}. Give another --stream-cache."
