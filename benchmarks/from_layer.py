@@ -16,7 +16,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class Case:
     """
 
     model: PromptedModel
-    rows: list[dict[str, Any]]
+    rows: Sequence[dict[str, Any]]
     step: Callable[[dict[str, Tensor]], None]
 
     def run(self, batches: list[list[int]]) -> None:

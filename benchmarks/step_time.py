@@ -177,7 +177,7 @@ class Setup:
             texts = [" ".join(f"w{draw.randrange(top)}" for _ in range(length)) for _ in range(400)]
             train = [Example(text, None, draw.randrange(2)) for text in texts]
         else:
-            train = load_task("sst2", data_dir).train
+            train = [*load_task("sst2", data_dir).train]
         room = 128 if not self.small else 32
         form = input_format_for(self.backbones[cloze], self.spec, room, cloze, K)
         whole = encode_examples(form, train)

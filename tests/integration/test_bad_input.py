@@ -138,16 +138,6 @@ def test_compiling_without_a_compiler(
     fails(2, *train_flags(tickets, tiny, tmp_path / "run", "--compile"), says=["--compile", "g++"])
 
 
-def test_batches_of_tokens_in_several_processes(
-    tickets: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They are refused before a folder is begun."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    flags = train_flags(tickets, tiny, tmp_path / "run", "--batch-tokens", 100)
-    fails(2, *flags, says=["--batch-tokens", "there are 2", "--batch-size"])
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -62,6 +62,28 @@ def test_two_processes(launcher: str, tickets: Path, tiny: Path, tmp_path: Path,
     check_same_training(tmp_path / "two", large)
 
 
+def test_two_processes_with_batches_of_tokens_that_are_streamed(tickets: Path, tiny: Path, tmp_path: Path) -> None:
+    """Under ``accelerate launch`` with a file of its settings: each step has two batches, as with one that accumulates.
+
+    Both processes read the rows and tokens that one of them wrote.
+    """
+    budget = ("--epochs", 5, "--batch-tokens", 54)
+    ok(*train_flags(tickets, tiny, tmp_path / "one", *budget, "--gradient-accumulation", 2))
+    settings = tmp_path / "two.yaml"
+    settings.write_text(
+        "{compute_environment: LOCAL_MACHINE, distributed_type: MULTI_GPU, num_processes: 2, num_machines: 1, "
+        "machine_rank: 0, gpu_ids: all, mixed_precision: 'no', main_training_function: main, use_cpu: false, "
+        "main_process_port: 0}"
+    )
+    flags = train_flags(tickets, tiny, tmp_path / "two", *budget, "--stream")
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(settings), "-m", "promptwise"]
+    environment: dict[str, Any] = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launch, *map(str, flags)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    check_same_training(tmp_path / "two", tmp_path / "one")
+
+
 @pytest.mark.parametrize("more", [(), ("--gradient-checkpointing",)], ids=["plain", "checkpointed"])
 def test_accumulated_batches(tickets: Path, tiny: Path, tmp_path: Path, large: Path, more: tuple[str, ...]) -> None:
     """Two batches of four for each step, with and without checkpointing."""

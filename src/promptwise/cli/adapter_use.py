@@ -56,7 +56,7 @@ def load_examples(
     text_column: str | None = None,
     text_pair_column: str | None = None,
     label_column: str | None = None,
-) -> tuple[TaskSpec, list[Example]]:
+) -> tuple[TaskSpec, Sequence[Example]]:
     """The labelled examples to score an adapter on, and the spec that says how.
 
     Args:
@@ -142,10 +142,10 @@ def zero_shot_scores(config: TrainConfig, calibration: str, batch_size: int = 64
     if config.data is None:
         spec = str(config.task) if config.task_spec is None else read_spec(Path(config.task_spec))
         data = load_task(spec, None if config.data_dir is None else Path(config.data_dir), splits=("test",))
-        examples = data.test
+        examples = [*data.test]
     else:
         data = load_data(config)
-        examples = data.train + data.validation + data.test
+        examples = [*data.train, *data.validation, *data.test]
     model = ZeroShotModel.from_backbone(
         config.model, task=data.spec, calibration=calibration, max_length=config.max_length, dtype=config.dtype
     )

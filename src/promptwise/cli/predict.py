@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import click
 
 from promptwise.cli.flags import Name, PlaceName, adapter_options, options_of
 from promptwise.config import TrainConfig
+from promptwise.config.choices import ENGINES
 from promptwise.errors import ConfigError
 from promptwise.terminal import quiet
 
@@ -58,7 +60,30 @@ from promptwise.terminal import quiet
     help="Give no label where the best one's probability is below P: null in JSON, which then says `abstained`, and "
     "empty in CSV. `evaluate --coverage` shows what a P is worth.",
 )
-@click.option("--out", type=PlaceName(), metavar="FILE", help="Write there instead of to standard output.")
+@click.option(
+    "--out",
+    type=PlaceName(),
+    metavar="PLACE",
+    help="Write there instead of to standard output; where FILE is a folder, the folder that receives a file for each.",
+)
+@click.option(
+    "--engine",
+    type=Name("--engine", lambda: ENGINES),
+    default="local",
+    help="Where the files of a folder are predicted: in this process, or by Ray Data on a cluster whose nodes share "
+    "the folders; ray needs the extra `ray`. [default: local]",
+)
+@click.option(
+    "--address",
+    metavar="HOST:PORT",
+    help="With --engine ray: a running cluster, such as `ray start --head` begins. [default: the one that RAY_ADDRESS "
+    "names, or one of this machine]",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="With --engine ray: models at a time. [default: one for each GPU, 1 without]",
+)
 @click.argument("file", required=False, type=click.Path(path_type=Path, allow_dash=True))
 def predict(
     adapter: str | None,
@@ -78,6 +103,9 @@ def predict(
     form: str,
     abstain_below: float | None,
     out: Path | None,
+    engine: str,
+    address: str | None,
+    jobs: int | None,
     file: Path | None,
 ) -> None:
     """Predict labels for texts, as JSON lines or CSV.
@@ -86,9 +114,13 @@ def predict(
     trained on, or .txt with a text a line. With --adapters each row is answered by the adapter that it names, and
     comes out with its number and that name.
 
+    FILE may be a folder of Parquet files: --out then receives a file for each, written whole or not at all, and the
+    same command goes on where it was stopped.
+
     \b
     promptwise predict --adapter runs/topics --text "The river floods every spring."
     promptwise predict --adapter runs/topics --format csv new.jsonl > labels.csv
+    promptwise predict --adapter runs/topics --out labels/ rows/
     promptwise predict --adapters runs rows.jsonl
     promptwise predict --adapters runs --names topics,tickets --text "The river floods every spring."
     """
@@ -99,6 +131,8 @@ def predict(
         raise ConfigError("Name one adapter with --adapter DIR, or a folder of several with --adapters DIR.")
     if abstain_below is not None and not 0 <= abstain_below <= 1:
         raise ConfigError(f"--abstain-below is a probability, from 0 to 1; found {abstain_below:g}.")
+    in_folder = file is not None and file.is_dir()
+    _check_engine(engine, address, jobs, in_folder)
     if adapters is not None:
         from promptwise.cli.pool_use import open_pool, pool_rows, write_answers
 
@@ -111,8 +145,40 @@ def predict(
     pooled = {"--names": names, "--adapter-column": adapter_column, "--keep-going": keep_going}
     if any(pooled.values()):
         raise ConfigError(f"{next(flag for flag, value in pooled.items() if value)} goes with --adapters.")
+    if in_folder:
+        from promptwise.cli.file_predictor import FilePredictor
+        from promptwise.cli.predict_folder import predict_folder
+
+        assert file is not None
+        if texts:
+            raise ConfigError(f"Give either --text or FILE, not both (FILE is {str(file)!r}).")
+        if out is None:
+            raise ConfigError(f"{file} is a folder: name one that receives a file for each Parquet file, --out DIR.")
+        quiet()
+        columns = text_column, text_pair_column
+        how = FilePredictor(adapter, model, dtype, threads, fold, batch_size, form, abstain_below, *columns)
+        predict_folder(how, file, out, engine=engine, address=address, jobs=jobs)
+        return
     spec_data = read_config(adapter_folder(adapter))["task"]
     inputs = input_texts(spec_data, texts, pairs, file, text_column, text_pair_column)
     quiet()
     prompted = load_for_use(adapter, model, dtype, threads, fold)
     write_predictions(prompted.predict_stream(inputs, batch_size), prompted.spec.labels, form, out, abstain_below)
+
+
+def _check_engine(engine: str, address: str | None, jobs: int | None, in_folder: bool) -> None:
+    """Refuse what would change nothing, and an engine that is not installed.
+
+    Raises:
+        ConfigError: Says what to leave out or to install.
+    """
+    if engine == "local":
+        idle = {"--address": address, "--jobs": jobs}
+        for flag, value in idle.items():
+            if value is not None:
+                raise ConfigError(f"{flag} goes with --engine ray.")
+        return
+    if not in_folder:
+        raise ConfigError("--engine ray is for a folder of Parquet files in place of FILE; leave it out.")
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("`--engine ray` needs Ray: pip install 'promptwise[ray]'.")

@@ -217,7 +217,7 @@ class FitConfig:
 class ModelConfig(PromptConfig, FitConfig):
     """A run that trains a prompted model and saves it as an adapter, whatever its data is."""
 
-    places: ClassVar[tuple[str, ...]] = ("out", "knowledge", "start_from", "states_cache")
+    places: ClassVar[tuple[str, ...]] = ("out", "knowledge", "start_from", "states_cache", "stream_cache")
     """Folders that may have been moved when a run is resumed; what they hold is checked apart."""
 
     start_from: str | None = setting(
@@ -301,6 +301,18 @@ class TrainConfig(ModelConfig):
     )
     train_file: str | None = setting(None, "Training rows of --task from this file.", metavar="FILE")
     validation_file: str | None = setting(None, "Validation rows of --task from this file.", metavar="FILE")
+    stream: bool = setting(
+        False,
+        "For data that memory does not hold: read the rows one at a time from --data, which may be a folder of Parquet "
+        "files, from --data-dir or from the Hub, and keep them and their tokens in Arrow files. The result is the same "
+        "to the bit.",
+    )
+    stream_cache: str | None = setting(
+        None,
+        "With --stream the folder of these files, which other runs may share and which is kept; by default in the "
+        "run's folder until the run ends.",
+        metavar="DIR",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -310,6 +322,7 @@ class TrainConfig(ModelConfig):
         if self.task is None and self.data is None and self.task_spec is None:
             raise ConfigError("Give --task NAME, --data FILE or --task-spec FILE; neither was given.")
         chosen = off_default(self)
+        self._check_stream(chosen)
         described = self.task is not None or self.task_spec is not None
         for partner, others in (
             ("--data", _WITH_TASK if self.data is not None else ()),
@@ -318,3 +331,18 @@ class TrainConfig(ModelConfig):
             idle = [flag_name(name) for name in others if name in chosen]
             if idle:
                 raise ConfigError(f"{', '.join(idle)} would change nothing beside {partner}; leave it out.")
+
+    def _check_stream(self, chosen: Mapping[str, Any]) -> None:
+        """Refuse what does not go with ``--stream``, and what goes with it alone."""
+        if not self.stream:
+            if self.stream_cache is not None:
+                raise ConfigError("--stream-cache would change nothing without --stream; leave it out.")
+            return
+        whole = [flag_name(name) for name in ("shots", "train_file", "validation_file") if name in chosen]
+        if whole:
+            raise ConfigError(f"{', '.join(whole)} is for few rows, which need no --stream; leave one of the two out.")
+        if self.get("from_layer") and self.states_cache != "none":
+            raise ConfigError(
+                "--stream is for more rows than the disk has room for the states of: add --states-cache none to "
+                "--from-layer."
+            )

@@ -106,7 +106,7 @@ class Experiment:
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:
     """What a run's result depends on: everything but where it and its states are written, and its threads."""
-    apart = ("out", "threads", "states_cache")
+    apart = ("out", "threads", "states_cache", "stream", "stream_cache")
     return {key: value for key, value in values_of(config).items() if value is not None and key not in apart}
 
 

@@ -171,7 +171,7 @@ class TextModel(nn.Module, ABC):
         """The mean cross-entropy of logits ``[B, C]`` and labels ``[B]``, weighted by :attr:`class_weights`."""
         return nn.functional.cross_entropy(logits, labels, weight=self.class_weights)
 
-    def features(self, examples: Sequence[Example]) -> list[Features]:
+    def features(self, examples: Sequence[Example]) -> Sequence[Features]:
         """Tokenised inputs with their labels, as :meth:`collate` takes them."""
         if self.shared_features is not None:
             return self.shared_features.of(self.input_format, examples)

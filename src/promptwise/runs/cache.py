@@ -66,6 +66,8 @@ def data_settings(config: TrainConfig) -> dict[str, Any]:
             "shots",
             "train_file",
             "validation_file",
+            "stream",
+            "stream_cache",
         ),
     )
     values = {name: getattr(config, name) for name in names}

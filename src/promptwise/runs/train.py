@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptwise.config import ModelConfig, TrainConfig
-from promptwise.files import CARD_FILE, METRICS_FILE
+from promptwise.errors import ConfigError, DataError
+from promptwise.files import CARD_FILE, METRICS_FILE, STREAM_FOLDER
 from promptwise.models.adapter import CONFIG_FILE, WEIGHTS_FILE, read_metrics, save_adapter, start_from
 from promptwise.models.model_card import model_card
 from promptwise.registry import HEADS
 from promptwise.runs.baselines import check_baselines, run_baselines
 from promptwise.runs.folder import RunFolder
-from promptwise.runs.lifecycle import FolderRun, run_conditions
+from promptwise.runs.lifecycle import FolderRun, is_main_process, run_conditions
 from promptwise.training.run_metrics import RunMetrics
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from promptwise.models.prompted import PromptedModel
     from promptwise.tasks.batching import SharedFeatures
     from promptwise.tasks.data import TaskData
+    from promptwise.tasks.spec import TaskSpec
 
 RUN_FILE = "train_config.json"
 
@@ -43,6 +46,10 @@ def load_data(config: TrainConfig) -> TaskData:
     from promptwise.tasks.subsets import with_files, with_rows, with_shots
 
     spec = str(config.task) if config.task_spec is None else read_spec(Path(config.task_spec))
+    if config.stream:
+        return _stream(config, spec)
+    if config.data is not None and Path(config.data).is_dir():
+        raise DataError(f"{config.data} is a folder: name a file in it, or read its Parquet files with --stream.")
     if config.data is None:
         data_dir = None if config.data_dir is None else Path(config.data_dir)
         data = load_task(spec, data_dir, validation_fraction=config.validation_fraction)
@@ -61,6 +68,42 @@ def load_data(config: TrainConfig) -> TaskData:
     if config.shots is not None:
         data = with_shots(data, config.shots, config.seed)
     return with_rows(data, config.train_rows, config.validation_rows, config.test_rows)
+
+
+def _stream(config: TrainConfig, spec: TaskSpec | str) -> TaskData:
+    """The data of a run that streams it.
+
+    Raises:
+        ConfigError: There is no folder for it.
+    """
+    from promptwise.tasks.streaming import stream_file, stream_task
+
+    folder = stream_folder(config)
+    rows = {"train": config.train_rows, "validation": config.validation_rows, "test": config.test_rows}
+    if config.data is None:
+        data_dir = None if config.data_dir is None else Path(config.data_dir)
+        return stream_task(spec, data_dir, folder, validation_fraction=config.validation_fraction, rows=rows)
+    return stream_file(
+        Path(config.data),
+        folder,
+        spec=None if isinstance(spec, str) else spec,
+        text_column=config.text_column,
+        text_pair_column=config.text_pair_column,
+        label_column=config.label_column,
+        template=config.template,
+        rows=rows,
+    )
+
+
+def stream_folder(config: TrainConfig) -> Path:
+    """Where a run keeps what it streams.
+
+    Raises:
+        ConfigError: Neither the run nor the cache has a folder.
+    """
+    if config.stream_cache is None and config.out is None:
+        raise ConfigError("--stream keeps rows in files, and there is no folder for them: give --stream-cache DIR.")
+    return Path(str(config.out)) / STREAM_FOLDER if config.stream_cache is None else Path(config.stream_cache)
 
 
 def train(
@@ -128,6 +171,13 @@ class _AdapterRun(FolderRun[RunMetrics]):
         self.progress, self.score_test = progress, score_test
         self.on_score, self.baselines = on_score, baselines
 
+    def run(self, overwrite: bool, resume: bool) -> RunMetrics:
+        """See :meth:`FolderRun.run`; what was streamed for this run alone is removed when it is finished."""
+        metrics = super().run(overwrite, resume)
+        if self.config.get("stream") and self.config.get("stream_cache") is None and is_main_process():
+            shutil.rmtree(self.folder().path / STREAM_FOLDER, ignore_errors=True)
+        return metrics
+
     def folder(self) -> RunFolder:
         """See :meth:`FolderRun.folder`."""
         return run_folder(Path(str(self.config.out)))
@@ -161,7 +211,7 @@ class _AdapterRun(FolderRun[RunMetrics]):
             revision=config.revision,
         )
         self.model = PromptedModel(backbone, self.data.spec, config.prompt_config(), config.seed)
-        self.model.shared_features = self.features
+        self.model.shared_features = self._stored_features() if config.get("stream") else self.features
         self._check_states()
         conditions = {"data": self.data.fingerprint, **run_conditions(backbone)}
         knowledge = knowledge_of(self.model.prompt_config, backbone)
@@ -176,6 +226,13 @@ class _AdapterRun(FolderRun[RunMetrics]):
         if self.model.injector.from_layer > 0:
             conditions["dtype of kept states"] = "none" if config.states_cache == "none" else "float16"
         return conditions
+
+    @staticmethod
+    def _stored_features() -> SharedFeatures:
+        """Tokens in files beside the rows."""
+        from promptwise.tasks.stored_tokens import StoredFeatures
+
+        return StoredFeatures()
 
     def _check_states(self) -> None:
         """Refuse states that cannot be kept; texts are tokenised for it, so that training finds them so."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,9 +32,9 @@ class SharedFeatures:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[object, ...], tuple[object, list[Features]]] = {}
+        self._known: dict[tuple[object, ...], tuple[object, Sequence[Features]]] = {}
 
-    def of(self, input_format: InputFormat, examples: Sequence[Example]) -> list[Features]:
+    def of(self, input_format: InputFormat, examples: Sequence[Example]) -> Sequence[Features]:
         """Features of a list of examples; the list itself is what tells it from others."""
         key = (input_format.tokenizer.name_or_path, id(examples), *input_format.settings)
         if key not in self._known:
@@ -68,9 +69,41 @@ def collate(rows: Sequence[Features], pad_token_id: int) -> dict[str, Tensor]:
     return batch
 
 
+def lengths_of(rows: Sequence[Features]) -> np.ndarray[Any, Any]:
+    """Tokens of each row ``[N]``; rows that are kept on disk know them."""
+    known: np.ndarray[Any, Any] | None = getattr(rows, "lengths", None)
+    return np.array([len(row["input_ids"]) for row in rows], np.int32) if known is None else known
+
+
 def by_length(rows: Sequence[Features]) -> list[int]:
     """The places of rows in the order of their lengths, in which little of a batch is padding."""
-    return sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+    order: list[int] = np.argsort(lengths_of(rows), kind="stable").tolist()
+    return order
+
+
+class Reordered(Sequence[Features]):
+    """Rows in another order, none of which is copied.
+
+    Args:
+        rows: Features.
+        order: The places of the rows, in the order in which they are wanted.
+    """
+
+    def __init__(self, rows: Sequence[Features], order: Sequence[int]) -> None:
+        self.rows, self.order = rows, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @overload
+    def __getitem__(self, place: int) -> Features: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Reordered: ...
+
+    def __getitem__(self, place: int | slice) -> Features | Reordered:
+        """The row of a place, or those of several."""
+        return Reordered(self.rows, self.order[place]) if isinstance(place, slice) else self.rows[self.order[place]]
 
 
 def chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:

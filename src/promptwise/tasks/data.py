@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from promptwise.errors import ConfigError, DataError
 from promptwise.tasks._spec_checks import SPLITS
@@ -55,9 +56,9 @@ class TaskData:
     """
 
     spec: TaskSpec
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
     fingerprint: str
     origin: str
 
@@ -88,20 +89,42 @@ def load_task(
         DataError: Data is missing, malformed, or does not fit the task.
     """
     spec = load_spec(spec_or_name) if isinstance(spec_or_name, str) else spec_or_name
-    _check_arguments(validation_fraction, splits)
+    check_arguments(validation_fraction, splits)
     source = open_source(spec, None if data_dir is None else Path(data_dir))
-    loaded: dict[str, list[Example]] = {split: [] for split in SPLITS}
+    return load_from(spec, source, list, validation_fraction, splits)
+
+
+def load_from(
+    spec: TaskSpec,
+    source: Source,
+    hold: Callable[[Iterable[Example]], Sequence[Example]],
+    validation_fraction: float,
+    splits: Sequence[str] = SPLITS,
+) -> TaskData:
+    """Load a task from an open source; see :func:`load_task`.
+
+    Args:
+        spec: The task.
+        source: Where its splits are.
+        hold: Takes examples as they are read, and gives them as a sequence: in memory, or in a file.
+        validation_fraction: As in ``load_task``.
+        splits: As in ``load_task``.
+
+    Raises:
+        DataError: Data is missing, malformed, or does not fit the task.
+    """
+    loaded: dict[str, Sequence[Example]] = {split: [] for split in SPLITS}
     if "train" in splits or ("validation" in splits and not source.has_validation):
-        loaded["train"] = _train(spec, source)
+        loaded["train"] = _train(spec, source, hold)
     if not source.has_validation and loaded["train"]:
         target = int(validation_fraction * len(loaded["train"]))
         loaded["train"], loaded["validation"] = hold_out(
             loaded["train"], target, salt="validation", origin=source.origin
         )
     elif "validation" in splits:
-        loaded["validation"] = source.examples(spec, "validation")
+        loaded["validation"] = hold(source.examples(spec, "validation"))
     if "test" in splits:
-        loaded["test"] = source.examples(spec, "test")
+        loaded["test"] = hold(source.examples(spec, "test"))
     kept = {split: loaded[split] if split in splits else [] for split in SPLITS}
     return task_data(spec, kept, source.origin)
 
@@ -135,17 +158,60 @@ def task_from_file(
         DataError: The file cannot be read, a column is missing, or there are fewer than 10 rows or 2 classes.
     """
     path = Path(path)
+    columns = own_columns(text_column, label_column, text_pair_column)
+    rows = list(read_rows(path))
+    names = {label_of_row(row, columns, location(path, number)) for number, row in rows}
+    check_size(path, len(rows), len(names), label_column)
+    spec = spec_of_file(
+        path,
+        names,
+        text_column=text_column,
+        label_column=label_column,
+        text_pair_column=text_pair_column,
+        name=name,
+        template=template,
+        label_words=label_words,
+    )
+    return shared_out(spec, examples_from_rows(spec, rows, path), path)
+
+
+def own_columns(text_column: str, label_column: str, text_pair_column: str | None) -> list[str]:
+    """The columns of a person's own file, that of the label second.
+
+    Raises:
+        ConfigError: They are not distinct.
+    """
     columns = [text_column, label_column, *([] if text_pair_column is None else [text_pair_column])]
     if len(set(columns)) < len(columns):
         raise ConfigError(f"Text, text pair and label need columns of their own, found {', '.join(columns)}.")
-    rows = list(read_rows(path))
-    for number, row in rows:
-        for column in columns:
-            if column not in row:
-                raise missing_column(column, row, location(path, number))
-    names = {label_name(row[label_column], location(path, number)) for number, row in rows}
-    _check_size(path, len(rows), len(names), label_column)
-    spec = TaskSpec(
+    return columns
+
+
+def label_of_row(row: Mapping[str, Any], columns: Sequence[str], where: str) -> str:
+    """The class name in the row of a person's own file.
+
+    Raises:
+        DataError: One of the columns is missing, or the label is none.
+    """
+    for column in columns:
+        if column not in row:
+            raise missing_column(column, row, where)
+    return label_name(row[columns[1]], where)
+
+
+def spec_of_file(
+    path: Path,
+    names: set[str],
+    *,
+    text_column: str,
+    label_column: str,
+    text_pair_column: str | None = None,
+    name: str | None = None,
+    template: str | None = None,
+    label_words: Mapping[str, Sequence[str]] | None = None,
+) -> TaskSpec:
+    """The task of a person's own file, whose labels have these names; see :func:`task_from_file`."""
+    return TaskSpec(
         name=name or path.name.split(".")[0] or "task",
         description=f"Rows of {path.name}",
         text=column_field(text_column),
@@ -155,7 +221,6 @@ def task_from_file(
         template=template or "",
         label_words={label: tuple(words) for label, words in (label_words or {}).items()},
     )
-    return _shared_out(spec, examples_from_rows(spec, rows, path), path)
 
 
 def load_file(spec: TaskSpec, path: Path) -> TaskData:
@@ -169,11 +234,16 @@ def load_file(spec: TaskSpec, path: Path) -> TaskData:
         DataError: The file cannot be read, does not fit the task, or has fewer than 10 rows or 2 classes.
     """
     examples = examples_from_rows(spec, read_rows(path), path)
-    _check_size(path, len(examples), len({example.label for example in examples}), spec.label)
-    return _shared_out(spec, examples, path)
+    check_size(path, len(examples), len({example.label for example in examples}), spec.label)
+    return shared_out(spec, examples, path)
 
 
-def _check_size(path: Path, rows: int, labels: int, column: str) -> None:
+def check_size(path: Path, rows: int, labels: int, column: str) -> None:
+    """Refuse a file that cannot be split in three.
+
+    Raises:
+        DataError: It has too few rows, or one label.
+    """
     if rows < _MIN_FILE_ROWS or labels < 2:
         raise DataError(
             f"{path}: {rows} rows with {labels} distinct labels in {column!r}; a task needs at least "
@@ -181,7 +251,7 @@ def _check_size(path: Path, rows: int, labels: int, column: str) -> None:
         )
 
 
-def _shared_out(spec: TaskSpec, examples: list[Example], path: Path) -> TaskData:
+def shared_out(spec: TaskSpec, examples: Sequence[Example], path: Path) -> TaskData:
     """One file's examples in three splits."""
     part = len(examples) // _FILE_PART
     rest, test = hold_out(examples, part, salt="test", origin=str(path))
@@ -195,7 +265,12 @@ def _sorted_labels(names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _check_arguments(validation_fraction: float, splits: Sequence[str]) -> None:
+def check_arguments(validation_fraction: float, splits: Sequence[str] = SPLITS) -> None:
+    """Refuse a part or splits that cannot be.
+
+    Raises:
+        ConfigError: Names the value and the limits.
+    """
     if not 0 < validation_fraction < 1:
         raise ConfigError(
             f"The validation fraction is {validation_fraction}; it must lie between 0 and 1, both excluded. Use 0.1."
@@ -206,8 +281,8 @@ def _check_arguments(validation_fraction: float, splits: Sequence[str]) -> None:
         raise ConfigError(f"Splits to load must be out of {', '.join(SPLITS)}; found {found}.")
 
 
-def _train(spec: TaskSpec, source: Source) -> list[Example]:
-    examples = source.examples(spec, "train")
+def _train(spec: TaskSpec, source: Source, hold: Callable[[Iterable[Example]], Sequence[Example]]) -> Sequence[Example]:
+    examples = hold(source.examples(spec, "train"))
     present = {example.label for example in examples}
     if len(present) < 2:
         only = spec.labels[min(present)] if present else "none"
@@ -218,7 +293,7 @@ def _train(spec: TaskSpec, source: Source) -> list[Example]:
     return examples
 
 
-def task_data(spec: TaskSpec, loaded: Mapping[str, list[Example]], origin: str) -> TaskData:
+def task_data(spec: TaskSpec, loaded: Mapping[str, Sequence[Example]], origin: str) -> TaskData:
     """A task with these splits and their fingerprint."""
     digest = hashlib.sha256()
     for split in SPLITS:

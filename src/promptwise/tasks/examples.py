@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,12 @@ class Example:
 def examples_from_rows(
     spec: TaskSpec, rows: Iterable[tuple[int, Mapping[str, Any]]], path: Path | str
 ) -> list[Example]:
-    """Turn numbered rows into examples, in order.
+    """Turn numbered rows into examples; see :func:`iter_examples`."""
+    return list(iter_examples(spec, rows, path))
+
+
+def iter_examples(spec: TaskSpec, rows: Iterable[tuple[int, Mapping[str, Any]]], path: Path | str) -> Iterator[Example]:
+    """Turn numbered rows into examples, in order and one at a time.
 
     Args:
         spec: Says which columns hold text, label and groups.
@@ -53,21 +58,17 @@ def examples_from_rows(
     pair = _optional_format(spec.text_pair)
     group = _optional_format(spec.group)
     split_group = _optional_format(spec.split_group) or group
-    examples = []
     for number, row in rows:
         where = location(path, number)
         if spec.label not in row:
             raise missing_column(spec.label, row, where)
-        examples.append(
-            Example(
-                text=text.render(row, where),
-                text_pair=pair.render(row, where) if pair else None,
-                label=label_index(spec.labels, row[spec.label], where),
-                group=group.render(row, where) if group else None,
-                split_group=split_group.render(row, where) if split_group else None,
-            )
+        yield Example(
+            text=text.render(row, where),
+            text_pair=pair.render(row, where) if pair else None,
+            label=label_index(spec.labels, row[spec.label], where),
+            group=group.render(row, where) if group else None,
+            split_group=split_group.render(row, where) if split_group else None,
         )
-    return examples
 
 
 def label_name(value: Any, where: str) -> str:

@@ -8,6 +8,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,26 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 def location(path: Path | str, number: int) -> str:
     """Return the words that name a row in an error message."""
-    is_text = suffix_of(Path(path), ROW_SUFFIXES) not in (None, ".parquet")
-    return f"{path}, {'line' if is_text else 'row'} {number}"
+    return f"{path}, {_unit(path)} {number}"
+
+
+@lru_cache(maxsize=64)
+def _unit(path: Path | str) -> str:
+    """What a file has: lines, or rows."""
+    return "line" if suffix_of(Path(path), ROW_SUFFIXES) not in (None, ".parquet") else "row"
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """The Parquet files of a folder and of those in it, in the order of their paths; hidden ones are left out.
+
+    Raises:
+        DataError: There is none.
+    """
+    found = [path for path in sorted(folder.rglob("*")) if path.name.lower().endswith(".parquet") and path.is_file()]
+    files = [path for path in found if not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)]
+    if not files:
+        raise DataError(f"{folder} holds no Parquet files (*.parquet). Name another folder, or a file.")
+    return files
 
 
 def suffix_of(path: Path, suffixes: Iterable[str]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from promptwise.backbones.hub import hub_reachable
 from promptwise.errors import DataError
 from promptwise.tasks._spec_checks import SPLITS
-from promptwise.tasks.examples import Example, examples_from_rows
-from promptwise.tasks.readers import ROW_SUFFIXES, read_rows
+from promptwise.tasks.examples import Example, iter_examples
+from promptwise.tasks.readers import ROW_SUFFIXES, parquet_files, read_rows
 from promptwise.tasks.spec import HubSource, TaskSpec
 
 
@@ -33,16 +33,31 @@ class Source(Protocol):
     def has_validation(self) -> bool:
         """Whether it holds a validation split apart from the test."""
 
-    def examples(self, spec: TaskSpec, split: str) -> list[Example]:
-        """Return the examples of one of our splits.
+    def examples(self, spec: TaskSpec, split: str) -> Iterable[Example]:
+        """Read the examples of one of our splits, one at a time.
 
         Raises:
             DataError: The split is missing, malformed, or does not fit the task.
         """
 
 
-def open_source(spec: TaskSpec, data_dir: Path | None) -> Source:
+def examples_of_files(spec: TaskSpec, paths: Iterable[Path]) -> Iterator[Example]:
+    """Read the examples of files, one file after the other.
+
+    Raises:
+        DataError: A file cannot be read, or its rows do not fit the task.
+    """
+    for path in paths:
+        yield from iter_examples(spec, read_rows(path), path)
+
+
+def open_source(spec: TaskSpec, data_dir: Path | None, streaming: bool = False) -> Source:
     """Return where to read a task from: ``data_dir`` if given, else the package, else the Hub.
+
+    Args:
+        spec: The task.
+        data_dir: A folder of local files.
+        streaming: Whether rows of the Hub are fetched as they are read, instead of the whole dataset first.
 
     Raises:
         DataError: The folder does not exist, or there is no place to read the task from.
@@ -56,7 +71,7 @@ def open_source(spec: TaskSpec, data_dir: Path | None) -> Source:
             f"The task {spec.name!r} is neither embedded in the package nor on the Hub. "
             "Name the folder with its train and test files: --data-dir DIR."
         )
-    return HubDataset(spec.source)
+    return HubDataset(spec.source, streaming=streaming)
 
 
 @dataclass(frozen=True)
@@ -83,21 +98,32 @@ class FolderSource:
         others = {self._stem("train"), self._stem("test")}
         return stem not in others and bool(self._candidates(stem))
 
-    def examples(self, spec: TaskSpec, split: str) -> list[Example]:
+    def examples(self, spec: TaskSpec, split: str) -> Iterator[Example]:
         """Read the examples of one of our splits.
 
         Raises:
             DataError: There is no file or more than one for the split, or its rows do not fit the task.
         """
+        return examples_of_files(spec, self.files(split))
+
+    def files(self, split: str) -> list[Path]:
+        """The file of a split, or those of its folder.
+
+        Raises:
+            DataError: There is none, or more than one file.
+        """
         path = self._file(split)
-        return examples_from_rows(spec, read_rows(path), path)
+        return parquet_files(path) if path.is_dir() else [path]
 
     def _stem(self, split: str) -> str:
         return self.stems.get(split, split)
 
     def _candidates(self, stem: str) -> list[Path]:
         names = {stem + suffix for suffix in ROW_SUFFIXES}
-        return sorted(path for path in self.folder.iterdir() if path.name.lower() in names and path.is_file())
+        found = sorted(path for path in self.folder.iterdir() if path.name.lower() in names and path.is_file())
+        # A folder of many Parquet files is a split too.
+        inner = self.folder / stem
+        return found + [inner] * any(inner.rglob("*.parquet"))
 
     def _file(self, split: str) -> Path:
         stem = self._stem(split)
@@ -129,14 +155,14 @@ class EmbeddedSource:
     origin: str = "embedded"
     has_validation: bool = True
 
-    def examples(self, spec: TaskSpec, split: str) -> list[Example]:
+    def examples(self, spec: TaskSpec, split: str) -> Iterator[Example]:
         """Read the examples of one of our splits.
 
         Raises:
             DataError: The package lacks the file, or its rows do not fit the task.
         """
         with as_file(files("promptwise.tasks").joinpath("data", self.name, f"{split}.jsonl")) as path:
-            return examples_from_rows(spec, read_rows(path), path)
+            yield from iter_examples(spec, read_rows(path), path)
 
 
 @dataclass(frozen=True)
@@ -146,10 +172,12 @@ class HubDataset:
     Attributes:
         source: Which dataset, configuration and splits.
         local: What to do with a local copy, for messages.
+        streaming: Whether to fetch rows as they are read, instead of the whole dataset first.
     """
 
     source: HubSource
     local: str = "pass its folder: --data-dir DIR, with one .jsonl, .csv or .parquet file per split"
+    streaming: bool = False
 
     @property
     def origin(self) -> str:
@@ -162,14 +190,14 @@ class HubDataset:
         """Whether the spec names a validation split apart from the test."""
         return "validation" in self.source.splits
 
-    def examples(self, spec: TaskSpec, split: str) -> list[Example]:
+    def examples(self, spec: TaskSpec, split: str) -> Iterator[Example]:
         """Fetch the examples of one of our splits, or read them from the cache of ``datasets``.
 
         Raises:
             DataError: The Hub cannot be reached or has no such data, or its rows do not fit the task.
         """
         hub_split = self.source.splits[split]
-        return examples_from_rows(spec, self.rows(hub_split), f"{self.origin}, split {hub_split}")
+        return iter_examples(spec, self.rows(hub_split), f"{self.origin}, split {hub_split}")
 
     def rows(self, hub_split: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Yield the number and the row of every row of one of its own splits, and read the cache where that will do.
@@ -181,14 +209,16 @@ class HubDataset:
 
         try:
             with contextlib.nullcontext() if hub_reachable() else _offline():
-                table = datasets.load_dataset(self.source.dataset, self.source.config, split=hub_split)
+                how = {"streaming": True} if self.streaming else {}
+                table = datasets.load_dataset(self.source.dataset, self.source.config, split=hub_split, **how)
+                # A stream may fail at any row.
+                yield from enumerate(table, start=1)
         except Exception as error:  # datasets lets through errors of a dozen unrelated types from its own libraries.
             reason = (str(error).splitlines() or [""])[0].replace(" (OfflineModeIsEnabled)", "")
             raise DataError(
                 f"{self.origin}, split {hub_split}: cannot be loaded ({type(error).__name__}: {reason}). "
                 f"If this machine cannot reach the Hub, fetch the data elsewhere and {self.local}."
             ) from error
-        yield from enumerate(table, start=1)
 
 
 @contextlib.contextmanager

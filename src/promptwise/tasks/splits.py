@@ -13,7 +13,7 @@ from promptwise.tasks.examples import Example
 
 def hold_out(
     examples: Sequence[Example], target: int, *, salt: str, origin: str
-) -> tuple[list[Example], list[Example]]:
+) -> tuple[Sequence[Example], Sequence[Example]]:
     """Split examples into a rest and a held-out part, both in their original order.
 
     The held-out part has at most ``target`` examples, spread over the classes as in the whole, and at least
@@ -30,14 +30,28 @@ def hold_out(
     Raises:
         DataError: No part can be held out without emptying a class.
     """
-    units = list(_together(examples, salt, lambda one: None if one.split_group is None else [one.split_group]).values())
+    if (elsewhere := getattr(examples, "hold_out", None)) is not None:
+        # Examples on disk: the same part, found without holding them.
+        stored: tuple[Sequence[Example], Sequence[Example]] = elsewhere(target, salt=salt, origin=origin)
+        return stored
+    units = list(_together(examples, salt, texts_or_group).values())
     counts = Counter(example.label for example in examples)
-    chosen = _fitting(units, examples, _quotas(counts, max(1, target)))
+    chosen = _fitting(units, examples, quotas(counts, max(1, target)))
     if not chosen:
         chosen.update(_smallest_unit(units, examples, counts, salt, origin))
     held = [example for index, example in enumerate(examples) if index in chosen]
     rest = [example for index, example in enumerate(examples) if index not in chosen]
     return rest, held
+
+
+def texts_or_group(example: Example) -> list[str | None]:
+    """What is the same for examples that stay on one side: the split group, or else the texts."""
+    return [example.text, example.text_pair] if example.split_group is None else [example.split_group]
+
+
+def content_hash(content: Sequence[str | None]) -> bytes:
+    """The SHA-256 by which examples are ordered."""
+    return hashlib.sha256(json.dumps(content).encode()).digest()
 
 
 def pick_across(examples: Sequence[Example], target: int, *, salt: str) -> list[Example]:
@@ -54,13 +68,17 @@ def pick_across(examples: Sequence[Example], target: int, *, salt: str) -> list[
     """
     units = units_across(examples, salt)
     counts = Counter(example.label for example in examples)
-    chosen = _fitting(units, examples, _quotas(counts, target)) or set(units[0])
+    chosen = _fitting(units, examples, quotas(counts, target)) or set(units[0])
     return [example for index, example in enumerate(examples) if index in chosen]
 
 
 def units_across(examples: Sequence[Example], salt: str) -> list[list[int]]:
     """The indices of examples of one ``group``, or else of the same texts: one unit of each split group in turn."""
-    units = _together(examples, salt, lambda one: None if one.group is None else [one.split_group, one.group])
+    units = _together(
+        examples,
+        salt,
+        lambda one: [one.text, one.text_pair] if one.group is None else [one.split_group, one.group],
+    )
     of_group: Counter[str] = Counter()
     turns = []
     for place, unit in units.items():
@@ -83,18 +101,17 @@ def _fitting(units: Sequence[Sequence[int]], examples: Sequence[Example], quota:
 
 
 def _together(
-    examples: Sequence[Example], salt: str, name: Callable[[Example], list[str | None] | None]
+    examples: Sequence[Example], salt: str, name: Callable[[Example], list[str | None]]
 ) -> dict[str, list[int]]:
-    """The indices of examples of one name, or else of the same texts, by a hash of their content and in its order."""
+    """The indices of examples of one name, by a hash of it and in the order of the hashes."""
     units: dict[str, list[int]] = {}
     for index, example in enumerate(examples):
-        content = [salt, *(name(example) or [example.text, example.text_pair])]
-        place = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        place = content_hash([salt, *name(example)]).hex()
         units.setdefault(place, []).append(index)
     return dict(sorted(units.items()))
 
 
-def _quotas(counts: Counter[int], target: int) -> dict[int, int]:
+def quotas(counts: Counter[int], target: int) -> dict[int, int]:
     """Share ``target`` out over the classes by largest remainder, leaving each class at least one example."""
     total = sum(counts.values())
     quota = {label: target * count // total for label, count in counts.items()}
@@ -112,8 +129,13 @@ def _smallest_unit(
         wanted = Counter(examples[index].label for index in unit)
         if all(wanted[label] < counts[label] for label in wanted):
             return unit
-    raise DataError(
-        f"{origin}: no {salt} part can be held out of {len(examples)} examples in {len(counts)} classes and "
-        f"{len(units)} distinct texts or groups without emptying a class. "
+    raise cannot_hold_out(origin, salt, len(examples), len(counts), len(units))
+
+
+def cannot_hold_out(origin: str, salt: str, rows: int, classes: int, units: int) -> DataError:
+    """The error that says that no part of so many rows leaves every class in the rest."""
+    return DataError(
+        f"{origin}: no {salt} part can be held out of {rows} examples in {classes} classes and "
+        f"{units} distinct texts or groups without emptying a class. "
         f"Give more rows per class, or a {salt} file."
     )

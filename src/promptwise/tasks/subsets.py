@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from promptwise.errors import ConfigError, DataError
@@ -37,8 +38,8 @@ def with_rows(
     return _replaced(data, how, **changed) if changed else data
 
 
-def _fewer(data: TaskData, split: str, rows: int) -> list[Example]:
-    whole: list[Example] = getattr(data, split)
+def _fewer(data: TaskData, split: str, rows: int) -> Sequence[Example]:
+    whole: Sequence[Example] = getattr(data, split)
     if rows > len(whole):
         raise ConfigError(f"--{split}-rows is {rows:,}; {data.spec.name} ({data.origin}) has {len(whole):,}.")
     if rows == len(whole):
@@ -103,6 +104,6 @@ def with_files(data: TaskData, train: str | None, validation: str | None) -> Tas
     )
 
 
-def _replaced(data: TaskData, how: str, **changed: list[Example]) -> TaskData:
+def _replaced(data: TaskData, how: str, **changed: Sequence[Example]) -> TaskData:
     splits = {split: changed.get(split, getattr(data, split)) for split in SPLITS}
     return task_data(data.spec, splits, f"{data.origin}, {how}")

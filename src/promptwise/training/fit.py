@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -20,7 +21,7 @@ from promptwise.config.composition import values_of
 from promptwise.config.usual_training import with_usual
 from promptwise.errors import ConfigError, DataError
 from promptwise.files import STATES_FOLDER
-from promptwise.tasks.batching import by_length
+from promptwise.tasks.batching import Reordered, by_length
 from promptwise.tasks.examples import group_numbers, labels_of
 from promptwise.tasks.metrics import compute, get_metric, majority_accuracy
 from promptwise.training.calibration import calibration_scores, fit_temperature, probabilities
@@ -163,7 +164,7 @@ def _check_splits(data: TaskData) -> None:
 def _trainer_of(
     model: PromptedModel,
     data: TaskData,
-    train_rows: list[dict[str, Any]],
+    train_rows: Sequence[dict[str, Any]],
     config: FitConfig,
     output_dir: Path,
     progress: bool,
@@ -295,7 +296,8 @@ def class_weights(config: FitConfig, data: TaskData) -> Tensor:
     With ``balanced`` that is scikit-learn's rule over the classes that training has; the mean over its rows is 1, and
     a class that it lacks counts 1 as well.
     """
-    counts = torch.bincount(torch.tensor(labels_of(data.train)), minlength=len(data.spec.labels)).float()
+    found = Counter(example.label for example in data.train)
+    counts = torch.tensor([found[label] for label in range(len(data.spec.labels))]).float()
     balanced = counts.sum() / (int((counts > 0).sum()) * counts.clamp(min=1))
     return torch.where(counts > 0, balanced, 1.0) if config.class_weights == "balanced" else torch.ones_like(counts)
 
@@ -313,15 +315,13 @@ def check_fit(config: FitConfig) -> None:
 
     Raises:
         UnknownNameError: There is no such logger.
-        ConfigError: A package or a compiler is missing, or what works in one process alone is asked of several:
-            batches of tokens, of which each would have another number, or a limit of time.
+        ConfigError: A package or a compiler is missing, or what works in one process alone is asked of several: a
+            limit of time.
     """
     check_logger(config.report_to)
     if config.compile:
         check_compiler()
     processes = process_count()
-    if config.batch_tokens is not None and processes > 1:
-        raise ConfigError(f"--batch-tokens works in one process, and there are {processes}. Use --batch-size.")
     if config.max_minutes is not None and processes > 1:
         raise ConfigError(
             f"--max-minutes works in one process, and there are {processes}, whose clocks differ. Use --epochs or "
@@ -332,7 +332,7 @@ def check_fit(config: FitConfig) -> None:
 def make_trainer(
     model: TextModel,
     data: TaskData,
-    train_rows: list[dict[str, Any]],
+    train_rows: Sequence[dict[str, Any]],
     config: FitConfig | KnowledgeConfig,
     output_dir: Path,
     progress: bool = True,
@@ -367,7 +367,8 @@ def make_trainer(
     )
     rows = model.features(data.validation)
     order = by_length(rows)
-    groups = [data.validation[index].group for index in order]
+    group_of = [example.group for example in data.validation]
+    groups = [group_of[index] for index in order]
 
     def scores(prediction: EvalPrediction) -> dict[str, float]:
         choices = prediction.predictions.argmax(-1).tolist()
@@ -377,7 +378,7 @@ def make_trainer(
         model=model,
         args=arguments,
         train_dataset=train_rows,
-        eval_dataset=[rows[index] for index in order],
+        eval_dataset=Reordered(rows, order),
         data_collator=model.collate,
         compute_metrics=scores,
         callbacks=[ProgressBar({"loss": "loss", f"eval_{metric.name}": f"validation {metric.name}"})]

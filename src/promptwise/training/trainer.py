@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler
@@ -19,8 +20,9 @@ from promptwise.config import ClozeConfig, FitConfig, KnowledgeConfig
 from promptwise.config.usual_training import PROMPT_LR
 from promptwise.errors import ConfigError, OutputError, TrainingError, UnknownNameError
 from promptwise.files import write_json
+from promptwise.tasks.batching import lengths_of
 from promptwise.training.progress import ProgressBar
-from promptwise.training.sampling import TokenBatches
+from promptwise.training.sampling import GroupedByLength, TokenBatches
 from promptwise.training.stopping import PATIENCE, Stopping
 
 
@@ -46,16 +48,34 @@ class PromptTrainer(Trainer):
         if self.batch_tokens is None:
             usual: DataLoader[Any] = super().get_train_dataloader()
             return usual
-        lengths = [len(row["input_ids"]) for row in self.train_dataset]
-        loader: DataLoader[Any] = self.accelerator.prepare(
+        batches = TokenBatches(
+            lengths_of(self.train_dataset),
+            self.batch_tokens,
+            self.args.seed,
+            self.accelerator.num_processes,
+            self.accelerator.process_index,
+        )
+        # The batches are this process's own: accelerate must not share them out again.
+        loader: DataLoader[Any] = prepare_data_loader(
             DataLoader(
                 self.train_dataset,
-                batch_sampler=TokenBatches(lengths, self.batch_tokens, self.args.seed),
+                batch_sampler=batches,
                 collate_fn=self.data_collator,
                 pin_memory=self.args.dataloader_pin_memory,
-            )
+            ),
+            self.accelerator.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
         )
         return loader
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """See ``Trainer._get_train_sampler``; groups by length without a Python object for each row."""
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        return GroupedByLength(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths_of(rows))
 
     def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler:
         """Rows in their order, by which metrics find the group of each; ``Trainer`` would group them by length."""

@@ -1,0 +1,73 @@
+"""The predictions of one file, read as they are needed and written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from promptwise.cli.adapter_use import load_for_use, write_predictions
+from promptwise.models.adapter import CONFIG_FILE, WEIGHTS_FILE, adapter_folder
+from promptwise.tasks.texts import iter_texts
+
+if TYPE_CHECKING:
+    from promptwise.models.prompted import PromptedModel
+
+
+@dataclass(frozen=True)
+class FilePredictor:
+    """How the predictions of a file are made.
+
+    Attributes:
+        adapter: Folder of the adapter, or its name on the Hub.
+        model: Where to load the backbone from.
+        dtype: As in ``load_for_use``; so are the next two.
+        threads: See there.
+        fold: See there.
+        batch_size: Inputs at a time.
+        form: ``jsonl`` or ``csv``.
+        abstain_below: As in ``write_predictions``.
+        text_column: Column of the text; by default as the adapter was trained.
+        text_pair_column: Column of the second text, likewise.
+    """
+
+    adapter: str
+    model: str | None
+    dtype: str
+    threads: int | None
+    fold: bool
+    batch_size: int
+    form: str
+    abstain_below: float | None
+    text_column: str | None
+    text_pair_column: str | None
+
+    def load(self) -> PromptedModel:
+        """The adapter on its backbone."""
+        return load_for_use(self.adapter, self.model, self.dtype, self.threads, self.fold)
+
+    def predict(self, model: PromptedModel, source: Path, out: Path) -> None:
+        """Write the predictions of a file, whole or not at all.
+
+        Raises:
+            DataError: The file is broken, or lacks a column.
+            OutputError: They cannot be written.
+        """
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for left in out.parent.glob(f".{out.name[:32]}.*"):
+            # Of a process that was killed.
+            left.unlink(missing_ok=True)
+        texts = iter_texts(source, model.spec, text_column=self.text_column, text_pair_column=self.text_pair_column)
+        predictions = model.predict_stream(texts, self.batch_size)
+        write_predictions(predictions, model.spec.labels, self.form, out, self.abstain_below)
+
+    def about(self) -> dict[str, Any]:
+        """What the predictions depend on, as JSON."""
+        apart = ("adapter", "model", "threads", "batch_size")
+        settings = {name: value for name, value in asdict(self).items() if name not in apart}
+        folder = adapter_folder(self.adapter)
+        digest = hashlib.sha256()
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            digest.update((folder / name).read_bytes())
+        return {"adapter": digest.hexdigest(), **settings}
