@@ -49,5 +49,5 @@ $(DEMO): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing promptwise, torch and the tools into $(VENV): about a minute, more on a slow network."
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[offline,pretrain,figures,tensorboard,serve,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[offline,pretrain,figures,tensorboard,serve,export,dev]'
 	@touch $@ $(DEMO)
