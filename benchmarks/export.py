@@ -17,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,11 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     features = model.input_format.encode([(one.text, one.text_pair) for one in chosen])
     features = [features[place] for place in by_length(features)]
     texts = [one.text if one.text_pair is None else (one.text, one.text_pair) for one in chosen]
-    ways: dict[str, Callable[[], Any]] = {"eager": lambda: model.logits(features, arguments.batch_size)}
+    ways: dict[str, Callable[[], Any]] = {"eager": partial(model.logits, features, arguments.batch_size)}
     for name, file in list(NAMES.items())[1:]:
         classifier = Classifier(folder, file, arguments.threads)
         rows = classifier.encoder.rows(texts)
-        ways[name] = lambda classifier=classifier, rows=rows: classifier.logits(rows, arguments.batch_size)
+        ways[name] = partial(classifier.logits, rows, arguments.batch_size)
     for way in ways.values():
         way()
     times: dict[str, list[float]] = {name: [] for name in ways}

@@ -112,5 +112,5 @@ def export(
             table.add_row(file, *(f"{of_file[name]:.4f}" if name in of_file else "" for name in names))
         print_table(table)
         console.print(f"{len(scored[1])} rows; agreement is the share that gets the model's label")
-    for place in dict.fromkeys(places.values()):
-        console.print(f"exported to {place}; its README.md shows how to use it", markup=False)
+    for written in dict.fromkeys(places.values()):
+        console.print(f"exported to {written}; its README.md shows how to use it", markup=False)

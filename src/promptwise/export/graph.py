@@ -127,6 +127,8 @@ def traced(model: PromptedModel, rows: Sequence[Features]) -> torch.export.Expor
     shapes = tuple({0: size, 1: length} if value.dim() == 2 else {0: size} for value in batch.values())
     try:
         with torch.no_grad(), _quiet():
+            # Parts of the layers are made when they are first asked for, which they cannot be inside of a graph.
+            graph(*batch.values())
             return torch.export.export(graph, tuple(batch.values()), dynamic_shapes=(shapes,), strict=False)
     except Exception as error:
         raise BackboneError(
@@ -173,7 +175,10 @@ def write_onnx(program: torch.export.ExportedProgram, names: Sequence[str], path
                 dynamo=True,
                 verbose=False,
                 external_data=size > SINGLE_FILE,
-                custom_translation_table={torch.ops.promptwise.recurrence.default: _onnx_recurrence},
+                custom_translation_table={
+                    torch.ops.promptwise.recurrence.default: _onnx_recurrence,
+                    torch.ops.aten.searchsorted.Tensor: _onnx_searchsorted,
+                },
             )
             assert written is not None
             written.save(path, external_data=size > SINGLE_FILE)
@@ -203,6 +208,24 @@ def _onnx_recurrence(gates: Any, weights: Any) -> tuple[Any, Any, Any]:
         states.append(every)
     both = op.Concat(*states, axis=1)
     return both, gates, both
+
+
+def _onnx_searchsorted(ordered: Any, values: Any, **options: Any) -> Any:
+    """``torch.searchsorted``, how many of ``ordered`` ``[N]`` are below each value, which is found bit by bit."""
+    from onnxscript import opset20 as op
+
+    count = int(ordered.shape[0])
+    last, whole = (op.Constant(value_int=number) for number in (count - 1, count))
+    found = op.Mul(op.Cast(values, to=_INT64), op.Constant(value_int=0))
+    for bit in range(count.bit_length() - 1, -1, -1):
+        tried = op.Add(found, op.Constant(value_int=1 << bit))
+        below = op.Less(op.Gather(ordered, op.Min(op.Sub(tried, op.Constant(value_int=1)), last)), values)
+        found = op.Where(op.And(op.LessOrEqual(tried, whole), below), tried, found)
+    return found
+
+
+_INT64 = 7
+"""The number that ONNX has for the type."""
 
 
 def _onnx_tensor(values: Tensor) -> Any:
