@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from promptwise.cli.main import cli
 from promptwise.errors import TrainingError
+from promptwise.export import folder as exports
 from promptwise.models.prompted import PromptedModel
 from promptwise.runs import train as runs
 from tests.integration.command import contents, promptwise
@@ -98,10 +99,11 @@ def quick(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = PromptedModel.from_pretrained(trained, dtype="fp32")
     monkeypatch.setattr(PromptedModel, "from_pretrained", lambda *args, **kwargs: loaded)
     monkeypatch.setattr(runs, "train", stop)
+    monkeypatch.setattr(exports, "export", stop)
 
 
 def stop(*args: object, **kwargs: object) -> None:
-    """In place of training."""
+    """In place of training, and of an export."""
     raise TrainingError("All of it can be read.")
 
 
@@ -236,17 +238,19 @@ def test_adapter_files(
         fails_well_or_works(
             "predict", "--adapter", adapter, "--text", "a film", "--out", folder / "out", output=folder / "out"
         )
-        fails_well_or_works("info", "--adapter", adapter)
+        fails_well_or_works("info", adapter)
 
 
 COMMANDS = {
     "train": ("--data", "TICKETS"),
     "predict": ("--adapter", "ADAPTER", "--text", "a good film"),
     "evaluate": ("--adapter", "ADAPTER", "--data", "TICKETS"),
-    "info": ("--adapter", "ADAPTER"),
+    "info": (),
     "tasks": (),
     "strategies": (),
     "report": (),
+    "compare": ("--dry-run",),
+    "export": ("--adapter", "ADAPTER"),
 }
 WORDS = st.one_of(
     st.sampled_from(
@@ -273,13 +277,14 @@ def test_values_of_flags(
     command: str,
     data: st.DataObject,
 ) -> None:
-    """Any flag with any value, in a folder of its own; the adapter that is read stays as it is."""
+    """Any flag with any value, or a value alone, in a folder of its own; the adapter that is read stays as it is."""
     with empty(place / "flags") as folder:
         monkeypatch.chdir(folder)
         names = {"TICKETS": str(tickets), "ADAPTER": str(trained)}
         arguments = [names.get(word, word) for word in COMMANDS[command]]
-        for flag in data.draw(st.lists(st.sampled_from(flags_of(command)), min_size=1, max_size=3)):
-            arguments += [flag, data.draw(WORDS)] if data.draw(st.integers(0, 9)) else [flag]
+        for flag in data.draw(st.lists(st.sampled_from([*flags_of(command), ""]), min_size=1, max_size=3)):
+            value = [data.draw(WORDS)] if not flag or data.draw(st.integers(0, 9)) else []
+            arguments += [flag, *value] if flag else value
         before = contents(trained)
         fails_well_or_works(command, *arguments)
         assert contents(trained) == before
