@@ -55,9 +55,5 @@ $(DEMO): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing promptwise, torch and the tools into $(VENV): about a minute, more on a slow network."
-<<<<<<< HEAD
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[offline,pretrain,figures,tensorboard,serve,docs,dev]'
-=======
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[offline,pretrain,figures,tensorboard,serve,ray,dev]'
->>>>>>> rayserve
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[offline,pretrain,figures,tensorboard,serve,ray,export,docs,dev]'
 	@touch $@ $(DEMO)

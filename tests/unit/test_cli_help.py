@@ -19,7 +19,7 @@ from promptwise.registry import ENCODERS, HEADS, INJECTORS, STRATEGIES
 from promptwise.tasks import task_names
 
 COMMANDS = (
-    *("train", "evaluate", "predict", "explain", "serve", "zero-shot", "info", "tasks", "strategies", "demo"),
+    *("train", "evaluate", "predict", "explain", "export", "serve", "zero-shot", "info", "tasks", "strategies", "demo"),
     *("search", "compare", "report", "pretrain"),
 )
 WIDE = {"terminal_width": 1000, "max_content_width": 1000}

@@ -81,7 +81,7 @@ def _with_prefix_columns(mask: Tensor | None, length: int, of_rows: Tensor | Non
         return nn.functional.pad(mask, (length, 0), value=1.0 if mask.dtype == torch.bool else 0.0)
     if mask.dtype != torch.bool:
         of_rows = cpu_attention.additive(of_rows, mask.dtype)
-    rows = len(of_rows)
+    rows = of_rows.shape[0]
     columns = of_rows[:, None, None, :].expand(rows, mask.shape[1], mask.shape[2], length)
     return torch.cat([columns, mask.expand(rows, -1, -1, -1)], dim=-1)
 

@@ -327,7 +327,7 @@ class Backbone(nn.Module):
         Raises:
             BackboneError: There is no such layer.
         """
-        injection = injection or Injection(len(instance.ids))
+        injection = injection or Injection(instance.ids.shape[0])
         if from_layer == 0:
             stack, entering = self.stack, instance.embeddings
         else:
@@ -399,7 +399,7 @@ def _with_prompt(
     if injection.prompt is None:
         return entering, instance.mask, instance.token_types, None
     length = injection.prompt.shape[1]
-    vectors = injection.prompt.to(entering.dtype).expand(len(instance.ids), -1, -1)
+    vectors = injection.prompt.to(entering.dtype).expand(instance.ids.shape[0], -1, -1)
     embeddings = torch.cat([vectors, entering], dim=1)
     types = instance.token_types
     types = None if types is None else nn.functional.pad(types, (length, 0))

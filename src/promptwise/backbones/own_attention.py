@@ -104,7 +104,7 @@ def deberta_attention(
         prefix["keys_values_taken"][module.prompt_layer] = torch.stack([heads_of_key, value])
     if "prompt_keys_values" in prefix:
         layer = prefix["prompt_keys_values"][module.prompt_layer].to(key.dtype)
-        keys, values = layer.expand(-1, len(scores), -1, -1, -1)
+        keys, values = layer.expand(-1, scores.shape[0], -1, -1, -1)
         before = query.unflatten(0, (-1, heads)) @ (keys.transpose(-1, -2) / scale)
         if prefix["prompt_keys_mask"] is not None:
             before = before.masked_fill(~prefix["prompt_keys_mask"][:, None, None, :], lowest)

@@ -237,21 +237,23 @@ def folder_options(function: _F) -> _F:
     return overwrite(resume(function))
 
 
-def adapter_options(function: _F, required: bool = True) -> _F:
+def adapter_options(function: _F, required: bool = True, dtype: bool = True) -> _F:
     """Flags of the commands that use a saved adapter.
 
     Args:
         function: The command.
         required: Whether there is no other way to name one.
+        dtype: Whether it may compute in another dtype than float32.
     """
+    of_dtype = click.option(
+        "--dtype",
+        type=Name("--dtype", lambda: DTYPES),
+        default="auto",
+        help="As in `train`. [default: auto]",
+    )
     for option in (
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default what torch takes."),
-        click.option(
-            "--dtype",
-            type=Name("--dtype", lambda: DTYPES),
-            default="auto",
-            help="As in `train`. [default: auto]",
-        ),
+        *([of_dtype] if dtype else []),
         click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Inputs at a time. [default: 64]"),
         click.option(
             "--model", metavar="NAME", help="Where to load the backbone from, if not the place named in the adapter."

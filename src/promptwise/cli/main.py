@@ -13,6 +13,7 @@ from promptwise.cli.compare import compare
 from promptwise.cli.demo import demo
 from promptwise.cli.evaluate import evaluate
 from promptwise.cli.explain import explain
+from promptwise.cli.export import export
 from promptwise.cli.flags import CommandGroup
 from promptwise.cli.info import info
 from promptwise.cli.predict import predict
@@ -42,7 +43,7 @@ def cli() -> None:
 
 
 for command in (
-    *(train, evaluate, predict, explain, serve, zero_shot, info, tasks, strategies, demo),
+    *(train, evaluate, predict, explain, export, serve, zero_shot, info, tasks, strategies, demo),
     *(search, compare, report, pretrain),
 ):
     cli.add_command(command)

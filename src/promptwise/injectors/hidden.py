@@ -57,7 +57,7 @@ class HiddenInjector(Injector):
 
     def inject(self, instance: Instance, prompt: Prompt) -> Injection:
         """See :meth:`Injector.inject`; ``prompt.vectors`` is ``[B or 1, K, L*H]`` where there are no edits."""
-        rows = len(instance.ids)
+        rows = instance.ids.shape[0]
         if prompt.edits:
             return Injection(rows, edits=prompt.edits)
         mean = prompt.vectors.mean(1) if prompt.mask is None else masked_mean(prompt.vectors, prompt.mask)

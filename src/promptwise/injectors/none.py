@@ -22,4 +22,4 @@ class NoInjector(Injector):
 
     def inject(self, instance: Instance, prompt: Prompt) -> Injection:
         """See :meth:`Injector.inject`."""
-        return Injection(len(instance.ids))
+        return Injection(instance.ids.shape[0])

@@ -93,7 +93,7 @@ class PrefixInjector(Injector):
         layers = self._keys_values(prompt)
         # Attention asks by the number of its layer in the whole model.
         below = (layers[0][:, :1, :, :0],) * self.from_layer
-        return Injection(len(instance.ids), prefix=(*below, *layers))
+        return Injection(instance.ids.shape[0], prefix=(*below, *layers))
 
     def _keys_values(self, prompt: Prompt) -> tuple[Tensor, ...]:
         """Per layer that has a prefix the keys and values ``[2, B or 1, A, K, D]`` in the dtype of the model's own."""

@@ -64,4 +64,4 @@ class PromptInjector(Injector):
 
     def inject(self, instance: Instance, prompt: Prompt) -> Injection:
         """See :meth:`Injector.inject`; ``prompt.vectors`` is ``[B or 1, K, E]``, above layer 0 ``[.., H]``."""
-        return Injection(len(instance.ids), prompt=prompt.vectors, prompt_mask=prompt.mask)
+        return Injection(instance.ids.shape[0], prompt=prompt.vectors, prompt_mask=prompt.mask)

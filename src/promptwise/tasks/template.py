@@ -154,7 +154,7 @@ class InputFormat:
         filled, field_ends = [], []
         for text, pair in batch:
             part, ends = "", []
-            for piece, number in _pieces(template):
+            for piece, number in pieces(template):
                 part += {0: piece, 1: text, 2: pair or ""}[number]
                 ends.append((len(part), number))
             filled.append(part)
@@ -202,7 +202,8 @@ def _fields(part: str, ends: Sequence[tuple[int, int]], offsets: Sequence[tuple[
     return fields
 
 
-def _pieces(template: str) -> Iterator[tuple[str, int]]:
+def pieces(template: str) -> Iterator[tuple[str, int]]:
+    """The parts of a template in order, each with its field: 0 words of its own, 1 the text, 2 the second text."""
     rest = template
     while rest:
         found = [(rest.find(name), name, number) for name, number in (("{text}", 1), ("{text_pair}", 2))]
