@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from promptwise.errors import PromptwiseError
     from promptwise.models.attribution import Attribution, attribute
     from promptwise.models.prompted import PromptedModel
-    from promptwise.models.text_model import Prediction
     from promptwise.models.zero_shot import ZeroShotModel
     from promptwise.serving.pool import AdapterPool
     from promptwise.tasks.data import TaskData, load_task, task_from_file
+    from promptwise.tasks.predictions import Prediction
     from promptwise.tasks.spec import TaskSpec, load_spec, task_names
 
 __version__ = "0.1.0"
@@ -28,7 +28,7 @@ _HOMES = {
     "Attribution": "models.attribution",
     "Backbone": "backbones.backbone",
     "FitConfig": "config",
-    "Prediction": "models.text_model",
+    "Prediction": "tasks.predictions",
     "PromptConfig": "config",
     "PromptedModel": "models.prompted",
     "PromptwiseError": "errors",

@@ -83,8 +83,9 @@ def predict(
     """Predict labels for texts, as JSON lines or CSV.
 
     Rows come out in the order they went in. FILE is .jsonl, .csv or .parquet with the columns that the adapter was
-    trained on, or .txt with a text a line. With --adapters each row is answered by the adapter that it names, and
-    comes out with its number and that name.
+    trained on, or .txt with a text a line. An adapter for several labels gives all that reach their thresholds, one
+    for a regression a number, and one for words a tag for each; words are what stands between spaces. With --adapters
+    each row is answered by the adapter that it names, and comes out with its number and that name.
 
     \b
     promptwise predict --adapter runs/topics --text "The river floods every spring."
@@ -94,6 +95,8 @@ def predict(
     """
     from promptwise.cli.adapter_use import input_texts, load_for_use, write_predictions
     from promptwise.models.adapter import adapter_folder, read_config
+    from promptwise.tasks.problems import require_single
+    from promptwise.tasks.spec import TaskSpec
 
     if (adapter is None) == (adapters is None):
         raise ConfigError("Name one adapter with --adapter DIR, or a folder of several with --adapters DIR.")
@@ -112,7 +115,9 @@ def predict(
     if any(pooled.values()):
         raise ConfigError(f"{next(flag for flag, value in pooled.items() if value)} goes with --adapters.")
     spec_data = read_config(adapter_folder(adapter))["task"]
+    if abstain_below is not None:
+        require_single(TaskSpec.from_dict(spec_data), "--abstain-below")
     inputs = input_texts(spec_data, texts, pairs, file, text_column, text_pair_column)
     quiet()
     prompted = load_for_use(adapter, model, dtype, threads, fold)
-    write_predictions(prompted.predict_stream(inputs, batch_size), prompted.spec.labels, form, out, abstain_below)
+    write_predictions(prompted.predict_stream(inputs, batch_size), prompted.spec, form, out, abstain_below)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from promptwise.errors import ConfigError, DataError
 from promptwise.tasks._spec_checks import SPLITS
-from promptwise.tasks.examples import NUMBER, Example, examples_from_rows, label_name
+from promptwise.tasks.examples import Example, examples_from_rows, labels_of
 from promptwise.tasks.fields import column_field, missing_column
+from promptwise.tasks.problems import SINGLE, get_problem, problem_of, problem_of_rows
 from promptwise.tasks.readers import location, read_rows
 from promptwise.tasks.sources import Source, open_source
 from promptwise.tasks.spec import TaskSpec, load_spec
@@ -96,7 +97,7 @@ def load_task(
     if not source.has_validation and loaded["train"]:
         target = int(validation_fraction * len(loaded["train"]))
         loaded["train"], loaded["validation"] = hold_out(
-            loaded["train"], target, salt="validation", origin=source.origin
+            loaded["train"], target, salt="validation", origin=source.origin, problem=spec.problem
         )
     elif "validation" in splits:
         loaded["validation"] = source.examples(spec, "validation")
@@ -115,6 +116,7 @@ def task_from_file(
     name: str | None = None,
     template: str | None = None,
     label_words: Mapping[str, Sequence[str]] | None = None,
+    problem: str | None = None,
 ) -> TaskData:
     """Make a task of one labelled file: its labels are the classes, and its rows are split 80/10/10.
 
@@ -129,8 +131,11 @@ def task_from_file(
         name: Name of the task; by default that of the file.
         template: Cloze template; by default ``"{text} It is about {mask}."``.
         label_words: Words for each class; by default the class name, with spaces for underscores.
+        problem: What kind of problem it is; by default what the file shows, see
+            :func:`promptwise.tasks.problems.problem_of_rows`.
 
     Raises:
+        UnknownNameError: There is no such problem.
         ConfigError: Columns are not distinct, or template or label words do not fit.
         DataError: The file cannot be read, a column is missing, or there are fewer than 10 rows or 2 classes.
     """
@@ -143,19 +148,24 @@ def task_from_file(
         for column in columns:
             if column not in row:
                 raise missing_column(column, row, location(path, number))
-    names = {label_name(row[label_column], location(path, number)) for number, row in rows}
-    _check_size(path, len(rows), len(names), label_column)
+    if problem is None:
+        problem = problem_of_rows([row[text_column] for _, row in rows], [row[label_column] for _, row in rows])
+    kind = get_problem(problem)
+    names = kind.names_in((row[label_column], location(path, number)) for number, row in rows)
+    if kind.has_classes:
+        _check_size(path, len(rows), len(names), label_column)
     spec = TaskSpec(
         name=name or path.name.split(".")[0] or "task",
         description=f"Rows of {path.name}",
         text=column_field(text_column),
         text_pair=None if text_pair_column is None else column_field(text_pair_column),
         label=label_column,
-        labels=_sorted_labels(names),
+        labels=names,
         template=template or "",
         label_words={label: tuple(words) for label, words in (label_words or {}).items()},
+        problem=problem,
     )
-    return _shared_out(spec, examples_from_rows(spec, rows, path), path)
+    return _checked(spec, examples_from_rows(spec, rows, path), path)
 
 
 def load_file(spec: TaskSpec, path: Path) -> TaskData:
@@ -168,8 +178,12 @@ def load_file(spec: TaskSpec, path: Path) -> TaskData:
     Raises:
         DataError: The file cannot be read, does not fit the task, or has fewer than 10 rows or 2 classes.
     """
-    examples = examples_from_rows(spec, read_rows(path), path)
-    _check_size(path, len(examples), len({example.label for example in examples}), spec.label)
+    return _checked(spec, examples_from_rows(spec, read_rows(path), path), path)
+
+
+def _checked(spec: TaskSpec, examples: list[Example], path: Path) -> TaskData:
+    """One file's examples in three splits, once there are enough of them."""
+    _check_size(path, len(examples), problem_of(spec).answers_in(labels_of(examples)), spec.label)
     return _shared_out(spec, examples, path)
 
 
@@ -184,15 +198,9 @@ def _check_size(path: Path, rows: int, labels: int, column: str) -> None:
 def _shared_out(spec: TaskSpec, examples: list[Example], path: Path) -> TaskData:
     """One file's examples in three splits."""
     part = len(examples) // _FILE_PART
-    rest, test = hold_out(examples, part, salt="test", origin=str(path))
-    train, validation = hold_out(rest, part, salt="validation", origin=str(path))
+    rest, test = hold_out(examples, part, salt="test", origin=str(path), problem=spec.problem)
+    train, validation = hold_out(rest, part, salt="validation", origin=str(path), problem=spec.problem)
     return task_data(spec, {"train": train, "validation": validation, "test": test}, str(path))
-
-
-def _sorted_labels(names: set[str]) -> tuple[str, ...]:
-    if all(NUMBER.fullmatch(name) for name in names):
-        return tuple(sorted(names, key=lambda name: (float(name), name)))
-    return tuple(sorted(names))
 
 
 def _check_arguments(validation_fraction: float, splits: Sequence[str]) -> None:
@@ -208,8 +216,12 @@ def _check_arguments(validation_fraction: float, splits: Sequence[str]) -> None:
 
 def _train(spec: TaskSpec, source: Source) -> list[Example]:
     examples = source.examples(spec, "train")
-    present = {example.label for example in examples}
-    if len(present) < 2:
+    if problem_of(spec).answers_in(labels_of(examples)) < 2 and spec.problem != SINGLE:
+        raise DataError(
+            f"{source.origin}: the {len(examples)} training examples of {spec.name!r} leave nothing to learn: their "
+            f"labels are all the same. A task of {spec.problem} needs at least 2 different ones."
+        )
+    if spec.problem == SINGLE and len(present := {example.label for example in examples}) < 2:
         only = spec.labels[min(present)] if present else "none"
         raise DataError(
             f"{source.origin}: the {len(examples)} training examples of {spec.name!r} are all of one "
