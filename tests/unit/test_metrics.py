@@ -142,7 +142,8 @@ def test_entities_are_those_of_seqeval(tags: str) -> None:
     """Random tags in any order, valid or not, mark the entities that seqeval sees, and so have its F1."""
     labeling = pytest.importorskip("seqeval.metrics.sequence_labeling")
     drawn = random.Random(1)
-    rows = [[drawn.choices(tags.split(), k=drawn.randint(1, 9)) for _ in range(200)] for _ in range(2)]
+    lengths = [drawn.randint(1, 9) for _ in range(200)]
+    rows = [[drawn.choices(tags.split(), k=length) for length in lengths] for _ in range(2)]
     for row in rows[0]:
         assert [(kind, start, stop - 1) for kind, start, stop in entities(row)] == labeling.get_entities(row)
     found = compute(["entity_f1", "entity_precision", "entity_recall"], rows[0], rows[1], None, 5)
