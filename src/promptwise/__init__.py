@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from promptwise.interop.peft_method import IPTConfig
     from promptwise.models.attribution import Attribution, attribute
     from promptwise.models.prompted import PromptedModel
-    from promptwise.models.text_model import Prediction
     from promptwise.models.zero_shot import ZeroShotModel
     from promptwise.serving.pool import AdapterPool
     from promptwise.tasks.data import TaskData, load_task, task_from_file
+    from promptwise.tasks.predictions import Prediction
     from promptwise.tasks.spec import TaskSpec, load_spec, task_names
 
 __version__ = "0.1.0"
@@ -30,7 +30,7 @@ _HOMES = {
     "Backbone": "backbones.backbone",
     "FitConfig": "config",
     "IPTConfig": "interop.peft_method",
-    "Prediction": "models.text_model",
+    "Prediction": "tasks.predictions",
     "PromptConfig": "config",
     "PromptedModel": "models.prompted",
     "PromptwiseError": "errors",

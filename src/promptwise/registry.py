@@ -243,6 +243,11 @@ HEADS = Registry(
             "the frozen language-model head scores label words at a mask",
             "promptwise.heads.settings:ClozeSettings",
         ),
+        "tokens": (
+            "promptwise.heads.tokens:TokensHead",
+            "a linear layer on every token, for tasks with a tag for each word",
+            "promptwise.heads.settings:TokensSettings",
+        ),
     },
 )
 

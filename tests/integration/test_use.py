@@ -327,7 +327,7 @@ def test_strategies_lists_every_part(tiny: Path) -> None:
         ],
         *[("encoder", name) for name in ("cnn", "rnn", "mlp")],
         *[("base", name) for name in ("prompt", "prefix", "hidden")],
-        *[("head", name) for name in ("classifier", "cloze")],
+        *[("head", name) for name in ("classifier", "cloze", "tokens")],
         *[("tune", name) for name in ("none", "lora")],
     ]
 

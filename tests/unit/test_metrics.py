@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from promptwise.errors import DataError, UnknownNameError
+from promptwise.tasks.entities import entities
 from promptwise.tasks.metrics import METRICS, compute, get_metric, majority_accuracy
+from promptwise.tasks.problems import SINGLE
 
 
 def test_accuracy_is_share_of_hits() -> None:
@@ -91,11 +95,11 @@ def test_unknown_metric_names_near_match() -> None:
         get_metric("macro-f1")
 
 
-def test_registry_holds_four_metrics_by_their_names() -> None:
-    """Every metric is found under its own name."""
-    assert set(METRICS) == {"accuracy", "macro_f1", "f1a", "em"}
+def test_registry_holds_metrics_by_their_names() -> None:
+    """Every metric is found under its own name; errors alone are better when lower."""
+    assert {name for name, one in METRICS.items() if SINGLE in one.problems} == {"accuracy", "macro_f1", "f1a", "em"}
     assert all(METRICS[name].name == name for name in METRICS)
-    assert all(metric.higher_is_better for metric in METRICS.values())
+    assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {"mae", "mse"}
 
 
 def test_majority_accuracy() -> None:
@@ -103,3 +107,46 @@ def test_majority_accuracy() -> None:
     assert majority_accuracy([0, 1, 1, 2, 1]) == 0.6
     with pytest.raises(DataError, match="no labels"):
         majority_accuracy([])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_metrics_of_sets_are_those_of_scikit_learn(seed: int) -> None:
+    """Micro and macro F1 and subset accuracy of random sets of four labels."""
+    sklearn = pytest.importorskip("sklearn.metrics")
+    drawn = random.Random(seed)
+    rows = [[tuple(one for one in range(4) if drawn.random() < 0.4) for _ in range(30)] for _ in range(2)]
+    found = compute(["micro_f1", "macro_f1", "subset_accuracy"], rows[0], rows[1], None, 4)
+    said, true = ([[int(one in row) for one in range(4)] for row in part] for part in rows)
+    assert found["micro_f1"] == pytest.approx(sklearn.f1_score(true, said, average="micro"))
+    assert found["macro_f1"] == pytest.approx(sklearn.f1_score(true, said, average="macro"))
+    assert found["subset_accuracy"] == pytest.approx(sklearn.accuracy_score(true, said))
+
+
+def test_metrics_of_numbers_are_those_of_scipy() -> None:
+    """Both correlations, ties included, and both errors; a constant answer has correlation 0 and not NaN."""
+    stats = pytest.importorskip("scipy.stats")
+    drawn = random.Random(0)
+    labels = [float(drawn.randint(0, 5)) for _ in range(50)]
+    said = [label + drawn.gauss(0, 2) // 1 for label in labels]
+    found = compute(["pearson", "spearman", "mae", "mse"], said, labels, None, 0)
+    assert found["pearson"] == pytest.approx(stats.pearsonr(said, labels).statistic)
+    assert found["spearman"] == pytest.approx(stats.spearmanr(said, labels).statistic)
+    assert found["mae"] == pytest.approx(sum(abs(a - b) for a, b in zip(said, labels, strict=True)) / 50)
+    assert found["mse"] == pytest.approx(sum((a - b) ** 2 for a, b in zip(said, labels, strict=True)) / 50)
+    constant = compute(["pearson", "spearman"], [0.1] * 50, labels, None, 0)
+    assert constant == {"pearson": 0.0, "spearman": 0.0}
+
+
+@pytest.mark.parametrize("tags", ["O B-A I-A B-B I-B", "O B-A I-A E-A S-A B-B E-B S-B I-B", "O I-A I-B B-A"])
+def test_entities_are_those_of_seqeval(tags: str) -> None:
+    """Random tags in any order, valid or not, mark the entities that seqeval sees, and so have its F1."""
+    labeling = pytest.importorskip("seqeval.metrics.sequence_labeling")
+    drawn = random.Random(1)
+    lengths = [drawn.randint(1, 9) for _ in range(200)]
+    rows = [[drawn.choices(tags.split(), k=length) for length in lengths] for _ in range(2)]
+    for row in rows[0]:
+        assert [(kind, start, stop - 1) for kind, start, stop in entities(row)] == labeling.get_entities(row)
+    found = compute(["entity_f1", "entity_precision", "entity_recall"], rows[0], rows[1], None, 5)
+    assert found["entity_f1"] == pytest.approx(labeling.f1_score(rows[1], rows[0]))
+    assert found["entity_precision"] == pytest.approx(labeling.precision_score(rows[1], rows[0]))
+    assert found["entity_recall"] == pytest.approx(labeling.recall_score(rows[1], rows[0]))

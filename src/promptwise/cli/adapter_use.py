@@ -27,7 +27,7 @@ from promptwise.training.scoring import score
 
 if TYPE_CHECKING:
     from promptwise.models.prompted import PromptedModel
-    from promptwise.models.text_model import Prediction
+    from promptwise.tasks.predictions import Prediction
 
 
 def load_for_use(adapter: str, model: str | None, dtype: str, threads: int | None, fold: bool = False) -> PromptedModel:
@@ -110,6 +110,8 @@ def load_examples(
 
 
 def _check_labels(own: TaskSpec, spec: TaskSpec) -> None:
+    if spec.problem != own.problem:
+        raise ConfigError(f"The adapter is for {own.problem}; the task {spec.name!r} is one of {spec.problem}.")
     if spec.labels != own.labels:
         raise ConfigError(
             f"The adapter knows the labels {', '.join(own.labels)}; the task {spec.name!r} has "
@@ -122,7 +124,9 @@ def _is_packaged(spec: TaskSpec) -> bool:
     if spec.name not in task_names():
         return False
     known = load_spec(spec.name)
-    return all(getattr(spec, part) == getattr(known, part) for part in ("text", "text_pair", "label", "labels"))
+    return all(
+        getattr(spec, part) == getattr(known, part) for part in ("text", "text_pair", "label", "labels", "problem")
+    )
 
 
 def zero_shot_scores(config: TrainConfig, calibration: str, batch_size: int = 64) -> dict[str, float | int]:
@@ -204,7 +208,7 @@ def _standard_input() -> TextIO:
 
 def write_predictions(
     predictions: Iterable[Prediction],
-    labels: Sequence[str],
+    spec: TaskSpec,
     form: str,
     out: Path | None,
     abstain_below: float | None = None,
@@ -213,7 +217,7 @@ def write_predictions(
 
     Args:
         predictions: In the order of the inputs.
-        labels: The task's labels: the columns of a CSV after ``label``.
+        spec: The task, whose labels are the columns of a CSV after ``label``; see :func:`csv_header`.
         form: ``jsonl`` or ``csv``.
         out: File, or ``None`` for standard output.
         abstain_below: Write no label where the best one has a lower probability.
@@ -224,14 +228,23 @@ def write_predictions(
     with contextlib.nullcontext(data_output()) if out is None else open_atomic(out) as stream:
         table = csv.writer(stream, lineterminator="\n")
         if form == "csv":
-            table.writerow(["label", *labels])
+            table.writerow(csv_header(spec))
         for prediction in predictions:
             if form == "csv":
-                label = "" if abstains(prediction, abstain_below) else prediction.label
-                table.writerow([label, *(f"{value:.6f}" for value in prediction.probabilities.values())])
+                cells = prediction.cells()
+                table.writerow(["", *cells[1:]] if abstains(prediction, abstain_below) else cells)
             else:
                 stream.write(json_line(answer_of(prediction, abstain_below)))
             stream.flush()
+
+
+def csv_header(spec: TaskSpec) -> list[str]:
+    """The columns of the CSV output of a task's predictions."""
+    if spec.problem == "regression":
+        return ["value"]
+    if spec.problem == "token_classification":
+        return ["tags", "words"]
+    return ["labels" if spec.problem == "multi_label_classification" else "label", *spec.labels]
 
 
 def abstains(prediction: Prediction, below: float | None) -> bool:
@@ -241,11 +254,15 @@ def abstains(prediction: Prediction, below: float | None) -> bool:
 
 def answer_of(prediction: Prediction, abstain_below: float | None = None) -> dict[str, Any]:
     """A prediction as the JSON output has it; with ``abstain_below`` that says whether it abstains, without a label."""
-    rounded = {label: round(value, 6) for label, value in prediction.probabilities.items()}
+    answer = prediction.answer()
     if abstain_below is None:
-        return {"label": prediction.label, "probabilities": rounded}
+        return answer
     silent = abstains(prediction, abstain_below)
-    return {"label": None if silent else prediction.label, "abstained": silent, "probabilities": rounded}
+    return {"label": None if silent else prediction.label, "abstained": silent, **_without_label(answer)}
+
+
+def _without_label(answer: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in answer.items() if key != "label"}
 
 
 def json_line(row: dict[str, Any]) -> str:

@@ -49,24 +49,33 @@ def evaluate(
     Without --task or --data it is the test split of the task that the adapter was trained on. Beside the task's metrics
     stand two of the probabilities, lower is better: ece, the expected calibration error over 15 bins of equal width,
     and brier, the Brier score summed over classes. Those of probabilities as they were before the temperature of the
-    adapter, which was fitted on validation, end in _before.
+    adapter, which was fitted on validation, end in _before. Adapters for several labels, numbers or tags of words have
+    the task's metrics alone.
     """
     from promptwise.cli.adapter_use import load_examples, load_for_use
     from promptwise.models.adapter import adapter_folder, read_config
     from promptwise.tasks.examples import labels_of
     from promptwise.tasks.metrics import majority_accuracy
+    from promptwise.tasks.problems import require_single
     from promptwise.training.calibration import calibration_scores, coverage_curve, probabilities
     from promptwise.training.scoring import score_choices
 
     standard_output()
     spec, examples = load_examples(read_config(adapter_folder(adapter)), **flags)
+    if coverage:
+        require_single(spec, "--coverage")
     quiet()
     loaded = load_for_use(adapter, model, dtype, threads)
-    logits, labels = loaded.logits(loaded.features(examples), batch_size, "scoring"), labels_of(examples)
+    rows = loaded.features(examples)
+    logits, labels = loaded.logits(rows, batch_size, "scoring"), labels_of(examples)
+    answers = loaded.problem.decode(logits, rows, spec.labels, loaded.decoding)
+    if not loaded.problem.calibrated:
+        print_scores({**score_choices(spec, examples, answers), "rows": len(examples)}, as_json)
+        return
     shares = probabilities(logits, loaded.temperature)
     after, before = calibration_scores(shares, labels), calibration_scores(probabilities(logits), labels)
     result: dict[str, float | int] = {
-        **score_choices(spec, examples, logits.argmax(-1).tolist()),
+        **score_choices(spec, examples, answers),
         "ece": after.ece,
         "ece_before": before.ece,
         "brier": after.brier,

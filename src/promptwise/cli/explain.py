@@ -75,9 +75,12 @@ def explain(
     from promptwise.models.attribution import require_captum
     from promptwise.models.explanation import explain as explanation_of
     from promptwise.reports.explanations import explanation_lines, explanations_page
+    from promptwise.tasks.problems import require_single
+    from promptwise.tasks.spec import TaskSpec
 
     require_captum()
     config = read_config(adapter_folder(adapter))
+    require_single(TaskSpec.from_dict(config["task"]), "explain")
     standard_output()
     quiet()
     asked: list[tuple[Texts, str | None]]

@@ -60,7 +60,7 @@ class FilePredictor:
             left.unlink(missing_ok=True)
         texts = iter_texts(source, model.spec, text_column=self.text_column, text_pair_column=self.text_pair_column)
         predictions = model.predict_stream(texts, self.batch_size)
-        write_predictions(predictions, model.spec.labels, self.form, out, self.abstain_below)
+        write_predictions(predictions, model.spec, self.form, out, self.abstain_below)
 
     def about(self) -> dict[str, Any]:
         """What the predictions depend on, as JSON."""

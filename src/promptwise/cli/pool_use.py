@@ -16,6 +16,8 @@ from promptwise.files import open_atomic
 from promptwise.models.adapter import CONFIG_FILE, read_config, recorded_revision
 from promptwise.serving.pool import AdapterPool
 from promptwise.tasks.fields import column_field, missing_column, parse_format
+from promptwise.tasks.predictions import Prediction
+from promptwise.tasks.problems import problem_of, require_single
 from promptwise.tasks.readers import ROW_SUFFIXES, location, read_rows, suffix_of
 from promptwise.tasks.spec import TaskSpec
 from promptwise.tasks.template import Texts
@@ -73,7 +75,9 @@ class PoolRows:
             return "", None
         text = spec.text if self.text_column is None else column_field(self.text_column)
         pair = spec.text_pair if self.text_pair_column is None else column_field(self.text_pair_column)
-        return parse_format(text).render(row, where), None if pair is None else parse_format(pair).render(row, where)
+        words = problem_of(spec).per_token
+        first = parse_format(text).render(row, where, words)
+        return first, None if pair is None else parse_format(pair).render(row, where)
 
 
 def pool_rows(
@@ -149,7 +153,8 @@ def write_answers(
         pool: The adapters.
         rows: What is asked.
         batch_size: How many inputs at a time.
-        form: ``jsonl`` or ``csv``, which has the best label's probability alone, as adapters differ in their labels.
+        form: ``jsonl`` or ``csv``, which has the best label's probability alone, as adapters differ in their labels;
+            of other problems than a single label it has the answer and no probability.
         out: File, or ``None`` for standard output.
         keep_going: Write the error of a row that cannot be answered in its place.
         abstain_below: Write no label where the best one has a lower probability.
@@ -180,9 +185,11 @@ def write_answers(
                 cells: list[Any] = [number, name, "", "", str(answer)]
                 line: dict[str, Any] = {"row": number, "adapter": name, "error": str(answer)}
             else:
-                best = answer.probabilities[answer.label]
-                label = "" if abstains(answer, abstain_below) else answer.label
-                cells = [number, name, label, f"{best:.6f}", *([""] if keep_going else [])]
+                if abstain_below is not None:
+                    require_single(pool.adapter(name).spec, f"{where}: --abstain-below")
+                best = f"{answer.probabilities[answer.label]:.6f}" if type(answer) is Prediction else ""
+                label = "" if abstains(answer, abstain_below) else answer.cells()[0]
+                cells = [number, name, label, best, *([""] if keep_going else [])]
                 line = {"row": number, "adapter": name, **answer_of(answer, abstain_below)}
             if form == "csv":
                 table.writerow(cells)

@@ -111,8 +111,9 @@ def predict(
     """Predict labels for texts, as JSON lines or CSV.
 
     Rows come out in the order they went in. FILE is .jsonl, .csv or .parquet with the columns that the adapter was
-    trained on, or .txt with a text a line. With --adapters each row is answered by the adapter that it names, and
-    comes out with its number and that name.
+    trained on, or .txt with a text a line. An adapter for several labels gives all that reach their thresholds, one
+    for a regression a number, and one for words a tag for each; words are what stands between spaces. With --adapters
+    each row is answered by the adapter that it names, and comes out with its number and that name.
 
     FILE may be a folder of Parquet files: --out then receives a file for each, written whole or not at all, and the
     same command goes on where it was stopped.
@@ -126,6 +127,8 @@ def predict(
     """
     from promptwise.cli.adapter_use import input_texts, load_for_use, write_predictions
     from promptwise.models.adapter import adapter_folder, read_config
+    from promptwise.tasks.problems import require_single
+    from promptwise.tasks.spec import TaskSpec
 
     if (adapter is None) == (adapters is None):
         raise ConfigError("Name one adapter with --adapter DIR, or a folder of several with --adapters DIR.")
@@ -160,10 +163,12 @@ def predict(
         predict_folder(how, file, out, engine=engine, address=address, jobs=jobs)
         return
     spec_data = read_config(adapter_folder(adapter))["task"]
+    if abstain_below is not None:
+        require_single(TaskSpec.from_dict(spec_data), "--abstain-below")
     inputs = input_texts(spec_data, texts, pairs, file, text_column, text_pair_column)
     quiet()
     prompted = load_for_use(adapter, model, dtype, threads, fold)
-    write_predictions(prompted.predict_stream(inputs, batch_size), prompted.spec.labels, form, out, abstain_below)
+    write_predictions(prompted.predict_stream(inputs, batch_size), prompted.spec, form, out, abstain_below)
 
 
 def _check_engine(engine: str, address: str | None, jobs: int | None, in_folder: bool) -> None:

@@ -27,8 +27,19 @@ def print_result(metrics: RunMetrics, folder: str) -> None:
     table = plain_table("", "validation", "test")
     for name, value in metrics.test.items():
         table.add_row(name, f"{metrics.validation[name]:.4f}", f"{value:.4f}")
-    table.add_row("majority class", "", f"{metrics.majority:.4f}")
+    if metrics.constant is None:
+        table.add_row("majority class", "", f"{metrics.majority:.4f}")
+    else:
+        for name, value in metrics.constant.test.items():
+            table.add_row(
+                f"{metrics.constant.answer}: {name}", f"{metrics.constant.validation[name]:.4f}", f"{value:.4f}"
+            )
     print_table(table)
+    if metrics.thresholds:
+        console.print(
+            f"thresholds from validation: {min(metrics.thresholds):.3f} to {max(metrics.thresholds):.3f}, one for each "
+            "label in adapter_config.json; validation scores are measured with them"
+        )
     if metrics.baselines:
         _print_baselines(metrics)
     if metrics.calibration is not None and metrics.calibration.test:
@@ -108,13 +119,19 @@ def print_info(folder: Path, config: dict[str, Any]) -> None:
         "tuned parameters": size_text(config["tuned_parameters"], config["tuned_share"]),
         "temperature": f"{config['temperature']:.3g}" if "temperature" in config else "",
         "task": task["name"],
+        "problem": config["problem"]["name"] if "problem" in config else "",
         "labels": ", ".join(task["labels"]),
+        "thresholds": ", ".join(f"{value:.3f}" for value in config.get("problem", {}).get("thresholds", ())),
         "promptwise": config["promptwise_version"],
     }
     metrics = read_metrics(folder)
     if metrics is not None:
         rows["test"] = ", ".join(f"{name} {value:.4f}" for name, value in metrics.test.items())
-        rows["majority class"] = f"{metrics.majority:.4f}"
+        if metrics.constant is None:
+            rows["majority class"] = f"{metrics.majority:.4f}"
+        else:
+            of_constant = (f"{name} {value:.4f}" for name, value in metrics.constant.test.items())
+            rows[metrics.constant.answer] = ", ".join(of_constant)
         rows["seed"] = str(metrics.seed)
         rows["data"] = f"{metrics.data.origin} (fingerprint {metrics.data.fingerprint[:16]})"
     for name, value in rows.items():

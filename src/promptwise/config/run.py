@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from promptwise.backbones.hub import DEFAULT_MODEL
-from promptwise.config.choices import CLASS_WEIGHTS, DTYPES
+from promptwise.config.choices import CLASS_WEIGHTS, DTYPES, PROBLEMS
 from promptwise.config.composition import off_default, resolved, values_of, without_useless
 from promptwise.config.settings import check_values, flag_name, setting, settings_in, settings_of_parts
 from promptwise.errors import ConfigError
@@ -256,7 +256,7 @@ class ModelConfig(PromptConfig, FitConfig):
 
 
 # Settings that say something about a person's own file, and about a known task.
-_WITH_DATA = ("text_column", "text_pair_column", "label_column", "template")
+_WITH_DATA = ("text_column", "text_pair_column", "label_column", "template", "problem")
 _WITH_TASK = ("data_dir", "validation_fraction", "train_file", "validation_file")
 
 
@@ -269,7 +269,7 @@ class TrainConfig(ModelConfig):
 
     task: str | None = setting(None, "A task by name; see `promptwise tasks`.", metavar="NAME")
     data: str | None = setting(
-        None, "Your own file instead of a task: .jsonl, .jsonl.gz, .csv, .parquet.", metavar="FILE"
+        None, "Your own file instead of a task: .jsonl, .jsonl.gz, .csv, .parquet, .conll.", metavar="FILE"
     )
     task_spec: str | None = setting(
         None,
@@ -280,6 +280,14 @@ class TrainConfig(ModelConfig):
     text_column: str = setting("text", "Column of the text in --data.", metavar="COLUMN")
     text_pair_column: str | None = setting(None, "Column of a second text in --data.", metavar="COLUMN")
     label_column: str = setting("label", "Column of the label in --data.", metavar="COLUMN")
+    problem: str | None = setting(
+        None,
+        "What kind of problem --data is. By default lists of labels are multi_label_classification, and "
+        "token_classification where texts are lists of words too; numbers with decimals of more than 20 values are a "
+        "regression; all else is single_label_classification. In CSV several labels have | between them, words and "
+        "their tags spaces.",
+        choices=PROBLEMS,
+    )
     template: str | None = setting(None, "Cloze template with {text} and {mask} for --data.", metavar="TEMPLATE")
     data_dir: str | None = setting(None, "Folder with the task's files, read instead of the Hub.", metavar="DIR")
     validation_fraction: float = setting(

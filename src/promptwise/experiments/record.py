@@ -44,6 +44,7 @@ class Record:
         choices: Predicted class of each test example, a digit or letter each; empty beyond 36 classes.
         labels: Its true class.
         groups: Its split group (paragraph) as a number; empty where the task has none, and each example is by itself.
+        scores: Of problems other than a single label the score of each test example in place of choices and labels.
         error: Why it failed.
         code: Version of the code.
     """
@@ -61,13 +62,18 @@ class Record:
     choices: str = ""
     labels: str = ""
     groups: Sequence[int] = ()
+    scores: Sequence[float] = ()
     error: str = ""
     code: str = CODE_VERSION
     format: int = FORMAT
 
     def write(self, folder: Path) -> None:
         """Write the file, whole or not at all."""
-        write_json(folder / f"{self.id}.json", asdict(self))
+        values = asdict(self)
+        if not self.scores:
+            # Records of a single label stay as earlier versions wrote them.
+            del values["scores"]
+        write_json(folder / f"{self.id}.json", values)
 
 
 def run_id(settings: Mapping[str, Any], data_fingerprint: str) -> str:

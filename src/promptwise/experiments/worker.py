@@ -61,9 +61,11 @@ def perform(cache: InputCache, run: Run, out: Path) -> Record:
         record = run.record("failed", error=message)
     else:
         # The predictions have fields of their own in a record; the history of the loss is left out.
-        left_out = ("history", "test_choices", "test_labels", "test_groups")
+        left_out = ("history", "test_choices", "test_labels", "test_groups", "test_scores")
         kept = {key: value for key, value in metrics.items() if key not in left_out}
         tested = {name: metrics[f"test_{name}"] for name in ("choices", "labels", "groups")}
+        if "test_scores" in metrics:
+            tested["scores"] = metrics["test_scores"]
         record = run.record("finished", metrics=kept, **tested)
     record.write(out / RECORDS)
     if record.status == "finished" and not run.keep_adapter:

@@ -22,6 +22,7 @@ from promptwise.errors import BackboneError, OutputError
 from promptwise.export.graph import check_for_torch, input_names, require_onnx, traced, write_int8, write_onnx
 from promptwise.export.readme import readme
 from promptwise.files import CARD_FILE, write_atomic, write_json
+from promptwise.tasks.problems import require_single
 from promptwise.tasks.template import Texts, pieces, special_tokens
 from promptwise.training.scoring import score_choices
 
@@ -82,10 +83,11 @@ def export(
         The scores; none without ``scored``.
 
     Raises:
-        ConfigError: A package is missing, or the model has a part that cannot be exported.
+        ConfigError: A package is missing, the task has not a single label, or the model has a part that cannot be exported.
         OutputError: A folder is there already, or cannot be written.
         BackboneError: There is no such graph, or it gives other numbers than the model. Nothing is left behind.
     """
+    require_single(model.spec, "`promptwise export`")
     wanted: dict[Path, list[str]] = {}
     if onnx is not None:
         require_onnx()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from promptwise.backbones.backbone import Backbone
 from promptwise.heads.settings import HeadSettings
+from promptwise.tasks.problems import SINGLE
 from promptwise.tasks.spec import TaskSpec
 
 
@@ -17,11 +18,13 @@ class Head(nn.Module, ABC):
 
     Attributes:
         cloze: Whether the input is the task's template with a mask, or the plain text.
+        problems: The kinds of problems that it serves; see :mod:`promptwise.tasks.problems`.
         settings: The dataclass of what it can be told; it gets its fields as keyword arguments.
     """
 
     settings: ClassVar[type] = HeadSettings
     cloze: ClassVar[bool]
+    problems: ClassVar[tuple[str, ...]] = (SINGLE,)
 
     @abstractmethod
     def __init__(self, backbone: Backbone, spec: TaskSpec, **options: Any) -> None:
@@ -30,7 +33,7 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, backbone: Backbone, hidden: Tensor, mask: Tensor, mask_position: Tensor | None) -> Tensor:
-        """Logits ``[B, C]``.
+        """Logits ``[B, C]``; of a head for words ``[B, T, C]``.
 
         Args:
             backbone: The frozen model.

@@ -12,6 +12,10 @@ from promptwise.core.instance import masked_mean
 from promptwise.errors import UnknownNameError
 from promptwise.heads.base import Head, take
 from promptwise.heads.settings import ClassifierSettings
+from promptwise.tasks.problems import problem_of
+from promptwise.tasks.problems.multi_label import MultiLabel
+from promptwise.tasks.problems.regression import Regression
+from promptwise.tasks.problems.single_label import SingleLabel
 from promptwise.tasks.spec import TaskSpec
 
 
@@ -20,7 +24,7 @@ class ClassifierHead(Head):
 
     Args:
         backbone: The frozen model.
-        spec: The task; its number of labels is ``C``.
+        spec: The task; its number of labels is ``C``, which is 1 for a regression.
         pooling: ``first`` real token (encoders), ``last`` real token (decoders) or ``mean``. ``auto`` takes what the
             model's folder declares, else the position that its kind suggests.
 
@@ -30,6 +34,7 @@ class ClassifierHead(Head):
 
     settings: ClassVar[type] = ClassifierSettings
     cloze: ClassVar[bool] = False
+    problems: ClassVar[tuple[str, ...]] = (SingleLabel.name, MultiLabel.name, Regression.name)
 
     def __init__(self, backbone: Backbone, spec: TaskSpec, pooling: str = ClassifierSettings.pooling) -> None:
         super().__init__(backbone, spec)
@@ -38,7 +43,7 @@ class ClassifierHead(Head):
         if pooling == "auto":
             pooling = backbone.pooling or ("first" if backbone.kind == "encoder" else "last")
         self.pooling = pooling
-        self.linear = nn.Linear(backbone.hidden_size, len(spec.labels))
+        self.linear = nn.Linear(backbone.hidden_size, problem_of(spec).outputs(spec.labels))
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
 

@@ -23,5 +23,10 @@ class ClassifierSettings(HeadSettings):
 
 
 @dataclass(frozen=True)
+class TokensSettings(HeadSettings):
+    """Of :class:`~promptwise.heads.tokens.TokensHead`."""
+
+
+@dataclass(frozen=True)
 class ClozeSettings(HeadSettings):
     """Of :class:`~promptwise.heads.cloze.ClozeHead`."""

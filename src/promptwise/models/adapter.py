@@ -7,9 +7,10 @@ weights, so that a wrong backbone or an altered file is noticed before anything 
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from promptwise.config.settings import flag_name
 from promptwise.errors import AdapterError, ConfigError, UnknownModelError
 from promptwise.files import CARD_FILE, METRICS_FILE, write_atomic, write_json
 from promptwise.reading import fitted, json_of, listed
+from promptwise.tasks.problems import SINGLE, Decoding
 from promptwise.tasks.spec import TaskSpec
 from promptwise.training.run_metrics import TEMPERATURES, RunMetrics
 
@@ -54,6 +56,16 @@ class _BackbonePart:
 
 
 @dataclass(frozen=True)
+class _ProblemPart:
+    """The form of ``problem`` in ``adapter_config.json``, which adapters of a single label do not have."""
+
+    name: str
+    thresholds: list[float] = field(default_factory=list)
+    mean: float = 0.0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
 class _ConfigFile:
     """The form of ``adapter_config.json``; ``prompt`` and ``task`` have forms of their own."""
 
@@ -66,6 +78,7 @@ class _ConfigFile:
     tuned_share: float
     weights_sha256: str
     temperature: float = 1.0
+    problem: _ProblemPart | None = None
 
 
 def save_adapter(model: PromptedModel, folder: Path) -> dict[str, Any]:
@@ -99,6 +112,15 @@ def save_adapter(model: PromptedModel, folder: Path) -> dict[str, Any]:
         "temperature": model.temperature,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
+    if model.spec.problem != SINGLE:
+        # It has no temperature, and files of a single label stay as earlier versions wrote them.
+        del config["temperature"]
+        config["problem"] = {
+            "name": model.spec.problem,
+            "thresholds": list(model.decoding.thresholds),
+            "mean": model.decoding.mean,
+            "scale": model.decoding.scale,
+        }
     write_atomic(folder / WEIGHTS_FILE, weights)
     write_json(folder / CONFIG_FILE, config)
     return config
@@ -152,6 +174,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{file} was not written by promptwise: backbone.revision must be a commit of 40 hexadecimal digits, found "
             f"{revision!r:.60}."
         )
+    _check_problem(checked, file)
     return checked
 
 
@@ -174,6 +197,35 @@ def recorded_revision(made_for: Mapping[str, Any]) -> str | None:
         except UnknownModelError:
             return None
     return None if revision is None else str(revision)
+
+
+def _check_problem(config: Mapping[str, Any], file: Path) -> None:
+    """Make sure that an adapter says how its scores become answers.
+
+    Raises:
+        AdapterError: It does not, or in numbers that cannot be.
+    """
+    name, part = str(config["task"].get("problem", SINGLE)), config.get("problem") or {"name": SINGLE}
+    wrong = f"{file} was not written by promptwise: "
+    if part["name"] != name:
+        raise AdapterError(f"{wrong}problem is {part['name']!r}, and that of its task is {name!r}.")
+    decoding = decoding_of(config)
+    count = len(config["task"]["labels"]) if decoding.thresholds else 0
+    if len(decoding.thresholds) != count or not all(0 <= one <= 1 for one in decoding.thresholds):
+        raise AdapterError(f"{wrong}problem.thresholds must hold a probability for each of the {count} labels.")
+    if not (math.isfinite(decoding.mean) and math.isfinite(decoding.scale) and decoding.scale > 0):
+        raise AdapterError(f"{wrong}problem.mean and problem.scale must be finite, and the latter above 0.")
+
+
+def decoding_of(config: Mapping[str, Any]) -> Decoding:
+    """What makes answers of an adapter's logits."""
+    part = config.get("problem") or {}
+    return Decoding(
+        temperature=temperature_of(config),
+        thresholds=tuple(part.get("thresholds", ())),
+        mean=float(part.get("mean", 0.0)),
+        scale=float(part.get("scale", 1.0)),
+    )
 
 
 def temperature_of(config: Mapping[str, Any]) -> float:
@@ -262,7 +314,7 @@ def load_adapter(
         model.load_state_dict(_read_tensors(weights, model.device))
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         raise AdapterError(f"{weights} does not fit its own {CONFIG_FILE}: {error}") from error
-    model.temperature, model.loaded_from = temperature_of(config), folder
+    model.decoding, model.loaded_from = decoding_of(config), folder
     return model.eval()
 
 

@@ -18,6 +18,7 @@ from promptwise.backbones.backbone import Backbone
 from promptwise.core.instance import Instance
 from promptwise.errors import ConfigError
 from promptwise.models.prompted import PromptedModel
+from promptwise.tasks.problems import require_single
 from promptwise.tasks.template import Texts
 from promptwise.training.calibration import probabilities
 
@@ -66,6 +67,7 @@ def attribute(model: PromptedModel, text: str | Texts, steps: int = 64) -> Attri
     Raises:
         ConfigError: captum is not installed, or the text is one where the task has two, or two where it has one.
     """
+    require_single(model.spec, "An explanation")
     model.eval()
     rows = model.input_format.encode([model.checked(text)])
     batch = {key: value.to(model.device) for key, value in model.collate(rows).items()}

@@ -8,7 +8,7 @@ import torch
 
 from promptwise.models.attribution import Attribution, attribute
 from promptwise.models.prompted import PromptedModel
-from promptwise.models.text_model import Prediction
+from promptwise.tasks.predictions import Prediction
 from promptwise.tasks.template import Texts
 from promptwise.training.calibration import probabilities
 

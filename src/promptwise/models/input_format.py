@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from promptwise.backbones.backbone import Backbone
 from promptwise.errors import ConfigError
+from promptwise.tasks.problems import problem_of
 from promptwise.tasks.spec import TaskSpec
 from promptwise.tasks.template import InputFormat
 
@@ -35,6 +36,7 @@ def input_format_for(
         token_types=backbone.uses_token_types,
         max_tokens=room,
         hard_prompt=hard_prompt_of(spec) if hard_prompt else "",
+        by_word=problem_of(spec).per_token,
     )
 
 

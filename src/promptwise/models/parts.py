@@ -15,6 +15,7 @@ from promptwise.registry import HEADS, INJECTORS, STRATEGIES, TUNINGS
 from promptwise.strategies.base import Strategy
 from promptwise.strategies.knowledge import Knowledge, read_knowledge
 from promptwise.strategies.settings import TopicSettings
+from promptwise.tasks.spec import TaskSpec
 
 
 def strategy_options(config: PromptConfig) -> dict[str, Any]:
@@ -109,6 +110,21 @@ def check_parts(config: PromptConfig) -> None:
             f"--strategy {config.strategy} makes a vector for each of the first K tokens, and --base {config.base} has "
             f"no places to keep them apart. Use --base {' or '.join(serving)}."
         )
+
+
+def check_head(config: PromptConfig, spec: TaskSpec) -> None:
+    """Refuse a head that does not serve a task's kind of problem.
+
+    Raises:
+        ConfigError: Names the heads that do.
+    """
+    if spec.problem in HEADS.get(config.head).problems:
+        return
+    serving = [name for name in HEADS.names() if spec.problem in HEADS.get(name).problems]
+    raise ConfigError(
+        f"--head {config.head} does not serve {spec.problem}, which the task {spec.name!r} is. Use --head "
+        f"{' or '.join(serving)}."
+    )
 
 
 def knowledge_of(config: PromptConfig, backbone: Backbone) -> Knowledge | None:

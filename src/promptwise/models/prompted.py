@@ -24,7 +24,7 @@ from promptwise.core.seeding import seeded
 from promptwise.errors import ConfigError
 from promptwise.models.first_values import set_first_values
 from promptwise.models.input_format import input_format_for
-from promptwise.models.parts import check_parts, head_options, knowledge_of, prompt_parts, tuning_options
+from promptwise.models.parts import check_head, check_parts, head_options, knowledge_of, prompt_parts, tuning_options
 from promptwise.models.saved_state import expect_no_frozen, expect_no_tied, leave_out_frozen, leave_out_tied
 from promptwise.models.task_tokenizer import TaskTokenizer
 from promptwise.models.text_model import TextModel
@@ -73,6 +73,7 @@ class PromptedModel(TextModel):
     ) -> None:
         super().__init__()
         self.spec, self.prompt_config, self.seed = spec, config, seed
+        check_head(config, spec)
         head = HEADS.get(config.head)
         if head.cloze and not backbone.has_lm_head:
             raise ConfigError("The cloze head needs a backbone that was loaded with lm_head=True.")
@@ -170,9 +171,11 @@ class PromptedModel(TextModel):
     def config(self) -> Any:
         """The backbone's configuration with the task's labels, for ``transformers.pipeline``; a copy of its own."""
         config = copy.deepcopy(self.backbone.config)
-        config.id2label = dict(enumerate(self.spec.labels))
-        config.label2id = {label: number for number, label in enumerate(self.spec.labels)}
-        config.problem_type = "single_label_classification"
+        labels = self.spec.labels or (self.spec.label,)
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: number for number, label in enumerate(labels)}
+        # Of transformers' names there is none for words.
+        config.problem_type = None if self.problem.per_token else self.spec.problem
         return config
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,36 +17,16 @@ from promptwise.core.instance import Instance, gather_rows, left_order
 from promptwise.errors import BackboneError, ConfigError
 from promptwise.heads.base import Head
 from promptwise.tasks.batching import SharedFeatures, by_length, chunks, collate, encode_examples
+from promptwise.tasks.predictions import Prediction
+from promptwise.tasks.problems import Decoding, Problem, problem_of
 from promptwise.tasks.spec import TaskSpec
 from promptwise.tasks.template import Features, InputFormat, Texts
-from promptwise.training.calibration import probabilities
 
 if TYPE_CHECKING:
     from promptwise.tasks.examples import Example
 
 SORTED_BATCHES = 16
 """How many batches are sorted by length together when predicting."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The prediction for one input: the best label, and the probability of each label in the task's order."""
-
-    label: str
-    probabilities: dict[str, float]
-
-    @classmethod
-    def of(cls, labels: Sequence[str], probabilities: Sequence[float], best: int | None = None) -> Prediction:
-        """The prediction of a task with these labels.
-
-        Args:
-            labels: The task's labels.
-            probabilities: One for each.
-            best: Which of them has the largest logit; by default the first of the most probable ones, which rounding
-                may have made equal.
-        """
-        by_label = dict(zip(labels, probabilities, strict=True))
-        return cls(max(by_label, key=by_label.__getitem__) if best is None else labels[best], by_label)
 
 
 class TextModel(nn.Module, ABC):
@@ -57,14 +37,28 @@ class TextModel(nn.Module, ABC):
     head: Head
     input_format: InputFormat
     shared_features: SharedFeatures | None = None
-    temperature: float = 1.0
-    """What logits are divided by before they become probabilities; fitted on validation after training.
+    decoding: Decoding = Decoding()
+    """What makes answers of logits beside the weights; fitted on validation after training.
 
     :meth:`forward` gives logits as they are unless it is told; :attr:`PromptedModel.tokenizer` tells it for
     ``transformers.pipeline``, which makes probabilities of logits itself.
     """
     class_weights: Tensor | None = None
     """``[C]`` what a row of each class counts in the loss; without them all count alike."""
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by before they become probabilities."""
+        return self.decoding.temperature
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        self.decoding = replace(self.decoding, temperature=value)
+
+    @property
+    def problem(self) -> Problem:
+        """What kind of problem the task is."""
+        return problem_of(self.spec)
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +85,7 @@ class TextModel(nn.Module, ABC):
         states: Tensor | None = None,
         temperature: Tensor | None = None,
     ) -> SequenceClassifierOutput:
-        """Logits and, with labels, the mean cross-entropy (paper, section 1).
+        """Logits and, with labels, the mean loss: of a single label the cross-entropy (paper, section 1).
 
         Args:
             input_ids: ``[B, T]``, padded on either side.
@@ -100,18 +94,21 @@ class TextModel(nn.Module, ABC):
                 tokens but special ones, as a tokenizer's output has them.
             token_type_ids: ``[B, T]``.
             mask_position: ``[B]``, the column of the mask token.
-            labels: ``[B]`` class indices.
+            labels: ``[B]`` class indices; ``[B, C]`` ones and zeros of several labels, ``[B]`` numbers, ``[B, T]``
+                class indices at the first tokens of words and -100 elsewhere.
             states: ``[B, T, H]``, what enters the layer at which prompts enter, where it is at hand.
             temperature: ``[B]``, what the logits that are returned are divided by; the loss is that of undivided ones.
 
         Returns:
-            ``logits`` ``[B, C]`` in float32, and ``loss``.
+            ``logits`` ``[B, C]`` in float32, of words ``[B, T, C]`` with real tokens first, and ``loss``.
 
         Raises:
             ConfigError: An input has more real tokens than the model has room for.
         """
         instance, position = self.aligned(input_ids, attention_mask, text_mask, token_type_ids, mask_position, states)
         logits = self.scores(instance, self.hidden(instance), position)
+        if labels is not None and self.problem.per_token:
+            labels = labels.gather(1, left_order(attention_mask.bool()))[:, : logits.shape[1]]
         loss = None if labels is None else self.loss(logits, labels)
         if temperature is not None:
             logits = logits / temperature.unsqueeze(1)
@@ -164,12 +161,11 @@ class TextModel(nn.Module, ABC):
 
     def scores(self, instance: Instance, hidden: Tensor, mask_position: Tensor | None) -> Tensor:
         """Logits ``[B, C]`` of a hidden state; ``mask_position`` ``[B]`` is that of the left-aligned inputs."""
-        logits: Tensor = self.head(self.backbone, hidden, instance.mask, mask_position)
-        return logits
+        return self.problem.finished(self.head(self.backbone, hidden, instance.mask, mask_position), self.decoding)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean cross-entropy of logits ``[B, C]`` and labels ``[B]``, weighted by :attr:`class_weights`."""
-        return nn.functional.cross_entropy(logits, labels, weight=self.class_weights)
+        """The mean loss of logits and labels, see :meth:`forward`, weighted by :attr:`class_weights`."""
+        return self.problem.loss(logits, labels, self.class_weights, self.decoding)
 
     def features(self, examples: Sequence[Example]) -> Sequence[Features]:
         """Tokenised inputs with their labels, as :meth:`collate` takes them."""
@@ -204,11 +200,10 @@ class TextModel(nn.Module, ABC):
         done = 0
         for chunk in chunks(texts, batch_size * SORTED_BATCHES):
             pairs = [self.checked(text, number) for number, text in enumerate(chunk, done + 1)]
-            logits = self.logits(self.input_format.encode(pairs), batch_size, first=done + 1)
+            rows = self.input_format.encode(pairs)
+            logits = self.logits(rows, batch_size, first=done + 1)
             done += len(chunk)
-            shares = probabilities(logits, self.temperature).tolist()
-            for row, best in zip(shares, logits.argmax(-1).tolist(), strict=True):
-                yield Prediction.of(self.spec.labels, row, best)
+            yield from self.problem.predictions(logits, rows, self.spec.labels, self.decoding)
 
     def checked(self, text: str | Texts, number: int = 1) -> Texts:
         """A text, or a pair of texts, as the task reads them.
@@ -226,7 +221,7 @@ class TextModel(nn.Module, ABC):
     def logits(
         self, rows: Sequence[Features], batch_size: int = 64, progress: str | None = None, first: int = 1
     ) -> Tensor:
-        """Logits ``[N, C]`` of features, on the CPU; inputs of like length share a batch.
+        """Logits ``[N, C]`` of features, of words ``[N, T, C]``, on the CPU; inputs of like length share a batch.
 
         Args:
             rows: Features as :meth:`features` makes them.
@@ -238,14 +233,19 @@ class TextModel(nn.Module, ABC):
             BackboneError: A score is not finite; names the row.
         """
         self.eval()
-        logits = torch.empty(len(rows), len(self.spec.labels))
+        length = (max((len(row["input_ids"]) for row in rows), default=0),) if self.problem.per_token else ()
+        logits = torch.zeros(len(rows), *length, self.problem.outputs(self.spec.labels))
         with tqdm(total=len(rows), desc=progress, unit="row", delay=2, disable=progress is None) as bar:
             for indices in chunks(by_length(rows), batch_size):
                 batch = self.collate([rows[index] for index in indices])
                 batch.pop("labels", None)
-                logits[indices] = self(**{key: value.to(self.device) for key, value in batch.items()}).logits.cpu()
+                found = self(**{key: value.to(self.device) for key, value in batch.items()}).logits.cpu()
+                if length:
+                    logits[indices, : found.shape[1]] = found
+                else:
+                    logits[indices] = found
                 bar.update(len(indices))
-        broken = torch.nonzero(~torch.isfinite(logits).all(1)).flatten().tolist()
+        broken = torch.nonzero(~torch.isfinite(logits.flatten(1)).all(1)).flatten().tolist()
         if broken:
             raise BackboneError(
                 f"The scores of row {broken[0] + first} are not finite (NaN or infinite): {self.backbone.name} cannot "

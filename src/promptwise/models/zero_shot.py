@@ -17,6 +17,7 @@ from promptwise.heads.cloze import ClozeHead
 from promptwise.models.input_format import input_format_for
 from promptwise.models.text_model import TextModel
 from promptwise.tasks.examples import Example
+from promptwise.tasks.problems import require_single
 from promptwise.tasks.spec import TaskSpec, load_spec
 from promptwise.tasks.template import require_mask_last
 
@@ -56,6 +57,7 @@ class ZeroShotModel(TextModel):
         max_length: int = PromptConfig.max_length,
     ) -> None:
         super().__init__()
+        require_single(spec, "A zero-shot question")
         if calibration not in CALIBRATIONS:
             raise UnknownNameError("calibration", calibration, CALIBRATIONS)
         if not backbone.has_lm_head:

@@ -18,6 +18,10 @@ LEVEL = 0.05
 class Comparison:
     """The difference of two methods on a task or on the mean of several, in accuracy.
 
+    Of problems other than a single label it is in the score of a row (``row_scores`` of
+    :class:`promptwise.tasks.problems.Problem`): the F1 of its labels, the absolute error negated, or the share of its
+    words that are right.
+
     Attributes:
         difference: Mean accuracy of the first less that of the second, over the seeds that both have.
         low: Lower end of the 95% interval.
@@ -65,8 +69,8 @@ class Differences:
     """Two methods on a task.
 
     Attributes:
-        sums: Differences of correctness ``[seeds, groups]``, summed over the examples of each group. Examples of one
-            paragraph are no independent draws, so they are drawn together.
+        sums: Differences of correctness, or of another score, ``[seeds, groups]``, summed over the examples of each
+            group. Examples of one paragraph are no independent draws, so they are drawn together.
         sizes: Examples of each group ``[groups]``.
         variance: Of the mean difference, over seeds.
         freedom: Its degrees of freedom.
@@ -103,10 +107,13 @@ def compare_means(pairs: Sequence[tuple[ResultCell, ResultCell, Spread]]) -> Com
 
 
 def compare_with_majority(cell: ResultCell, spread: Spread) -> Comparison | None:
-    """The same against always saying the most frequent class of the test split."""
+    """The same against always saying the most frequent class of the test split, or against the constant answer."""
     rows = []
     for record in cell.finished:
-        if record.choices:
+        if record.scores:
+            constant = np.asarray(record.metrics["constant"]["test_scores"])
+            rows.append((record, _right(record) - constant))
+        elif record.choices:
             labels = np.frombuffer(record.labels.encode(), dtype=np.uint8)
             classes, counts = np.unique(labels, return_counts=True)
             rows.append((record, _right(record) - (labels == classes[counts.argmax()]).astype(np.int8)))
@@ -115,9 +122,10 @@ def compare_with_majority(cell: ResultCell, spread: Spread) -> Comparison | None
 
 def _differences(first: ResultCell, second: ResultCell, spread: Spread) -> Differences | None:
     """The differences of two cells, or ``None`` without a seed of both."""
-    firsts = {record.seed: record for record in first.finished if record.choices}
-    seconds = {record.seed: record for record in second.finished if record.choices}
-    shared = [seed for seed in firsts if seed in seconds and firsts[seed].labels == seconds[seed].labels]
+    firsts, seconds = (
+        {record.seed: record for record in cell.finished if record.choices or record.scores} for cell in (first, second)
+    )
+    shared = [seed for seed in firsts if seed in seconds and _same_examples(firsts[seed], seconds[seed])]
     if not shared:
         return None
     rows = [(firsts[seed], _right(firsts[seed]) - _right(seconds[seed])) for seed in shared]
@@ -162,7 +170,18 @@ def _resampled_means(differences: Differences, replicates: int, generator: np.ra
     return means
 
 
+def _same_examples(first: Record, second: Record) -> bool:
+    """Whether two records are of the same test examples; records with scores hold no labels, but a fingerprint."""
+    if first.scores or second.scores:
+        prints = [record.metrics["data"]["fingerprint"] for record in (first, second)]
+        return len(first.scores) == len(second.scores) and prints[0] == prints[1]
+    return first.labels == second.labels
+
+
 def _right(record: Record) -> np.ndarray:
+    """The score of each example: 1 where it is right, of a single label."""
+    if record.scores:
+        return np.asarray(record.scores, dtype=float)
     choices, labels = (np.frombuffer(text.encode(), dtype=np.uint8) for text in (record.choices, record.labels))
     right: np.ndarray = (choices == labels).astype(np.int8)
     return right

@@ -16,6 +16,7 @@ from promptwise.reports.significance import (
     compare_with_majority,
     spread_of_seeds,
 )
+from promptwise.tasks.problems import PROBLEMS
 
 MISSING = "-"
 MEAN = "mean of the tasks"
@@ -249,6 +250,12 @@ def _notes(results: Results) -> tuple[str, ...]:
         notes.append(
             f"{NOT_SIGNIFICANT} the difference from the method that it is compared with is not significant, or could "
             "not be tested; from one seed none is."
+        )
+    kinds = sorted({record.metrics.get("problem", "") for cell in cells for record in cell.finished} - {""})
+    if kinds:
+        notes.append(
+            f"{', '.join(kinds)}: the row of the majority class has the best constant answer, learnt from train, and "
+            f"tests are of a score of each row: {'; '.join(f'{PROBLEMS[kind].row_score}' for kind in kinds)}."
         )
     notes.append(
         f"{NO_BETTER} not significantly better than always saying the most frequent class of the test split; "

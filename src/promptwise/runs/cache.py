@@ -57,7 +57,17 @@ class InputCache:
 def data_settings(config: TrainConfig) -> dict[str, Any]:
     """The settings that say what the data is."""
     names = (
-        *("task", "task_spec", "data", "data_dir", "text_column", "text_pair_column", "label_column", "template"),
+        *(
+            "task",
+            "task_spec",
+            "data",
+            "data_dir",
+            "text_column",
+            "text_pair_column",
+            "label_column",
+            "template",
+            "problem",
+        ),
         *(
             "validation_fraction",
             "train_rows",

@@ -62,6 +62,7 @@ def load_data(config: TrainConfig) -> TaskData:
             text_pair_column=config.text_pair_column,
             label_column=config.label_column,
             template=config.template,
+            problem=config.problem,
         )
     if config.train_file is not None or config.validation_file is not None:
         data = with_files(data, config.train_file, config.validation_file)
@@ -91,6 +92,7 @@ def _stream(config: TrainConfig, spec: TaskSpec | str) -> TaskData:
         text_pair_column=config.text_pair_column,
         label_column=config.label_column,
         template=config.template,
+        problem=config.problem,
         rows=rows,
     )
 
@@ -193,13 +195,18 @@ class _AdapterRun(FolderRun[RunMetrics]):
         self.data = self.load(config)
 
         from promptwise.backbones.placement import prepare_backbone
-        from promptwise.models.parts import check_parts, knowledge_of
+        from promptwise.models.parts import check_head, check_parts, knowledge_of
         from promptwise.models.prompted import PromptedModel
-        from promptwise.training.fit import check_fit
+        from promptwise.tasks.problems import require_single
+        from promptwise.training.fit import check_fit, class_weights
 
         if self.baselines:
+            require_single(self.data.spec, "--baselines")
             check_baselines()
         check_parts(config.prompt_config())
+        check_head(config.prompt_config(), self.data.spec)
+        if config.class_weights != "none":
+            class_weights(config.fit_config(), self.data)
         check_fit(config)
         set_threads(config.threads)
         backbone = self.backbone or prepare_backbone(

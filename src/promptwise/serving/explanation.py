@@ -16,6 +16,7 @@ from promptwise.models.attribution import Attribution, attribute_logits
 from promptwise.serving.batch import Row, collated
 from promptwise.serving.head_kinds import scores
 from promptwise.serving.loading import AdapterLoader
+from promptwise.tasks.problems import require_single
 
 TOKENS_TOGETHER = 1024
 """The most tokens that run at once: an eighth of a batch of the server's, which waits for no more than these."""
@@ -35,6 +36,7 @@ def explain(loader: AdapterLoader, row: Row, steps: int, go_on: Callable[[], Non
         BackboneError: A score or a gradient is not finite.
     """
     backbone, adapter = loader.backbone, row.adapter
+    require_single(adapter.spec, "An explanation")
     batch = collated(backbone, [row])
 
     def logits(many: Instance, read: Instance) -> Tensor:

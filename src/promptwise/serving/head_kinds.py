@@ -18,7 +18,7 @@ from promptwise.errors import ConfigError
 from promptwise.heads.base import Head, take
 from promptwise.heads.classifier import ClassifierHead, pooled
 from promptwise.heads.cloze import ClozeHead, token_logits
-from promptwise.models.parts import head_options
+from promptwise.models.parts import check_head, head_options
 from promptwise.registry import HEADS
 from promptwise.tasks.spec import TaskSpec
 from promptwise.tasks.template import require_mask_last
@@ -32,6 +32,7 @@ def make_head(backbone: Backbone, spec: TaskSpec, config: PromptConfig) -> Head:
     Raises:
         ConfigError: The task or the backbone cannot serve it.
     """
+    check_head(config, spec)
     kind = HEADS.get(config.head)
     if kind.cloze and not backbone.has_lm_head:
         raise ConfigError("The cloze head needs a backbone that was loaded with lm_head=True.")
@@ -64,7 +65,7 @@ ReaderPart = tuple[Reader, list[int]]
 def scores(
     parts: Sequence[ReaderPart], backbone: Backbone, hidden: Tensor, mask: Tensor, mask_position: Tensor
 ) -> list[Tensor]:
-    """The logits ``[C]`` of each row, on the CPU; rows differ in ``C``.
+    """The logits ``[C]`` of each row, of words ``[T, C]``, on the CPU; rows differ in ``C``.
 
     Args:
         parts: Who reads which rows; together they read all.

@@ -28,6 +28,7 @@ from promptwise.serving.metrics import Metrics
 from promptwise.serving.page import read_page
 from promptwise.serving.pool import AdapterPool
 from promptwise.serving.queue import Answer, ClosedError, QueueFullError, RowQueue, TooManyRowsError
+from promptwise.tasks.predictions import LabelsPrediction
 from promptwise.tasks.template import Texts
 
 _log = logging.getLogger(__name__)
@@ -348,9 +349,14 @@ def _require_known(pool: AdapterPool, names: Sequence[str]) -> None:
 def _shown(pool: AdapterPool, answer: Answer, asked: Classify) -> dict[str, Any]:
     if isinstance(answer, PromptwiseError):
         return {"error": _public(pool, str(answer))}
+    if not answer.probabilities:
+        return answer.answer()
     ranked = sorted(answer.probabilities.items(), key=lambda item: -item[1])[: asked.top_k]
+    # Of several labels those that reach their thresholds; `labels` has all of them with their probabilities.
+    given = {"given": list(answer.labels)} if isinstance(answer, LabelsPrediction) else {}
     return {
         "label": answer.label,
+        **given,
         "labels": [
             {"label": label, "probability": probability}
             for label, probability in ranked

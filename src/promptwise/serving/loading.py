@@ -10,7 +10,7 @@ import json
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ from promptwise.models.adapter import (
     WEIGHTS_FILE,
     check_backbone,
     check_finite,
+    decoding_of,
     read_config,
-    temperature_of,
 )
 from promptwise.models.input_format import input_format_for
 from promptwise.models.parts import head_options
@@ -39,6 +39,7 @@ from promptwise.models.zero_shot import ZeroShotModel
 from promptwise.registry import HEADS
 from promptwise.serving.head_kinds import Reader, make_head
 from promptwise.serving.prompt_kinds import PromptKind, Prompts
+from promptwise.tasks.problems import Decoding, problem_of
 from promptwise.tasks.spec import TaskSpec
 from promptwise.tasks.template import InputFormat
 
@@ -79,7 +80,7 @@ class LoadedAdapter:
         reader: What reads its scores.
         bytes: The memory of its numbers.
         digest: sha256 of its weights; empty for a cloze question without any.
-        temperature: What its logits are divided by before they become probabilities.
+        decoding: What makes answers of its logits.
     """
 
     name: str
@@ -89,7 +90,12 @@ class LoadedAdapter:
     reader: Reader
     bytes: int
     digest: str
-    temperature: float = 1.0
+    decoding: Decoding = field(default_factory=Decoding)
+
+    @property
+    def temperature(self) -> float:
+        """What its logits are divided by before they become probabilities."""
+        return self.decoding.temperature
 
     @property
     def from_layer(self) -> int:
@@ -174,8 +180,8 @@ class AdapterLoader:
         reader = self._reader(head, spec, config, {k: v for k, v in tensors.items() if k.startswith(_HEAD)})
         numbers = sum(value.nbytes for value in (*prompts.tensors.values(), *reader.tensors.values()))
         size = numbers + kind.folded_bytes
-        form, temperature = self._format(spec, config, kind), temperature_of(described)
-        return LoadedAdapter(name, spec, form, prompts, reader, size, found, temperature)
+        form, decoding = self._format(spec, config, kind), decoding_of(described)
+        return LoadedAdapter(name, spec, form, prompts, reader, size, found, decoding)
 
     def _check_shapes(self, weights: Path, found: Shapes, kind: PromptKind, head: Head) -> None:
         of_head = {_HEAD + key: tuple(value.shape) for key, value in head.state_dict().items()}
@@ -222,7 +228,7 @@ class AdapterLoader:
     def _head(self, spec: TaskSpec, config: PromptConfig) -> Head:
         """The head of a task; those of classifiers are told apart by their size alone."""
         kind = HEADS.get(config.head)
-        about: object = len(spec.labels) if kind is ClassifierHead else id(spec)
+        about: object = problem_of(spec).outputs(spec.labels) if kind is ClassifierHead else id(spec)
         key = (config.head, repr(sorted(head_options(config).items())), about)
         if key not in self._heads:
             self._heads[key] = make_head(self.backbone, spec, config)

@@ -17,7 +17,7 @@ from promptwise.backbones.hub import DEFAULT_MODEL
 from promptwise.config import PromptConfig
 from promptwise.errors import BackboneError, ConfigError, PromptwiseError
 from promptwise.models.attribution import Attribution
-from promptwise.models.text_model import SORTED_BATCHES, Prediction, checked_texts, require_several
+from promptwise.models.text_model import SORTED_BATCHES, checked_texts, require_several
 from promptwise.models.zero_shot import ZeroShotModel
 from promptwise.serving.batch import Row, run
 from promptwise.serving.explanation import explain
@@ -25,9 +25,10 @@ from promptwise.serving.loading import AdapterLoader, LoadedAdapter
 from promptwise.serving.source import AdapterSource
 from promptwise.serving.store import AdapterStore, PoolMemory
 from promptwise.tasks.batching import chunks
+from promptwise.tasks.predictions import Prediction
+from promptwise.tasks.problems import problem_of
 from promptwise.tasks.spec import TaskSpec
 from promptwise.tasks.template import Features, Texts
-from promptwise.training.calibration import probabilities
 
 KEEP, KEEP_BYTES = 200, 2**30
 OnError = Literal["raise", "return"]
@@ -374,14 +375,19 @@ class AdapterPool:
             yield answer
 
     def _answer(self, row: Row, logits: Tensor) -> Prediction | PromptwiseError:
+        adapter = row.adapter
+        if problem_of(adapter.spec).per_token:
+            # Behind its own tokens stands padding.
+            logits = logits[: len(row.features["input_ids"])]
         if not bool(torch.isfinite(logits).all()):
             dtype = str(self.backbone.compute_dtype).removeprefix("torch.")
             return BackboneError(
                 f"The scores of the adapter {row.adapter.name!r} are not finite (NaN or infinite): "
                 f"{self.backbone.name} cannot compute them in {dtype}, or weights are broken. Try --dtype fp32."
             )
-        shares = probabilities(logits, row.adapter.temperature).tolist()
-        return Prediction.of(row.adapter.spec.labels, shares, int(logits.argmax()))
+        problem, labels = problem_of(adapter.spec), adapter.spec.labels
+        finished = problem.finished(logits.unsqueeze(0), adapter.decoding)
+        return problem.predictions(finished, [row.features], labels, adapter.decoding)[0]
 
 
 def _encoded(texts: Sequence[tuple[LoadedAdapter, Texts]]) -> list[Features]:

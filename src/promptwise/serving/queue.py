@@ -15,9 +15,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from promptwise.errors import BackboneError, ConfigError, PromptwiseError
-from promptwise.models.text_model import Prediction
 from promptwise.serving.batch import Row
 from promptwise.serving.pool import AdapterPool
+from promptwise.tasks.predictions import Prediction
 from promptwise.tasks.template import Texts
 
 Answer = Prediction | PromptwiseError

@@ -8,6 +8,7 @@ from typing import Any
 
 from promptwise.tasks.fields import parse_format
 from promptwise.tasks.metrics import METRICS
+from promptwise.tasks.problems import PROBLEMS, SINGLE
 
 _FORMATS = ("text", "text_pair", "group", "split_group")
 _TEMPLATE_FIELD = re.compile(r"\{([^{}]*)\}")
@@ -19,6 +20,8 @@ def spec_problems(data: Mapping[str, Any]) -> list[str]:
 
     Every value must have the right type.
     """
+    if data.get("problem", SINGLE) not in PROBLEMS:
+        return [f"problem is {data['problem']!r}; known: {', '.join(PROBLEMS)}"]
     return [
         *_name_problems(data),
         *_format_problems(data),
@@ -53,11 +56,8 @@ def _format_problems(data: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _label_problems(data: Mapping[str, Any]) -> Iterator[str]:
-    if "labels" not in data:
-        return
-    labels = data["labels"]
-    if len(labels) < 2:
-        yield f"labels needs at least 2 classes, found {len(labels)}"
+    yield from PROBLEMS[data.get("problem", SINGLE)].spec_problems(data)
+    labels = data.get("labels", ())
     repeated = sorted({label for label in labels if list(labels).count(label) > 1})
     if repeated:
         yield f"labels repeats {', '.join(map(repr, repeated))}"
@@ -127,6 +127,12 @@ def _metric_problems(data: Mapping[str, Any]) -> Iterator[str]:
             yield f"metrics has {name!r}; known: {', '.join(sorted(METRICS))}"
         elif metric.needs_groups and data.get("group") is None:
             yield f"metrics has {name!r}, which needs group"
+        elif data.get("problem", SINGLE) not in metric.problems:
+            own = [one.name for one in METRICS.values() if data.get("problem", SINGLE) in one.problems]
+            yield (
+                f"metrics has {name!r}, which is for {' and '.join(metric.problems)}; those of "
+                f"{data.get('problem', SINGLE)} are {', '.join(own)}"
+            )
         elif metric.two_classes and len(data.get("labels", ("", ""))) != 2:
             yield f"metrics has {name!r}, which needs 2 labels, found {len(data['labels'])}"
 

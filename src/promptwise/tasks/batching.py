@@ -11,17 +11,21 @@ import torch
 from torch import Tensor
 
 from promptwise.tasks.examples import Example
+from promptwise.tasks.problems import problem_of
+from promptwise.tasks.problems.tokens import IGNORED
 from promptwise.tasks.template import Features, InputFormat
 
 _T = TypeVar("_T")
 
 
 def encode_examples(input_format: InputFormat, examples: Sequence[Example]) -> list[Features]:
-    """Features of examples, with their labels."""
+    """Features of examples, with what is true of them as ``labels``."""
+    problem, names = problem_of(input_format.spec), input_format.spec.labels
     rows: list[Features] = []
     for batch in chunks(examples, 1024):
         encoded = input_format.encode([(example.text, example.text_pair) for example in batch])
-        rows.extend({**row, "labels": example.label} for row, example in zip(encoded, batch, strict=True))
+        for row, example in zip(encoded, batch, strict=True):
+            rows.append({**row, "labels": problem.target(example.label, names, row)})
     return rows
 
 
@@ -52,10 +56,12 @@ def collate(rows: Sequence[Features], pad_token_id: int) -> dict[str, Tensor]:
 
     Returns:
         ``input_ids``, ``attention_mask``, ``text_mask`` and, where the rows have them, ``token_type_ids``, all
-        ``[B, T]``; ``mask_position`` and ``labels`` ``[B]``.
+        ``[B, T]``; ``mask_position`` and ``labels`` ``[B]``, of several labels ``[B, C]`` and of words ``[B, T]``.
     """
     longest = max(len(row["input_ids"]) for row in rows)
     padding = {"input_ids": pad_token_id, "text_mask": False, "token_type_ids": 0}
+    if "word_starts" in rows[0]:
+        padding["labels"] = IGNORED
     batch = {
         key: torch.tensor([list(row[key]) + [value] * (longest - len(row[key])) for row in rows])
         for key, value in padding.items()
@@ -64,7 +70,7 @@ def collate(rows: Sequence[Features], pad_token_id: int) -> dict[str, Tensor]:
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])
     batch["attention_mask"] = (torch.arange(longest) < lengths.unsqueeze(1)).long()
     for key in ("mask_position", "labels"):
-        if key in rows[0]:
+        if key in rows[0] and key not in batch:
             batch[key] = torch.tensor([row[key] for row in rows])
     return batch
 

@@ -11,8 +11,10 @@ from typing import Any
 
 from promptwise.errors import ConfigError, DataError
 from promptwise.tasks._spec_checks import SPLITS
-from promptwise.tasks.examples import NUMBER, Example, examples_from_rows, label_name
+from promptwise.tasks.examples import Example, examples_from_rows, labels_of
 from promptwise.tasks.fields import column_field, missing_column
+from promptwise.tasks.labels import label_name
+from promptwise.tasks.problems import SINGLE, get_problem, problem_of, problem_of_rows
 from promptwise.tasks.readers import location, read_rows
 from promptwise.tasks.sources import Source, open_source
 from promptwise.tasks.spec import TaskSpec, load_spec
@@ -119,7 +121,7 @@ def load_from(
     if not source.has_validation and loaded["train"]:
         target = int(validation_fraction * len(loaded["train"]))
         loaded["train"], loaded["validation"] = hold_out(
-            loaded["train"], target, salt="validation", origin=source.origin
+            loaded["train"], target, salt="validation", origin=source.origin, problem=spec.problem
         )
     elif "validation" in splits:
         loaded["validation"] = hold(source.examples(spec, "validation"))
@@ -138,6 +140,7 @@ def task_from_file(
     name: str | None = None,
     template: str | None = None,
     label_words: Mapping[str, Sequence[str]] | None = None,
+    problem: str | None = None,
 ) -> TaskData:
     """Make a task of one labelled file: its labels are the classes, and its rows are split 80/10/10.
 
@@ -152,16 +155,25 @@ def task_from_file(
         name: Name of the task; by default that of the file.
         template: Cloze template; by default ``"{text} It is about {mask}."``.
         label_words: Words for each class; by default the class name, with spaces for underscores.
+        problem: What kind of problem it is; by default what the file shows, see
+            :func:`promptwise.tasks.problems.problem_of_rows`.
 
     Raises:
+        UnknownNameError: There is no such problem.
         ConfigError: Columns are not distinct, or template or label words do not fit.
         DataError: The file cannot be read, a column is missing, or there are fewer than 10 rows or 2 classes.
     """
     path = Path(path)
     columns = own_columns(text_column, label_column, text_pair_column)
     rows = list(read_rows(path))
-    names = {label_of_row(row, columns, location(path, number)) for number, row in rows}
-    check_size(path, len(rows), len(names), label_column)
+    for number, row in rows:
+        _check_columns(row, columns, location(path, number))
+    if problem is None:
+        problem = problem_of_rows([row[text_column] for _, row in rows], [row[label_column] for _, row in rows])
+    kind = get_problem(problem)
+    names = kind.names_in((row[label_column], location(path, number)) for number, row in rows)
+    if kind.has_classes:
+        check_size(path, len(rows), len(names), label_column)
     spec = spec_of_file(
         path,
         names,
@@ -171,8 +183,9 @@ def task_from_file(
         name=name,
         template=template,
         label_words=label_words,
+        problem=problem,
     )
-    return shared_out(spec, examples_from_rows(spec, rows, path), path)
+    return _checked(spec, examples_from_rows(spec, rows, path), path)
 
 
 def own_columns(text_column: str, label_column: str, text_pair_column: str | None) -> list[str]:
@@ -193,15 +206,19 @@ def label_of_row(row: Mapping[str, Any], columns: Sequence[str], where: str) -> 
     Raises:
         DataError: One of the columns is missing, or the label is none.
     """
+    _check_columns(row, columns, where)
+    return label_name(row[columns[1]], where)
+
+
+def _check_columns(row: Mapping[str, Any], columns: Sequence[str], where: str) -> None:
     for column in columns:
         if column not in row:
             raise missing_column(column, row, where)
-    return label_name(row[columns[1]], where)
 
 
 def spec_of_file(
     path: Path,
-    names: set[str],
+    labels: tuple[str, ...],
     *,
     text_column: str,
     label_column: str,
@@ -209,17 +226,19 @@ def spec_of_file(
     name: str | None = None,
     template: str | None = None,
     label_words: Mapping[str, Sequence[str]] | None = None,
+    problem: str = SINGLE,
 ) -> TaskSpec:
-    """The task of a person's own file, whose labels have these names; see :func:`task_from_file`."""
+    """The task of a person's own file, with these labels; see :func:`task_from_file`."""
     return TaskSpec(
         name=name or path.name.split(".")[0] or "task",
         description=f"Rows of {path.name}",
         text=column_field(text_column),
         text_pair=None if text_pair_column is None else column_field(text_pair_column),
         label=label_column,
-        labels=_sorted_labels(names),
+        labels=labels,
         template=template or "",
         label_words={label: tuple(words) for label, words in (label_words or {}).items()},
+        problem=problem,
     )
 
 
@@ -233,8 +252,12 @@ def load_file(spec: TaskSpec, path: Path) -> TaskData:
     Raises:
         DataError: The file cannot be read, does not fit the task, or has fewer than 10 rows or 2 classes.
     """
-    examples = examples_from_rows(spec, read_rows(path), path)
-    check_size(path, len(examples), len({example.label for example in examples}), spec.label)
+    return _checked(spec, examples_from_rows(spec, read_rows(path), path), path)
+
+
+def _checked(spec: TaskSpec, examples: list[Example], path: Path) -> TaskData:
+    """One file's examples in three splits, once there are enough of them."""
+    check_size(path, len(examples), problem_of(spec).answers_in(labels_of(examples)), spec.label)
     return shared_out(spec, examples, path)
 
 
@@ -254,15 +277,9 @@ def check_size(path: Path, rows: int, labels: int, column: str) -> None:
 def shared_out(spec: TaskSpec, examples: Sequence[Example], path: Path) -> TaskData:
     """One file's examples in three splits."""
     part = len(examples) // _FILE_PART
-    rest, test = hold_out(examples, part, salt="test", origin=str(path))
-    train, validation = hold_out(rest, part, salt="validation", origin=str(path))
+    rest, test = hold_out(examples, part, salt="test", origin=str(path), problem=spec.problem)
+    train, validation = hold_out(rest, part, salt="validation", origin=str(path), problem=spec.problem)
     return task_data(spec, {"train": train, "validation": validation, "test": test}, str(path))
-
-
-def _sorted_labels(names: set[str]) -> tuple[str, ...]:
-    if all(NUMBER.fullmatch(name) for name in names):
-        return tuple(sorted(names, key=lambda name: (float(name), name)))
-    return tuple(sorted(names))
 
 
 def check_arguments(validation_fraction: float, splits: Sequence[str] = SPLITS) -> None:
@@ -283,8 +300,12 @@ def check_arguments(validation_fraction: float, splits: Sequence[str] = SPLITS) 
 
 def _train(spec: TaskSpec, source: Source, hold: Callable[[Iterable[Example]], Sequence[Example]]) -> Sequence[Example]:
     examples = hold(source.examples(spec, "train"))
-    present = {example.label for example in examples}
-    if len(present) < 2:
+    if problem_of(spec).answers_in(labels_of(examples)) < 2 and spec.problem != SINGLE:
+        raise DataError(
+            f"{source.origin}: the {len(examples)} training examples of {spec.name!r} leave nothing to learn: their "
+            f"labels are all the same. A task of {spec.problem} needs at least 2 different ones."
+        )
+    if spec.problem == SINGLE and len(present := {example.label for example in examples}) < 2:
         only = spec.labels[min(present)] if present else "none"
         raise DataError(
             f"{source.origin}: the {len(examples)} training examples of {spec.name!r} are all of one "

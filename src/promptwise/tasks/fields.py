@@ -38,8 +38,8 @@ class Field:
     column: str
     keys: tuple[str, ...] = ()
 
-    def value(self, row: Mapping[str, Any], where: str) -> str:
-        """Return the field's value in ``row`` as text.
+    def value(self, row: Mapping[str, Any], where: str, words: bool = False) -> str:
+        """Return the field's value in ``row`` as text; with ``words`` it may be a list of words, which are joined.
 
         Raises:
             DataError: The column or a key is missing, or the value is no text or number.
@@ -51,6 +51,8 @@ class Field:
         for key in self.keys:
             value = _descend(value, key, name, where)
             name = f"{name}[{key}]"
+        if words and isinstance(value, list):
+            return _joined(value, name, where)
         return _as_text(value, name, where)
 
 
@@ -65,13 +67,15 @@ class RowFormat:
         """The columns that the format reads, each once, in order of appearance."""
         return tuple(dict.fromkeys(part.column for part in self.parts if isinstance(part, Field)))
 
-    def render(self, row: Mapping[str, Any], where: str) -> str:
+    def render(self, row: Mapping[str, Any], where: str, words: bool = False) -> str:
         """Return the text of ``row``; ``where`` (file and line) starts every error message.
+
+        With ``words`` a value may be a list of words.
 
         Raises:
             DataError: A column or key is missing, or a value is no text or number.
         """
-        return "".join(part if isinstance(part, str) else part.value(row, where) for part in self.parts)
+        return "".join(part if isinstance(part, str) else part.value(row, where, words) for part in self.parts)
 
 
 @lru_cache(maxsize=256)
@@ -142,6 +146,16 @@ def _descend(value: Any, key: str, name: str, where: str) -> Any:
         f"{where}: column {name} must hold an object with the key {key!r}, found {type(value).__name__} "
         f"{shorten(value)}. Nested columns need JSON lines or Parquet."
     )
+
+
+def _joined(value: list[Any], name: str, where: str) -> str:
+    """Words with spaces between them, by which they can be told apart again."""
+    words = [_as_text(word, f"{name}[{place}]", where) for place, word in enumerate(value)]
+    for place, word in enumerate(words):
+        if word.split() != [word]:
+            what = "is empty" if not word.strip() else f"holds a space ({shorten(word)})"
+            raise DataError(f"{where}: word {place + 1} of column {name} {what}. Words cannot; replace or remove it.")
+    return " ".join(words)
 
 
 def _as_text(value: Any, name: str, where: str) -> str:

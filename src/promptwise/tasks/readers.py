@@ -1,4 +1,4 @@
-"""Reading rows from data files, one at a time: JSON lines, CSV, TSV (each plain or gzipped) and Parquet."""
+"""Reading rows from data files, one at a time: JSON lines, CSV, TSV, CoNLL (each plain or gzipped) and Parquet."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ Row = tuple[int, dict[str, Any]]
 ROW_SUFFIXES = (
     *(".jsonl", ".jsonl.gz", ".json", ".json.gz"),
     *(".csv", ".csv.gz", ".tsv", ".tsv.gz"),
+    *(".conll", ".conll.gz", ".iob", ".iob.gz", ".iob2", ".iob2.gz", ".bio", ".bio.gz"),
     ".parquet",
 )
-"""The file name endings that `read_rows` takes; ``.json`` means JSON lines too."""
+"""The file name endings that `read_rows` takes; ``.json`` means JSON lines too, and the third line CoNLL's columns."""
 
 TEXT_SUFFIXES = (".txt", ".txt.gz")
 """The file name endings of plain text, one text a line."""
@@ -147,7 +148,11 @@ def _reader(path: Path) -> Callable[[Path], Iterator[Row]]:
             f"{path}: no reader for files named so. Supported endings: {', '.join(ROW_SUFFIXES)}. "
             "Rename or convert the file."
         )
-    kinds = {".json": _json_rows, ".jsonl": _json_rows, ".csv": _csv_rows, ".tsv": _csv_rows}
+    kinds = {
+        **dict.fromkeys((".json", ".jsonl"), _json_rows),
+        **dict.fromkeys((".csv", ".tsv"), _csv_rows),
+        **dict.fromkeys((".conll", ".iob", ".iob2", ".bio"), _conll_rows),
+    }
     return kinds.get(suffix.removesuffix(".gz"), _parquet_rows)
 
 
@@ -225,6 +230,42 @@ def _csv_row(cells: list[str], header: list[str], where: str) -> dict[str, Any]:
     # A short row leaves its last columns without a value, which is an error only if the task needs them.
     padded = [*cells, *[None] * (len(header) - len(cells))]
     return dict(zip(header, padded, strict=True))
+
+
+def _conll_rows(path: Path) -> Iterator[Row]:
+    """Sentences with an empty line between them, a word a line: the first column is the word, the last one its tag.
+
+    Columns are separated by spaces or tabs. The ``text`` of a row is the list of its words, and its ``label`` that of
+    its tags. Lines that start with ``-DOCSTART-`` and comments such as ``# id = 3`` are left out.
+    """
+    words: list[str] = []
+    tags: list[str] = []
+    start = columns = 0
+    empty = True
+    for number, line in read_lines(path):
+        cells = line.split()
+        if cells and (cells[0] == "-DOCSTART-" or (cells[0] == "#" and "=" in cells and not words)):
+            continue
+        if cells:
+            if len(cells) < 2 or (columns and len(cells) != columns):
+                wanted = f"{columns}, as the lines before" if columns else "a word and its tag"
+                raise DataError(
+                    f"{path}, line {number}: {len(cells)} column{'s' * (len(cells) != 1)} ({shorten(line.strip())}); "
+                    f"each line needs {wanted}. Separate sentences by empty lines."
+                )
+            columns = len(cells)
+            start = start or number
+            words.append(cells[0])
+            tags.append(cells[-1])
+        elif words:
+            empty = False
+            yield start, {"text": words, "label": tags}
+            words, tags, start = [], [], 0
+    if words:
+        empty = False
+        yield start, {"text": words, "label": tags}
+    if empty:
+        raise _empty(path)
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:

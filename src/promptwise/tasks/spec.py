@@ -14,6 +14,7 @@ from promptwise.errors import ConfigError, UnknownNameError
 from promptwise.reading import fitted, yaml_of
 from promptwise.tasks._spec_checks import spec_problems
 from promptwise.tasks.fields import parse_format
+from promptwise.tasks.problems import PROBLEMS, SINGLE
 
 _DEFAULT_TEMPLATE = "{text} It is about {mask}."
 _DEFAULT_PAIR_TEMPLATE = "{text} {text_pair} It is about {mask}."
@@ -38,20 +39,20 @@ class HubSource:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """A classification task, described by data alone. `promptwise.tasks.fields` describes the row formats.
+    """A task, described by data alone. `promptwise.tasks.fields` describes the row formats.
 
     Attributes:
         name: Name of the task.
         description: One line for lists and reports.
         text: Row format of the text.
         label: The label column.
-        labels: Class names; an integer label is an index into them.
+        labels: Class names; an integer label is an index into them. A regression has none.
         text_pair: Row format of a second text, or None.
         template: Cloze template with ``{text}``, ``{text_pair}`` where the task has one, and ``{mask}``, once
             each.
         label_words: The words that stand for each class in the cloze; by default the class names.
         hard_prompt: Words related to the type of the task, the paper's hard prompt.
-        metrics: Names of metrics; the first one selects checkpoints.
+        metrics: Names of metrics; the first one selects checkpoints. By default those that suit the problem.
         group: Row format of the id of the group a row belongs to, for grouped metrics (MultiRC: the
             question).
         split_group: Row format of the id of what stays on one side when a part of train is held out (MultiRC:
@@ -60,6 +61,8 @@ class TaskSpec:
         citation: Whom to cite.
         url: Home of the data.
         licence: Licence of the data.
+        problem: What kind of problem it is: ``single_label_classification``, ``multi_label_classification``,
+            ``regression`` or ``token_classification``; see :mod:`promptwise.tasks.problems`.
 
     Raises:
         ConfigError: A value is wrong; the message lists all that is.
@@ -69,20 +72,23 @@ class TaskSpec:
     description: str
     text: str
     label: str
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = ()
     text_pair: str | None = None
     template: str = ""
     label_words: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     hard_prompt: tuple[str, ...] = ()
-    metrics: tuple[str, ...] = ("accuracy",)
+    metrics: tuple[str, ...] = ()
     group: str | None = None
     split_group: str | None = None
     source: HubSource | None = None
     citation: str = ""
     url: str = ""
     licence: str = ""
+    problem: str = SINGLE
 
     def __post_init__(self) -> None:
+        if not self.metrics and self.problem in PROBLEMS:
+            object.__setattr__(self, "metrics", PROBLEMS[self.problem].usual_metrics(self.labels))
         if not self.template:
             pair = self.text_pair is not None
             object.__setattr__(self, "template", _DEFAULT_PAIR_TEMPLATE if pair else _DEFAULT_TEMPLATE)
@@ -99,7 +105,11 @@ class TaskSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as a dictionary that JSON can hold; ``from_dict`` of it is equal to the spec."""
-        return {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
+        values = {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
+        if self.problem == SINGLE:
+            # Files of earlier versions have no such key, and run ids are made of what this returns.
+            del values["problem"]
+        return values
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TaskSpec:

@@ -8,24 +8,31 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from promptwise.errors import DataError
-from promptwise.tasks.examples import Example
+from promptwise.tasks.examples import Example, labels_of
+from promptwise.tasks.problems import PROBLEMS, SINGLE
 
 
 def hold_out(
-    examples: Sequence[Example], target: int, *, salt: str, origin: str
+    examples: Sequence[Example],
+    target: int,
+    *,
+    salt: str,
+    origin: str,
+    problem: str = SINGLE,
 ) -> tuple[Sequence[Example], Sequence[Example]]:
     """Split examples into a rest and a held-out part, both in their original order.
 
     The held-out part has at most ``target`` examples, spread over the classes as in the whole, and at least
     one. What belongs together stays together: examples of one ``split_group``, or else of the same texts.
     Which ones are chosen depends on their content and ``salt`` alone, on no random generator. Every class
-    stays in the rest.
+    stays in the rest. Of problems other than a single label, classes are here the strata that the problem makes.
 
     Args:
         examples: What to split.
         target: The number of examples to hold out.
         salt: Makes two hold-outs of one list independent, for example the name of the split.
         origin: Where the examples are from, for messages.
+        problem: Of which kind the examples are.
 
     Raises:
         DataError: No part can be held out without emptying a class.
@@ -35,10 +42,11 @@ def hold_out(
         stored: tuple[Sequence[Example], Sequence[Example]] = elsewhere(target, salt=salt, origin=origin)
         return stored
     units = list(_together(examples, salt, texts_or_group).values())
-    counts = Counter(example.label for example in examples)
-    chosen = _fitting(units, examples, quotas(counts, max(1, target)))
+    strata = PROBLEMS[problem].strata(labels_of(examples))
+    counts = Counter(strata)
+    chosen = _fitting(units, strata, quotas(counts, max(1, target)))
     if not chosen:
-        chosen.update(_smallest_unit(units, examples, counts, salt, origin))
+        chosen.update(_smallest_unit(units, strata, counts, salt, origin))
     held = [example for index, example in enumerate(examples) if index in chosen]
     rest = [example for index, example in enumerate(examples) if index not in chosen]
     return rest, held
@@ -54,7 +62,7 @@ def content_hash(content: Sequence[str | None]) -> bytes:
     return hashlib.sha256(json.dumps(content).encode()).digest()
 
 
-def pick_across(examples: Sequence[Example], target: int, *, salt: str) -> list[Example]:
+def pick_across(examples: Sequence[Example], target: int, *, salt: str, problem: str = SINGLE) -> list[Example]:
     """About ``target`` examples of as many split groups as there can be, in their original order.
 
     What is judged together stays together: the examples of one ``group`` (answers to a question). Split groups
@@ -65,10 +73,11 @@ def pick_across(examples: Sequence[Example], target: int, *, salt: str) -> list[
         examples: Where to pick from.
         target: How many to pick.
         salt: As in :func:`hold_out`.
+        problem: As there.
     """
     units = units_across(examples, salt)
-    counts = Counter(example.label for example in examples)
-    chosen = _fitting(units, examples, quotas(counts, target)) or set(units[0])
+    strata = PROBLEMS[problem].strata(labels_of(examples))
+    chosen = _fitting(units, strata, quotas(Counter(strata), target)) or set(units[0])
     return [example for index, example in enumerate(examples) if index in chosen]
 
 
@@ -88,12 +97,12 @@ def units_across(examples: Sequence[Example], salt: str) -> list[list[int]]:
     return [units[place] for _, place in sorted(turns)]
 
 
-def _fitting(units: Sequence[Sequence[int]], examples: Sequence[Example], quota: Mapping[int, int]) -> set[int]:
+def _fitting(units: Sequence[Sequence[int]], strata: Sequence[int], quota: Mapping[int, int]) -> set[int]:
     """The examples of those units, taken in order, that overfill no class."""
     taken: Counter[int] = Counter()
     chosen: set[int] = set()
     for unit in units:
-        wanted = Counter(examples[index].label for index in unit)
+        wanted = Counter(strata[index] for index in unit)
         if all(taken[label] + wanted[label] <= quota[label] for label in wanted):
             taken += wanted
             chosen.update(unit)
@@ -122,14 +131,14 @@ def quotas(counts: Counter[int], target: int) -> dict[int, int]:
 
 
 def _smallest_unit(
-    units: list[list[int]], examples: Sequence[Example], counts: Counter[int], salt: str, origin: str
+    units: list[list[int]], strata: Sequence[int], counts: Counter[int], salt: str, origin: str
 ) -> list[int]:
     """Return the smallest unit that leaves every class in the rest; used where no unit fits the quotas."""
     for unit in sorted(units, key=len):
-        wanted = Counter(examples[index].label for index in unit)
+        wanted = Counter(strata[index] for index in unit)
         if all(wanted[label] < counts[label] for label in wanted):
             return unit
-    raise cannot_hold_out(origin, salt, len(examples), len(counts), len(units))
+    raise cannot_hold_out(origin, salt, len(strata), len(counts), len(units))
 
 
 def cannot_hold_out(origin: str, salt: str, rows: int, classes: int, units: int) -> DataError:

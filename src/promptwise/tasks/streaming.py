@@ -33,6 +33,8 @@ from promptwise.tasks.data import (
     spec_of_file,
 )
 from promptwise.tasks.examples import Example
+from promptwise.tasks.labels import sorted_names
+from promptwise.tasks.problems import SINGLE, problem_of_rows, require_single
 from promptwise.tasks.readers import location, parquet_files, read_rows, require_file
 from promptwise.tasks.sources import FolderSource, examples_of_files, open_source
 from promptwise.tasks.spec import TaskSpec, load_spec
@@ -41,6 +43,7 @@ from promptwise.tasks.subsets import with_rows
 
 FORMAT = 1
 _ABOUT = "task.json"
+_WHAT = "--stream"
 
 Hold = Callable[[Iterable[Example]], Sequence[Example]]
 
@@ -69,6 +72,7 @@ def stream_task(
         OutputError: The files cannot be written.
     """
     spec = load_spec(spec_or_name) if isinstance(spec_or_name, str) else spec_or_name
+    require_single(spec, _WHAT)
     check_arguments(validation_fraction)
     source = open_source(spec, data_dir, streaming=True)
     splits = [split for split in SPLITS if split != "validation" or source.has_validation]
@@ -91,6 +95,7 @@ def stream_file(
     label_column: str = "label",
     text_pair_column: str | None = None,
     template: str | None = None,
+    problem: str | None = None,
     rows: Mapping[str, int | None] | None = None,
 ) -> TaskData:
     """Load the task of a labelled file, or of a folder of Parquet files, with its examples in files.
@@ -106,6 +111,7 @@ def stream_file(
         label_column: See there.
         text_pair_column: See there.
         template: See there.
+        problem: See there; a single label is all that can be streamed.
         rows: How many rows of a split to keep; all without it.
 
     Raises:
@@ -115,11 +121,15 @@ def stream_file(
     """
     files = parquet_files(path) if path.is_dir() else [require_file(path)]
     columns = own_columns(text_column, label_column, text_pair_column)
+    if spec is not None:
+        require_single(spec, _WHAT)
+    if problem not in (None, SINGLE):
+        raise _not_single(path, str(problem))
 
     def load(hold: Hold) -> TaskData:
         known = spec or spec_of_file(
             path,
-            _labels(path, files, columns),
+            sorted_names(_labels(path, files, columns, problem)),
             text_column=text_column,
             label_column=label_column,
             text_pair_column=text_pair_column,
@@ -134,15 +144,26 @@ def stream_file(
     return _kept(folder, {"source": str(path), **about, **_settings(spec, rows), "files": _stamps(files)}, load, rows)
 
 
-def _labels(path: Path, files: Sequence[Path], columns: Sequence[str]) -> set[str]:
+def _labels(path: Path, files: Sequence[Path], columns: Sequence[str], problem: str | None) -> set[str]:
     """The class names in a person's own files."""
     names, count = set(), 0
     for file in files:
         for number, row in read_rows(file):
             names.add(label_of_row(row, columns, location(file, number)))
             count += 1
+    shown = problem_of_rows((), list(names)) if problem is None else problem
+    if shown != SINGLE:
+        raise _not_single(path, shown)
     check_size(path, count, len(names), columns[1])
     return names
+
+
+def _not_single(path: Path, problem: str) -> ConfigError:
+    """The error that says that the rows of a file cannot be streamed."""
+    return ConfigError(
+        f"{_WHAT} is for {SINGLE}, and {path} is a task of {problem}. Leave it out, or give --problem {SINGLE} if its "
+        "labels are classes."
+    )
 
 
 def _settings(spec: TaskSpec | None, rows: Mapping[str, int | None] | None) -> dict[str, Any]:

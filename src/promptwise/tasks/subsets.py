@@ -10,6 +10,7 @@ from promptwise.errors import ConfigError, DataError
 from promptwise.tasks._spec_checks import SPLITS
 from promptwise.tasks.data import TaskData, task_data
 from promptwise.tasks.examples import Example, examples_from_rows
+from promptwise.tasks.problems import require_single
 from promptwise.tasks.readers import read_rows
 from promptwise.tasks.splits import hold_out, pick_across, units_across
 
@@ -46,8 +47,8 @@ def _fewer(data: TaskData, split: str, rows: int) -> Sequence[Example]:
         return whole
     salt = f"{split} rows"
     if data.spec.split_group is not None or data.spec.group is not None:
-        return pick_across(whole, rows, salt=salt)
-    return hold_out(whole, len(whole) - rows, salt=salt, origin=data.origin)[0]
+        return pick_across(whole, rows, salt=salt, problem=data.spec.problem)
+    return hold_out(whole, len(whole) - rows, salt=salt, origin=data.origin, problem=data.spec.problem)[0]
 
 
 def with_shots(data: TaskData, shots: int, seed: int) -> TaskData:
@@ -58,7 +59,9 @@ def with_shots(data: TaskData, shots: int, seed: int) -> TaskData:
 
     Raises:
         DataError: A class has too few training rows.
+        ConfigError: Rows of the task have no single class each.
     """
+    require_single(data.spec, "--shots")
     sides: tuple[list[Example], ...] = ([], [])
     counts: tuple[Counter[int], ...] = (Counter(), Counter())
     side_of: dict[str | None, int] = {}

@@ -17,7 +17,10 @@ Texts = tuple[str, str | None]
 """The text of an input and, for tasks on pairs, its second text."""
 
 Features = dict[str, Any]
-"""``input_ids``, ``text_mask`` and, where they apply, ``token_type_ids``, ``mask_position`` and ``labels``."""
+"""``input_ids``, ``text_mask`` and, where they apply, ``token_type_ids``, ``mask_position`` and ``labels``.
+
+Where words have tags, ``words`` and ``word_starts``: the place of the first token of each, -1 where it was cut off.
+"""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class InputFormat:
         token_types: Whether to tell the texts of a pair apart by token types.
         max_tokens: The most tokens of an input, everything included; soft prompts are not counted.
         hard_prompt: Words that stand before every input; like template words they are not a text's own.
+        by_word: Whether features say where words start.
     """
 
     tokenizer: Any
@@ -41,13 +45,14 @@ class InputFormat:
     token_types: bool
     max_tokens: int
     hard_prompt: str = ""
+    by_word: bool = False
 
     @property
     def settings(self) -> tuple[object, ...]:
         """All that features depend on besides the tokenizer and the texts."""
         template = self.spec.template if self.cloze else ""
         paired = self.spec.text_pair is not None
-        return (template, paired, self.mask_token_id, self.token_types, self.max_tokens, self.hard_prompt)
+        return (template, paired, self.mask_token_id, self.token_types, self.max_tokens, self.hard_prompt, self.by_word)
 
     def fixed_tokens(self) -> int:
         """How many tokens an input has besides its texts."""
@@ -104,7 +109,7 @@ class InputFormat:
             max_length=self.max_tokens,
             return_special_tokens_mask=True,
             return_token_type_ids=self.token_types,
-            return_offsets_mapping=bool(self.hard_prompt),
+            return_offsets_mapping=bool(self.hard_prompt) or self.by_word,
             split_special_tokens=True,
         )
         for index, ids in enumerate(encoded["input_ids"]):
@@ -118,6 +123,11 @@ class InputFormat:
                 row["text_mask"] = [own and not word for own, word in zip(row["text_mask"], hard, strict=True)]
             if self.token_types:
                 row["token_type_ids"] = encoded["token_type_ids"][index]
+            if self.by_word:
+                first = len(self.hard_prompt)
+                spans = [(start - first, stop - first) for start, stop in encoded["offset_mapping"][index]]
+                row["words"] = batch[index][0].split()
+                row["word_starts"] = word_starts(batch[index][0], spans, row["text_mask"])
             yield row
 
     def _filled(self, batch: Sequence[Texts]) -> list[Features]:
@@ -176,6 +186,29 @@ class InputFormat:
             # Some tokenizers make a token of nothing; there is no field that it could belong to.
             found.append((list(ids), _fields(part, ends, offsets)) if part else ([], []))
         return found
+
+
+def word_starts(text: str, offsets: Sequence[tuple[int, int]], own: Sequence[bool]) -> list[int]:
+    """The place of the first token of each word of a text; -1 for one that has none.
+
+    Args:
+        text: Its words are what stands between spaces.
+        offsets: Where in the text each token starts and stops.
+        own: Which tokens are of the text.
+    """
+    word_of: list[int] = []
+    count = 0
+    for place, character in enumerate(text):
+        space = character.isspace()
+        count += not space and (place == 0 or text[place - 1].isspace())
+        word_of.append(-1 if space else count - 1)
+    starts = [-1] * count
+    for token, (start, stop) in enumerate(offsets):
+        # Some tokenizers count the space before a word to its first token.
+        word = next((word_of[place] for place in range(start, stop) if word_of[place] >= 0), -1) if own[token] else -1
+        if word >= 0 and starts[word] < 0:
+            starts[word] = token
+    return starts
 
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:

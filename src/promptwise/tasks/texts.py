@@ -8,6 +8,7 @@ from typing import TextIO
 
 from promptwise.errors import ConfigError, DataError
 from promptwise.tasks.fields import column_field, parse_format
+from promptwise.tasks.problems import problem_of
 from promptwise.tasks.readers import (
     ROW_SUFFIXES,
     TEXT_SUFFIXES,
@@ -65,18 +66,19 @@ def iter_texts(
         return _plain_texts(read_lines(require_file(source)), str(source), spec)
     if text_column is not None:
         pair = None if text_pair_column is None else column_field(text_pair_column)
-        return _row_texts(require_file(source), column_field(text_column), pair)
+        words = spec is not None and problem_of(spec).per_token
+        return _row_texts(require_file(source), column_field(text_column), pair, words)
     if spec is None:
         raise ConfigError(f"{source}: name the column that holds the text, or give a task.")
-    return _row_texts(require_file(source), spec.text, spec.text_pair)
+    return _row_texts(require_file(source), spec.text, spec.text_pair, problem_of(spec).per_token)
 
 
-def _row_texts(path: Path, text: str, text_pair: str | None) -> Iterator[TextPair]:
+def _row_texts(path: Path, text: str, text_pair: str | None, words: bool) -> Iterator[TextPair]:
     text_format = parse_format(text)
     pair_format = None if text_pair is None else parse_format(text_pair)
     for number, row in read_rows(path):
         where = location(path, number)
-        yield text_format.render(row, where), pair_format.render(row, where) if pair_format else None
+        yield text_format.render(row, where, words), pair_format.render(row, where) if pair_format else None
 
 
 def _plain_texts(lines: Iterable[tuple[int, str]], name: str, spec: TaskSpec | None) -> Iterator[TextPair]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -23,7 +22,9 @@ from promptwise.errors import ConfigError, DataError
 from promptwise.files import STATES_FOLDER
 from promptwise.tasks.batching import Reordered, by_length
 from promptwise.tasks.examples import group_numbers, labels_of
-from promptwise.tasks.metrics import compute, get_metric, majority_accuracy
+from promptwise.tasks.metrics import get_metric, majority_accuracy
+from promptwise.tasks.problems import problem_of
+from promptwise.tasks.problems.base import Label
 from promptwise.training.calibration import calibration_scores, fit_temperature, probabilities
 from promptwise.training.environment import versions
 from promptwise.training.epoch_scores import EpochScores
@@ -34,6 +35,7 @@ from promptwise.training.progress import ProgressBar
 from promptwise.training.run_metrics import (
     Calibration,
     CalibrationScores,
+    Constant,
     DataSummary,
     ParameterCounts,
     RunMetrics,
@@ -107,6 +109,7 @@ def fit(
             )
     kept = states_folder(model, Path(output_dir), states_cache)
     started = time.perf_counter()
+    model.decoding = model.problem.start(labels_of(data.train))
     train_rows = model.features(data.train)
     model.prepare(train_rows)
     trainer = _trainer_of(model, data, train_rows, config, Path(output_dir), progress)
@@ -125,7 +128,9 @@ def fit(
         round_to_half(model)
     bar = "scoring test" if progress and trainer.is_world_process_zero() else None
     held_out = model.logits(model.features(data.validation))
-    model.temperature = fit_temperature(held_out, labels_of(data.validation))
+    model.decoding = model.problem.fitted(held_out, labels_of(data.validation), model.decoding)
+    if model.problem.calibrated:
+        model.temperature = fit_temperature(held_out, labels_of(data.validation))
     tested = model.logits(model.features(data.test), progress=bar) if score_test else None
     return _measured(
         model,
@@ -240,25 +245,29 @@ def _measured(
         data: The task's splits.
         config: How it was trained.
         trainer: What trained it.
-        tested: Logits ``[N, C]`` of the test rows; ``None`` where test was not looked at.
+        tested: Logits of the test rows; ``None`` where test was not looked at.
         held_out: Those of the validation rows.
         seconds: How long it took.
     """
-    choices: list[int] = [] if tested is None else tested.argmax(-1).tolist()
-    labels = labels_of(data.test)
+    problem, labels = model.problem, labels_of(data.test)
+    choices: list[Label] = (
+        [] if tested is None else problem.decode(tested, model.features(data.test), data.spec.labels, model.decoding)
+    )
+    single = problem.calibrated
+    constant = None if single else _constant(data, tested is not None)
     return RunMetrics(
         task=data.spec.name,
         test={} if tested is None else score_choices(data.spec, data.test, choices),
-        test_choices=packed_choices(choices),
-        test_labels="" if tested is None else packed_choices(labels),
+        test_choices=packed_choices(choices) if single else "",
+        test_labels="" if tested is None or not single else packed_choices(labels),
+        test_scores=[] if tested is None or single else _row_scores(data, choices),
         test_groups=[] if tested is None else group_numbers(data.test),
         validation=best_validation(trainer, data.spec.metrics),
-        majority=majority_accuracy(labels),
-        calibration=Calibration(
-            model.temperature,
-            _before_and_after(held_out, labels_of(data.validation), model.temperature),
-            {} if tested is None else _before_and_after(tested, labels, model.temperature, bins=True),
-        ),
+        majority=majority_accuracy(labels) if constant is None else next(iter(constant.test.values()), 0.0),
+        constant=constant,
+        problem="" if single else problem.name,
+        thresholds=list(model.decoding.thresholds),
+        calibration=_calibration(model, data, tested, held_out) if single else None,
         seed=config.seed,
         steps=trainer.state.global_step,
         best_step=trainer.state.best_global_step,
@@ -282,6 +291,35 @@ def _measured(
     )
 
 
+def _row_scores(data: TaskData, answers: Sequence[Label]) -> list[float]:
+    """The score of each test row; six digits are more than any test of a difference needs."""
+    return [round(one, 6) for one in problem_of(data.spec).row_scores(answers, labels_of(data.test))]
+
+
+def _constant(data: TaskData, tested: bool) -> Constant:
+    """What the best answer that looks at no text is worth."""
+    problem, classes = problem_of(data.spec), len(data.spec.labels)
+    answers = {
+        split: problem.constant_answers(labels_of(data.train), labels_of(getattr(data, split)), classes)
+        for split in ("validation", "test")
+    }
+    return Constant(
+        problem.constant,
+        score_choices(data.spec, data.validation, answers["validation"]),
+        score_choices(data.spec, data.test, answers["test"]) if tested else {},
+        _row_scores(data, answers["test"]) if tested else [],
+    )
+
+
+def _calibration(model: PromptedModel, data: TaskData, tested: Tensor | None, held_out: Tensor) -> Calibration:
+    """What the temperature did to probabilities."""
+    return Calibration(
+        model.temperature,
+        _before_and_after(held_out, labels_of(data.validation), model.temperature),
+        {} if tested is None else _before_and_after(tested, labels_of(data.test), model.temperature, bins=True),
+    )
+
+
 def _before_and_after(
     logits: Tensor, labels: Sequence[int], temperature: float, bins: bool = False
 ) -> dict[str, CalibrationScores]:
@@ -294,12 +332,15 @@ def class_weights(config: FitConfig, data: TaskData) -> Tensor:
     """What a training row of each class counts ``[C]``, as ``--class-weights`` says.
 
     With ``balanced`` that is scikit-learn's rule over the classes that training has; the mean over its rows is 1, and
-    a class that it lacks counts 1 as well.
+    a class that it lacks counts 1 as well. Of several labels it is what a row with the label counts in the label's own
+    loss, and of words what a word counts.
+
+    Raises:
+        ConfigError: The task's problem has no classes.
     """
-    found = Counter(example.label for example in data.train)
-    counts = torch.tensor([found[label] for label in range(len(data.spec.labels))]).float()
-    balanced = counts.sum() / (int((counts > 0).sum()) * counts.clamp(min=1))
-    return torch.where(counts > 0, balanced, 1.0) if config.class_weights == "balanced" else torch.ones_like(counts)
+    if config.class_weights == "none":
+        return torch.ones(len(data.spec.labels))
+    return torch.tensor(problem_of(data.spec).class_weights(labels_of(data.train), len(data.spec.labels)))
 
 
 def round_to_half(model: PromptedModel) -> None:
@@ -367,18 +408,19 @@ def make_trainer(
     )
     rows = model.features(data.validation)
     order = by_length(rows)
-    group_of = [example.group for example in data.validation]
-    groups = [group_of[index] for index in order]
+    held_out = [data.validation[index] for index in order]
+    ordered, problem = Reordered(rows, order), model.problem
 
     def scores(prediction: EvalPrediction) -> dict[str, float]:
-        choices = prediction.predictions.argmax(-1).tolist()
-        return compute(data.spec.metrics, choices, prediction.label_ids.tolist(), groups, len(data.spec.labels))
+        logits = prediction.predictions
+        decoding = problem.fitted(logits, labels_of(held_out), model.decoding)
+        return score_choices(data.spec, held_out, problem.decode(logits, ordered, data.spec.labels, decoding))
 
     trainer = PromptTrainer(
         model=model,
         args=arguments,
         train_dataset=train_rows,
-        eval_dataset=Reordered(rows, order),
+        eval_dataset=ordered,
         data_collator=model.collate,
         compute_metrics=scores,
         callbacks=[ProgressBar({"loss": "loss", f"eval_{metric.name}": f"validation {metric.name}"})]

@@ -7,6 +7,9 @@ from typing import Any
 
 from promptwise.reading import fitted, listed
 
+_OTHER_PROBLEMS = ("test_scores", "constant", "problem", "thresholds")
+"""What runs of a single label do not have."""
+
 TEMPERATURES = (0.05, 20.0)
 """The least and the greatest temperature that logits are divided by."""
 
@@ -68,6 +71,23 @@ class Baseline:
 
 
 @dataclass(frozen=True)
+class Constant:
+    """The best answer that looks at no text, learnt from the training rows, of problems other than a single label.
+
+    Attributes:
+        answer: What it is, in words.
+        validation: Metrics on the validation split by name.
+        test: Metrics on the test split; empty where it was not looked at.
+        test_scores: The score of each test row.
+    """
+
+    answer: str
+    validation: dict[str, float]
+    test: dict[str, float]
+    test_scores: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class ReliabilityBins:
     """Rows by their confidence, in bins of equal width from 0 to 1: how many, their mean confidence and accuracy."""
 
@@ -119,7 +139,13 @@ class RunMetrics:
         test_labels: The true class of each, likewise.
         test_groups: The group of each, where the task has groups.
         validation: Metrics of the chosen checkpoint on the validation split.
-        majority: Accuracy on test of the class that is most frequent there.
+        test_scores: The score of each test row in place of these, of problems other than a single label; higher is
+            better.
+        majority: Accuracy on test of the class that is most frequent there; of other problems the first metric of the
+            constant answer.
+        constant: The constant answer; not for a single label.
+        problem: The kind of problem; empty for a single label.
+        thresholds: Of several labels the probability from which on each is given.
         calibration: How far probabilities can be trusted; runs of earlier versions have none.
         seed: The run's seed.
         steps: Optimizer steps.
@@ -142,8 +168,12 @@ class RunMetrics:
     test_choices: str = ""
     test_labels: str = ""
     test_groups: list[int] = field(default_factory=list)
+    test_scores: list[float] = field(default_factory=list)
     validation: dict[str, float]
     majority: float
+    constant: Constant | None = None
+    problem: str = ""
+    thresholds: list[float] = field(default_factory=list)
     calibration: Calibration | None = None
     seed: int
     steps: int = 0
@@ -162,7 +192,9 @@ class RunMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """The record as ``metrics.json`` holds it."""
-        return asdict(self)
+        values = asdict(self)
+        # Files of a single label stay as earlier versions wrote them.
+        return {key: value for key, value in values.items() if key not in _OTHER_PROBLEMS or value}
 
     @classmethod
     def from_dict(cls, values: Any) -> RunMetrics:

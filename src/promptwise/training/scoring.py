@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from promptwise.tasks.examples import Example, labels_of
-from promptwise.tasks.metrics import compute
+from promptwise.tasks.problems import problem_of
+from promptwise.tasks.problems.base import Label
 from promptwise.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
@@ -23,21 +24,24 @@ def score(
     progress: str | None = None,
 ) -> dict[str, float]:
     """The metrics of a task on examples, by name; ``progress`` is the title of a bar for long waits."""
-    return score_choices(spec, examples, choose(model, examples, batch_size, progress))
+    return score_choices(spec, examples, answers_of(model, examples, batch_size, progress))
 
 
-def choose(
+def answers_of(
     model: TextModel, examples: Sequence[Example], batch_size: int = 64, progress: str | None = None
-) -> list[int]:
-    """The class that a model predicts for each example."""
-    choices: list[int] = model.logits(model.features(examples), batch_size, progress).argmax(-1).tolist()
-    return choices
+) -> list[Label]:
+    """What a model answers to each example: the class, or what the task's problem has in its place."""
+    rows = model.features(examples)
+    answers: list[Label] = model.problem.decode(
+        model.logits(rows, batch_size, progress), rows, model.spec.labels, model.decoding
+    )
+    return answers
 
 
-def score_choices(spec: TaskSpec, examples: Sequence[Example], choices: Sequence[int]) -> dict[str, float]:
-    """The metrics of a task, by name, of predicted classes."""
+def score_choices(spec: TaskSpec, examples: Sequence[Example], answers: Sequence[Label]) -> dict[str, float]:
+    """The metrics of a task, by name, of answers."""
     groups = [example.group for example in examples]
-    return compute(spec.metrics, list(choices), labels_of(examples), groups, len(spec.labels))
+    return problem_of(spec).scores(spec.metrics, list(answers), labels_of(examples), spec.labels, groups)
 
 
 def packed_choices(choices: Sequence[int]) -> str:

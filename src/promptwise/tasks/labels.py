@@ -1,0 +1,60 @@
+"""What a label column holds: names of classes and indices of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from promptwise.errors import DataError
+from promptwise.tasks.fields import shorten
+
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+"""A class name that is a number."""
+
+
+def label_name(value: Any, where: str) -> str:
+    """Return a label value as the name of a class: texts without outer spaces, whole floats without ``.0``.
+
+    Raises:
+        DataError: The value is missing, empty, or neither text, number nor truth value.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # Parquet and pandas keep whole numbers as floats where a column has a gap.
+    if isinstance(value, str | bool | int | float) and (name := str(value).strip()):
+        return name
+    raise DataError(f"{where}: the label must be a text or a number, found {shorten(value)}. Label or remove the row.")
+
+
+def label_index(labels: Sequence[str], value: Any, where: str) -> int:
+    """Return the class index of a label value.
+
+    A class name comes first; then an index (a number, or its digits as text); then, for two classes, ``true``
+    and ``false`` as 1 and 0. Where class names are numbers themselves, a number is always a name.
+
+    Raises:
+        DataError: The value is none of these, or -1, by which SuperGLUE and GLUE mark hidden labels.
+    """
+    name = label_name(value, where)
+    if name in labels:
+        return labels.index(name)
+    if name == "-1":
+        raise DataError(
+            f"{where}: label -1 marks a hidden label, as in the test files of SuperGLUE and GLUE. "
+            "Use a split with labels, such as the validation file."
+        )
+    if len(labels) == 2 and name.lower() in ("false", "true"):
+        return int(name.lower() == "true")
+    names_are_numbers = any(NUMBER.fullmatch(label) for label in labels)
+    if not names_are_numbers and name.isdecimal() and name.isascii() and int(name) < len(labels):
+        return int(name)
+    allowed = ", ".join(map(repr, labels))
+    indices = "" if names_are_numbers else f", or an index from 0 to {len(labels) - 1}"
+    raise DataError(f"{where}: unknown label {shorten(value)}. Allowed: {allowed}{indices}.")
+
+
+def sorted_names(names: set[str]) -> tuple[str, ...]:
+    """Class names in order: by value where all are numbers."""
+    if all(NUMBER.fullmatch(name) for name in names):
+        return tuple(sorted(names, key=lambda name: (float(name), name)))
+    return tuple(sorted(names))
