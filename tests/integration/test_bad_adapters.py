@@ -154,7 +154,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "backbone is empty": {"backbone": {}},
     "prompt is a list": {"prompt": []},
     "prompt has an unknown key": {"prompt": {"nope": 1}},
-    "prompt has a wrong type": {"prompt": {"length": "many"}},
+    "prompt has a wrong type": {"prompt": {"strategy": "shared", "length": "many"}},
     "prompt has an unknown name": {"prompt": {"strategy": "nope"}},
     "task is missing": {"task": None},
     "task is empty": {"task": {}},
@@ -219,7 +219,7 @@ def test_metrics_keep_their_form(trained: Path) -> None:
         (CONFIG, {"tuned_parameters": None}, ["tuned_parameters must be a whole number", "None"]),
         (CONFIG, {"backbone": {"name": "x", "model_type": "bert"}}, ["backbone: fingerprint is missing"]),
         (CONFIG, {"prompt": {"lenght": 3}}, ["'lenght'", "'length'"]),
-        (CONFIG, {"prompt": {"length": 8.5}}, ["length", "8.5"]),
+        (CONFIG, {"prompt": {"strategy": "shared", "length": 8.5}}, ["length", "8.5"]),
     ],
     ids=str,
 )

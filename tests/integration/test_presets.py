@@ -22,7 +22,7 @@ from tests.tiny import SENTENCES
 
 PRESETS = {
     "paper/table-end-to-end": (14, 7),
-    "paper/few-shot": (7, 4),
+    "paper/few-shot": (9, 4),
     "paper/type-knowledge": (4, 3),
     "paper/sequence-utilization": (3, 2),
     "paper/prompt-length": (4, 2),

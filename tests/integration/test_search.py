@@ -28,7 +28,8 @@ EPOCHS = 2
 def search_flags(tickets: Path, tiny: Path, out: Path, *more: object) -> list[str]:
     """The flags of a small search."""
     flags = train_flags(tickets, tiny, out, "--epochs", EPOCHS)
-    del flags[flags.index("--length") : flags.index("--length") + 2]
+    for searched in ("--length", "--strategy"):
+        del flags[flags.index(searched) : flags.index(searched) + 2]
     return [str(flag) for flag in ("search", *flags[1:], *SPACE, "--trials", 3, *more)]
 
 

@@ -16,7 +16,8 @@ TASK = {"task": "topics13"}
 def test_a_space_reads_values_and_ranges() -> None:
     """Values are converted as those of flags are; a range of whole numbers has whole ends."""
     space = read_space(
-        TASK, ["lr=loguniform:1e-4:1e-1", "length=uniform:4:32", "--batch-size=8,16.0", "half=true,false"]
+        {**TASK, "strategy": "shared"},
+        ["lr=loguniform:1e-4:1e-1", "length=uniform:4:32", "--batch-size=8,16.0", "half=true,false"],
     )
     found = {one.name: one for one in space.dimensions}
     assert (found["lr"].low, found["lr"].high, found["lr"].log) == (1e-4, 1e-1, True)

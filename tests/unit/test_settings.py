@@ -55,10 +55,10 @@ IDLE: dict[str, tuple[dict[str, Any], str, str]] = {
 PRESETS = {
     "paper/case-study": (3, "22ea559acb14268b"),
     "paper/case-study full": (3, "7beb06e10ca40e49"),
-    "paper/few-shot": (84, "8ee349642515ce96"),
-    "paper/few-shot full": (140, "834bdcf51fcefa45"),
-    "paper/prompt-length": (84, "50e0d110ab848d4b"),
-    "paper/prompt-length full": (140, "f424e2ede1cafc76"),
+    "paper/few-shot": (108, "a7aa8276b6be7ade"),
+    "paper/few-shot full": (180, "16c3282a7d7ad3e7"),
+    "paper/prompt-length": (84, "8d80fe367fe96f44"),
+    "paper/prompt-length full": (140, "04bdfb6d616d7a23"),
     "paper/pt-v": (30, "71d82cbf271a2360"),
     "paper/pt-v full": (20, "1ab4d1032b2ab620"),
     "paper/sequence-utilization": (72, "69342ac73355a269"),
@@ -180,9 +180,9 @@ def test_a_file_of_an_earlier_version_is_read_without_what_changed_nothing() -> 
 def test_a_value_is_converted_by_one_rule(given: dict[str, Any], meant: Any) -> None:
     """In Python as in files: the setting holds a value of its own type."""
     (name,) = given
-    found = PromptConfig(**given).get(name)
+    found = PromptConfig(strategy="encoder", **given).get(name)
     assert (found, type(found)) == (meant, type(meant))
-    assert config_from_mapping(TrainConfig, {"task": "cb", **given}, "f").get(name) == meant
+    assert config_from_mapping(TrainConfig, {"task": "cb", "strategy": "encoder", **given}, "f").get(name) == meant
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_a_value_that_is_none_is_refused_with_its_flag(given: dict[str, Any]) ->
     """The message names the flag and the value."""
     ((name, value),) = given.items()
     with pytest.raises(ConfigError) as caught:
-        PromptConfig(**given)
+        PromptConfig(**{"strategy": "encoder", **given})
     assert f"--{name.replace('_', '-')} must be" in str(caught.value)
     assert repr(value) in str(caught.value)
 
@@ -220,8 +220,14 @@ def test_other_configurations_convert_too() -> None:
 
 def test_a_configuration_is_replaced_compared_and_sent() -> None:
     """The settings of the parts go with it, flat; another choice leaves those at default behind."""
-    config = TrainConfig(task="cb", encoder="cnn", layers="all", pooling="mean")
-    assert off_default(config) == {"task": "cb", "encoder": "cnn", "layers": "all", "pooling": "mean"}
+    config = TrainConfig(task="cb", strategy="encoder", encoder="cnn", layers="all", pooling="mean")
+    assert off_default(config) == {
+        "task": "cb",
+        "strategy": "encoder",
+        "encoder": "cnn",
+        "layers": "all",
+        "pooling": "mean",
+    }
     assert pickle.loads(pickle.dumps(config)) == config != replace(config, encoder="rnn")
     assert replace(config, encoder="rnn").parts == {**config.parts, "encoder": "rnn"}
     assert config.encoder == config.get("encoder") == values_of(config)["encoder"] == "cnn"

@@ -161,7 +161,7 @@ class FitConfig:
     lr: float | None = setting(
         None,
         "Peak learning rate; a strategy may take a fixed share of it. By default what was found for the strategy and "
-        "base: 0.01 or 0.03, 1e-3 with --tune lora and 5e-5 with --tune-backbone.",
+        "base: 3e-3 to 3e-2, 3e-3 with --tune lora and 5e-5 with --tune-backbone.",
         minimum=0,
     )
     batch_size: int = setting(32, "Inputs per step and process.", minimum=1)

@@ -83,7 +83,8 @@ def export(
         The scores; none without ``scored``.
 
     Raises:
-        ConfigError: A package is missing, the task has not a single label, or the model has a part that cannot be exported.
+        ConfigError: A package is missing, the task is not of a single label, or the model has a part that cannot be
+            exported.
         OutputError: A folder is there already, or cannot be written.
         BackboneError: There is no such graph, or it gives other numbers than the model. Nothing is left behind.
     """
