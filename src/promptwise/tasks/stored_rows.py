@@ -24,8 +24,9 @@ from promptwise.tasks.stored_splits import held_out
 
 _BATCH_ROWS = 16_384
 _BATCH_CHARACTERS = 2**22
-_ROWS_AT_HAND = 1024
-"""After so many rows in any order, their pages are given back: at most 64 KiB a row."""
+_ROWS_AT_HAND = 128
+"""After so many rows in any order, their pages are given back. Linux maps 64 KiB around a page that is asked for, so a
+row takes up to 64 KiB for each of its columns."""
 
 _SCHEMA = pa.schema(
     [

@@ -44,10 +44,10 @@ class StoredTokens(Sequence[Features]):
         # Views of the map, which copy nothing.
         self._views = [{name: _view(batch.column(name)) for name in batch.schema.names} for batch in self._file.batches]
         self._ends = [batch.column("input_ids").offsets.to_numpy() for batch in self._file.batches]
-        self.lengths: np.ndarray[Any, Any] = np.concatenate(
-            [np.zeros(0, np.int32), *(np.diff(ends) for ends in self._ends)]
-        )
-        self._file.give_back()
+        self.lengths: np.ndarray[Any, Any] = np.zeros(len(self), np.int32)
+        for ends, start in zip(self._ends, self._file.starts, strict=True):
+            self.lengths[start : start + len(ends) - 1] = np.diff(ends)
+            self._file.give_back()
 
     def __len__(self) -> int:
         return self._file.rows
