@@ -16,8 +16,8 @@ from promptwise.experiments.spec import chosen_settings
 @pytest.mark.parametrize(
     ("said", "base", "strategy"),
     [
-        ({}, "hidden", "context-bias"),
-        ({"base": "hidden"}, "hidden", "context-bias"),
+        ({}, "hidden", "token-bias"),
+        ({"base": "hidden"}, "hidden", "token-bias"),
         ({"base": "prompt"}, "prompt", "encoder"),
         ({"base": "prefix"}, "prefix", "encoder"),
         ({"strategy": "encoder"}, "prefix", "encoder"),
@@ -42,7 +42,7 @@ def test_what_is_off_its_default_gives_the_configuration_again(base: str, strate
 
 def test_a_setting_of_another_strategy_says_that_none_was_named() -> None:
     """Somebody who names no strategy learns which one they have, and which ones take the setting."""
-    with pytest.raises(ConfigError, match=r"--strategy context-bias, the default; .* add --strategy encoder"):
+    with pytest.raises(ConfigError, match=r"--strategy token-bias, the default; .* add --strategy encoder"):
         TrainConfig(task="sst2", encoder="cnn")
 
 
@@ -54,7 +54,7 @@ def test_defaults_that_changed_rename_no_run() -> None:
     assert chosen_settings(new) == {
         "task": "sst2",
         "base": "hidden",
-        "strategy": "context-bias",
+        "strategy": "token-bias",
         "epochs": 10.0,
         "lr": new.lr,
     }

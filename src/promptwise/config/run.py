@@ -36,7 +36,7 @@ class PromptConfig:
         choices="INJECTORS",
     )
     strategy: str = setting(
-        "context-bias",
+        "token-bias",
         "How the prompt of an input is made; encoder beside --base prompt or prefix.",
         choices="STRATEGIES",
     )

@@ -60,7 +60,7 @@ FOUND = {
     ("hidden", "idpg"): 1e-2,
     ("hidden", "mixture"): 1e-2,
     ("hidden", "topic"): 1e-2,
-    ("hidden", "token-bias"): 1e-2,
+    ("hidden", "token-bias"): 6e-3,
     ("hidden", "context-bias"): 3e-3,
 }
 """By base and :attr:`~promptwise.config.PromptConfig.method`."""

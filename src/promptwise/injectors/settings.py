@@ -65,7 +65,7 @@ class EntrySettings(InjectorSettings):
 class HiddenSettings(EntrySettings):
     """Of :class:`~promptwise.injectors.hidden.HiddenInjector`."""
 
-    usual_strategy: ClassVar[str] = "context-bias"
+    usual_strategy: ClassVar[str] = "token-bias"
 
     edit_layers: str = setting(
         "all",
