@@ -156,7 +156,8 @@ def strategies_with(setting: str) -> set[str]:
 def test_the_matrix_is_complete() -> None:
     """The matrix names all that is registered, and has the number of cells that this makes."""
     assert set(INJECTORS.names()) == set(BASE_NAMES)
-    assert set(HEADS.names()) == set(HEAD_NAMES)
+    # The head that scores each word has tests of its own, as its scores have another shape.
+    assert set(HEADS.names()) - {"tokens"} == set(HEAD_NAMES)
     # Without a prompt there is nothing here to move or to depend on the text; it has tests of its own.
     assert set(STRATEGIES.names()) - {"none"} == {options["strategy"] for options in EVERY.values()}
     assert set(ENCODERS.names()) == {options["encoder"] for options in VARIANTS.values() if "encoder" in options}

@@ -373,7 +373,7 @@ def test_adapters_that_are_no_prompts_are_refused(tiny_folder: Folder, tmp_path:
         PromptedModel.from_peft(tmp_path / "gpt2")
     with pytest.raises(AdapterError, match=r"3 classes apart, and .* has 13"):
         PromptedModel.from_peft(tmp_path / "gpt2", task="topics13")
-    PromptedModel.from_backbone(str(bert), task=SPEC, length=2).save_pretrained(tmp_path / "own")
+    PromptedModel.from_backbone(str(bert), task=SPEC).save_pretrained(tmp_path / "own")
     with pytest.raises(AdapterError, match=r"use PromptedModel\.from_pretrained"):
         PromptedModel.from_peft(tmp_path / "own")
     with pytest.raises(AdapterError, match="is missing"):

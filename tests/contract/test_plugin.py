@@ -252,11 +252,11 @@ def test_settings_of_a_plugin_on_the_command_line(
 def test_a_network_brings_settings_of_its_own(tiny_folder: TinyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """The settings of the network that a strategy names are settings of the model."""
     monkeypatch.setattr(ENCODERS, "_targets", {**ENCODERS._targets, "wide": Entry(f"{__name__}:WideNetwork")})
-    model = make_model(load(tiny_folder("bert"), lm_head=False), encoder="wide", hidden=7)
+    model = make_model(load(tiny_folder("bert"), lm_head=False), strategy="encoder", encoder="wide", hidden=7)
     assert model.strategy.network.features == 7
     assert model.logits(model.features(EXAMPLES)).shape == (len(EXAMPLES), 3)
     with pytest.raises(ConfigError, match="'hidden'"):
-        PromptConfig(encoder="cnn", hidden=7)
+        PromptConfig(strategy="encoder", encoder="cnn", hidden=7)
 
 
 def test_collision_is_refused(distribution: Distribution) -> None:

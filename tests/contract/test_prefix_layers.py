@@ -12,7 +12,7 @@ from tests.contract.common import EXAMPLES, K, TinyFolder, load, make_model, mak
 def test_first_is_layer_nought(tiny_folder: TinyFolder) -> None:
     """``first`` and ``0`` are the same model, and what is added to another layer gives other scores."""
     backbone = load(tiny_folder("bert"), lm_head=False)
-    first, nought, second = (make_model(backbone, layers=layers) for layers in ("first", "0", "1"))
+    first, nought, second = (make_model(backbone, strategy="encoder", layers=layers) for layers in ("first", "0", "1"))
     rows = first.features(EXAMPLES)
     assert torch.equal(first.logits(rows), nought.logits(rows))
     assert first.strategy.shape == second.strategy.shape
@@ -22,14 +22,14 @@ def test_first_is_layer_nought(tiny_folder: TinyFolder) -> None:
 def test_each_layer_gets_its_own_part_of_the_vectors(tiny_folder: TinyFolder) -> None:
     """``all`` whose vectors are zero but for one layer's part is the model of that layer alone."""
     backbone = load(tiny_folder("bert"), lm_head=False)
-    every = make_model(backbone, layers="all")
-    layers, width = every.injector.layers, make_model(backbone).strategy.shape.width
+    every = make_model(backbone, strategy="encoder", layers="all")
+    layers, width = every.injector.layers, make_model(backbone, strategy="encoder").strategy.shape.width
     assert layers >= 2
     assert every.strategy.shape.width == layers * width
     rows = every.features(EXAMPLES)
     scores = []
     for layer in range(layers):
-        one = make_model(backbone, layers=str(layer))
+        one = make_model(backbone, strategy="encoder", layers=str(layer))
         state, part = {**one.state_dict()}, slice(layer * width, (layer + 1) * width)
         for key, rows_first in (("strategy.output.weight", True), ("strategy.bias", False)):
             wide = torch.zeros_like(every.state_dict()[key])
@@ -58,9 +58,9 @@ def test_a_short_text_leaves_the_slots_of_all_layers_shared(tiny_folder: TinyFol
 def test_a_layer_that_does_not_exist_is_refused(tiny_folder: TinyFolder) -> None:
     """The message has the number of layers."""
     backbone = load(tiny_folder("bert"), lm_head=False)
-    count = make_model(backbone).injector.layers
+    count = make_model(backbone, strategy="encoder").injector.layers
     with pytest.raises(ConfigError, match=rf"--layers 0,{count}: .* {count} layers, numbered from 0 to {count - 1}"):
-        make_model(backbone, layers=[count, 0])
+        make_model(backbone, strategy="encoder", layers=[count, 0])
 
 
 @pytest.mark.parametrize("base", ["prompt", "prefix"])
@@ -74,7 +74,7 @@ def test_the_constants_of_the_paper_are_settings(tiny_folder: TinyFolder, base: 
     assert ranked.strategy.output.weight.shape[1] == 3
     assert ranked.strategy.codes.weight.shape[0] == 3 * K
     if base == "prefix":
-        still, moved = (make_model(backbone, instance_scale=scale) for scale in (0, 1))
+        still, moved = (make_model(backbone, strategy="encoder", instance_scale=scale) for scale in (0, 1))
         rows = still.features(EXAMPLES)
         before = {model: model.logits(rows) for model in (still, moved)}
         for model in before:

@@ -88,11 +88,11 @@ def test_a_table_has_rows_for_what_is_read(backbone: Backbone) -> None:
 def test_a_share_is_of_the_maximum_length() -> None:
     """The paper's columns: with a maximum length of 384 these rates are these numbers of tokens."""
     rates = {0.002: 1, 0.013: 5, 0.03: 12, 0.05: 19, 0.1: 38, 0.21: 81, 0.26: 100, 0.3: 115}
-    assert {rate: PromptConfig(read_tokens=rate, max_length=384).reading for rate in rates} == rates
-    assert PromptConfig(read_tokens=20).reading == 20
+    assert {rate: PromptConfig(strategy="encoder", read_tokens=rate, max_length=384).reading for rate in rates} == rates
+    assert PromptConfig(strategy="encoder", read_tokens=20).reading == 20
     assert PromptConfig().reading is None
     with pytest.raises(ConfigError, match="--read-tokens is 0"):
-        PromptConfig(read_tokens=0)
+        PromptConfig(strategy="encoder", read_tokens=0)
 
 
 def test_a_prompt_that_reads_no_text_has_nothing_to_read(tiny_folder: TinyFolder) -> None:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -345,6 +345,9 @@ def test_two_jobs_give_the_same_records(finished_grid: tuple[Path, str], make_sp
 
 class Here(Workers):
     """Does work at once in this process, which alone sees what fsspec keeps in memory."""
+
+    def check(self, folder: Path | str, places: Sequence[str] = ()) -> None:
+        """It sees what it sees."""
 
     def start(self, key: str, work: Any, *arguments: Any) -> None:
         """See ``Workers.start``."""

@@ -398,7 +398,7 @@ def test_an_encoder_without_a_head_is_read_once(headless_tiny: Path, folder: Pat
     """It is the same as one that is asked for without."""
     read: list[str] = []
 
-    def locate(name: str) -> Path:
+    def locate(name: str, revision: str | None = None) -> Path:
         read.append(name)
         return Path(name)
 

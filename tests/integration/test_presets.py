@@ -316,7 +316,7 @@ def test_ids_know_what_files_hold_and_not_where_they_lie(tmp_path: Path) -> None
 def test_the_usual_rate_has_the_id_of_that_rate(spec: dict[str, Any], tmp_path: Path) -> None:
     """Leaving the learning rate out or writing the usual one is the same run, and another rate is another run."""
     ids = []
-    for more in ({}, {"lr": 1e-2}, {"threads": 1, "compile": False}, {"lr": 2e-2}, {"gradient_checkpointing": True}):
+    for more in ({}, {"lr": 3e-2}, {"threads": 1, "compile": False}, {"lr": 2e-2}, {"gradient_checkpointing": True}):
         methods = {"m": {"base": "prefix", "strategy": "shared", **more}}
         run = Plan(experiment_from({**spec, "pretrain": {}, "methods": methods}, "x"), {}).next_run([])
         assert run is not None

@@ -69,7 +69,7 @@ def test_what_is_pushed_comes_back_bit_by_bit(hub: FakeHub, trained: Path, tmp_p
 
 def test_an_adapter_is_pushed_again_and_loaded_at_a_commit(hub: FakeHub, tiny: Path) -> None:
     """A second push makes a second commit in the same repository, and either can be loaded."""
-    model = PromptedModel.from_backbone(str(tiny), task="topics13", length=2, dtype="fp32")
+    model = PromptedModel.from_backbone(str(tiny), task="topics13", dtype="fp32")
     first = model.push_to_hub("team/topics").rpartition("/")[2]
     before = model.predict(TEXTS)
     model.temperature = 3.0
@@ -103,7 +103,7 @@ def test_a_refusal_of_the_hub_is_an_error(
     hub: FakeHub, tiny: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     """Without the right to write nothing is written, and the client's own error says so."""
-    model = PromptedModel.from_backbone(str(tiny), task="topics13", length=2)
+    model = PromptedModel.from_backbone(str(tiny), task="topics13")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong" if wrong == "token" else TOKEN)
     with pytest.raises(Exception, match=r"401|team/a/b"):
         model.push_to_hub("team/topics" if wrong == "token" else "team/a/b")
@@ -175,7 +175,7 @@ def test_an_adapter_goes_on_with_its_commit(
 ) -> None:
     """The main branch moves on, and the adapter is loaded with the commit that it was trained on, also offline."""
     old, _ = models_on_hub
-    model = PromptedModel.from_backbone("org/encoder", task="topics13", revision=old, length=2, dtype="fp32")
+    model = PromptedModel.from_backbone("org/encoder", task="topics13", revision=old, dtype="fp32")
     model.save_pretrained(tmp_path / "pool" / "topics")
     assert read_config(tmp_path / "pool" / "topics")["backbone"]["revision"] == old
     expected = model.predict(TEXTS)
@@ -211,12 +211,12 @@ def test_a_revision_of_what_has_none(hub: FakeHub, tiny: Path, tickets: Path, tm
         load_backbone(DEFAULT_MODEL, revision="main")
     loaded = load_backbone(str(tiny))
     with pytest.raises(ConfigError, match=r"of revision None, and main"):
-        PromptedModel.from_backbone(loaded, task="topics13", length=2, revision="main")
+        PromptedModel.from_backbone(loaded, task="topics13", revision="main")
 
 
 def test_a_recorded_revision_must_be_a_commit(hub: FakeHub, tiny: Path, tmp_path: Path) -> None:
     """A file that names a path as a commit is refused before anything is looked for."""
-    model = PromptedModel.from_backbone(str(tiny), task="topics13", length=2)
+    model = PromptedModel.from_backbone(str(tiny), task="topics13")
     (tmp_path / "adapter").mkdir()
     config = save_adapter(model, tmp_path / "adapter")
     config["backbone"]["revision"] = "../../main"

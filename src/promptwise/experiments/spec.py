@@ -118,6 +118,6 @@ def chosen_settings(config: TrainConfig) -> dict[str, Any]:
     """
     settings = settings_of(config)
     chosen = {*off_default(config), *FIRST_DEFAULTS} - {
-        key for key, default in FIRST_DEFAULTS.items() if settings[key] == default
+        key for key, default in FIRST_DEFAULTS.items() if settings.get(key) == default
     }
     return {key: value for key, value in settings.items() if key in chosen and key not in config.data_places}
