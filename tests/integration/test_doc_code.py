@@ -57,7 +57,11 @@ def shown(tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_jsonl(tmp_path / "new_tickets.jsonl", [{"body": "Why am I billed twice?"}])
     write_csv(tmp_path / "later_tickets.csv", [{"body": "The update broke the scanner.", "team": "technical"}])
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loading, "locate", lambda name: small if name == DEFAULT_MODEL else locate(name))
+    monkeypatch.setattr(
+        loading,
+        "locate",
+        lambda name, revision=None: small if name == DEFAULT_MODEL else locate(name, revision),
+    )
     return tmp_path
 
 
