@@ -58,7 +58,9 @@ def shown(tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_csv(tmp_path / "later_tickets.csv", [{"body": "The update broke the scanner.", "team": "technical"}])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        loading, "locate", lambda name, revision=None: small if name == DEFAULT_MODEL else locate(name, revision)
+        loading,
+        "locate",
+        lambda name, revision=None: small if name == DEFAULT_MODEL else locate(name, revision),
     )
     return tmp_path
 
