@@ -15,6 +15,7 @@ import pytest
 
 from promptwise.cli.adapter_use import write_predictions
 from promptwise.models.text_model import Prediction
+from promptwise.tasks.spec import TaskSpec
 from tests.integration.command import fails, ok
 
 PROGRAM = f"{sys.executable} -m promptwise"
@@ -95,7 +96,8 @@ def test_predictions_are_utf8_whatever_the_terminal(form: str, monkeypatch: pyte
     """Data is written as files are: programs that read it expect UTF-8."""
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
-    write_predictions([Prediction("böse", {"böse": 0.75, "gut": 0.25})], ["böse", "gut"], form, None)
+    spec = TaskSpec(name="x", description="", text="{text}", label="label", labels=("böse", "gut"))
+    write_predictions([Prediction("böse", {"böse": 0.75, "gut": 0.25})], spec, form, None)
     assert "böse" in written.getvalue().decode("utf-8")
 
 
