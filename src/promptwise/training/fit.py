@@ -131,13 +131,15 @@ def fit(
     model.decoding = model.problem.fitted(held_out, labels_of(data.validation), model.decoding)
     if model.problem.calibrated:
         model.temperature = fit_temperature(held_out, labels_of(data.validation))
-    tested = model.logits(model.features(data.test), progress=bar) if score_test else None
+    test_rows = model.features(data.test) if score_test else []
+    tested = model.logits(test_rows, progress=bar) if score_test else None
     return _measured(
         model,
         data,
         config,
         trainer,
         tested,
+        test_rows,
         held_out,
         RunTime(train_s=train_seconds, total_s=time.perf_counter() - started, resumed=checkpoint is not None),
     )
@@ -235,6 +237,7 @@ def _measured(
     config: FitConfig,
     trainer: PromptTrainer,
     tested: Tensor | None,
+    test_rows: Sequence[Any],
     held_out: Tensor,
     seconds: RunTime,
 ) -> RunMetrics:
@@ -246,13 +249,12 @@ def _measured(
         config: How it was trained.
         trainer: What trained it.
         tested: Logits of the test rows; ``None`` where test was not looked at.
+        test_rows: Features of those rows.
         held_out: Those of the validation rows.
         seconds: How long it took.
     """
     problem, labels = model.problem, labels_of(data.test)
-    choices: list[Label] = (
-        [] if tested is None else problem.decode(tested, model.features(data.test), data.spec.labels, model.decoding)
-    )
+    choices: list[Label] = [] if tested is None else problem.decode(tested, test_rows, data.spec.labels, model.decoding)
     single = problem.calibrated
     constant = None if single else _constant(data, tested is not None)
     return RunMetrics(
