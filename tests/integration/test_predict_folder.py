@@ -27,6 +27,7 @@ def rows(tmp_path: Path) -> Path:
         parquet.write_table(pa.Table.from_pylist(texts), folder / name)
     (folder / "_temporary").mkdir()
     (folder / "_temporary" / "x.parquet").write_bytes(b"half")
+    parquet.write_table(pa.table({"body": pa.array([], pa.string())}), folder / "empty.parquet")
     (folder / "README.md").write_text("rows")
     return folder
 

@@ -59,16 +59,31 @@ def _unit(path: Path | str) -> str:
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """The Parquet files of a folder and of those in it, in the order of their paths; hidden ones are left out.
+    """The Parquet files of a folder and of those in it, in the order of their paths.
+
+    Hidden ones, those in folders whose name begins with ``_``, and those without a row, which engines that write in
+    parallel leave, are left out.
 
     Raises:
         DataError: There is none.
     """
     found = [path for path in sorted(folder.rglob("*")) if path.name.lower().endswith(".parquet") and path.is_file()]
     files = [path for path in found if not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)]
+    files = [path for path in files if not _has_no_row(path)]
     if not files:
-        raise DataError(f"{folder} holds no Parquet files (*.parquet). Name another folder, or a file.")
+        raise DataError(f"{folder} holds no Parquet files (*.parquet) with rows. Name another folder, or a file.")
     return files
+
+
+def _has_no_row(path: Path) -> bool:
+    """Whether a Parquet file is whole and empty; what is wrong with another one its reader says."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return bool(parquet.read_metadata(path).num_rows == 0)
+    except (pyarrow.ArrowException, OSError):
+        return False
 
 
 def suffix_of(path: Path, suffixes: Iterable[str]) -> str | None:
