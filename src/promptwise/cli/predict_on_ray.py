@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ _OBJECT_STORE = 100 * 2**20
 """Bytes of shared memory of an own instance: only names of files go through it."""
 
 _ANSWER_S = 10
+_END_S = 10
 
 
 class _Model:
@@ -68,6 +70,7 @@ def predict_on_ray(
     own = not ray.is_initialized()
     if own:
         _connect(address, (jobs or 1) * (predictor.threads or 1))
+    known = set(threading.enumerate())
     try:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         context = ray.data.DataContext.get_current()
@@ -88,10 +91,17 @@ def predict_on_ray(
         raise _own_error(error) from error
     finally:
         if own:
+            _wait_for(set(threading.enumerate()) - known)
             ray.shutdown()
     if problems:
         more = f" ({len(problems)} files failed; the others are done.)" if len(waiting) > 1 else ""
         raise DataError(f"{problems[0]}{more}")
+
+
+def _wait_for(threads: set[threading.Thread]) -> None:
+    """Wait for what Ray Data has begun: a thread of it that asks a cluster that was left ends the whole process."""
+    for thread in threads - {threading.current_thread()}:
+        thread.join(_END_S)
 
 
 def _placed(predictor: FilePredictor) -> FilePredictor:
