@@ -135,5 +135,11 @@ class TestRay:
     def test_a_cluster_that_does_not_answer(self, trained: Path, rows: Path, tmp_path: Path) -> None:
         """One line that says what to do, at once."""
         on_ray = ("predict", "--adapter", trained, "--engine", "ray", "--out", tmp_path / "out", rows)
-        fails(2, *on_ray, "--address", "127.0.0.1:1", says=["--address 127.0.0.1:1", "ray start --head"])
-        fails(2, *on_ray, "--address", "nowhere", says=["--address nowhere"])
+        fails(
+            2,
+            *on_ray,
+            "--address",
+            "127.0.0.1:1",
+            says=["--address 127.0.0.1:1", "does not answer", "ray start --head"],
+        )
+        fails(2, *on_ray, "--address", "nowhere", says=["--address nowhere is no address"])

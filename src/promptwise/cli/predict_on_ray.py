@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,13 +15,10 @@ from ray.exceptions import RayError
 from tqdm.auto import tqdm
 
 from promptwise.cli.file_predictor import FilePredictor
-from promptwise.errors import ConfigError, DataError, PromptwiseError
+from promptwise.errors import DataError, PromptwiseError
 from promptwise.models.adapter import adapter_folder
+from promptwise.runs.ray_workers import connect
 
-_OBJECT_STORE = 100 * 2**20
-"""Bytes of shared memory of an own instance: only names of files go through it."""
-
-_ANSWER_S = 10
 _END_S = 10
 
 
@@ -68,8 +63,9 @@ def predict_on_ray(
         DataError: A file is broken; the others are done.
     """
     own = not ray.is_initialized()
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     if own:
-        _connect(address, (jobs or 1) * (predictor.threads or 1))
+        connect(address, (jobs or 1) * (predictor.threads or 1))
     known = set(threading.enumerate())
     try:
         gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -120,32 +116,3 @@ def _own_error(error: RayError) -> PromptwiseError:
         return cause
     reason = str(error).strip().splitlines()[-1]
     return PromptwiseError(f"The Ray cluster could not load the model or lost it ({reason}). `ray status` shows nodes.")
-
-
-def _connect(address: str | None, cpus: int) -> None:
-    """Connect to a cluster, or start one of this machine alone.
-
-    Raises:
-        ConfigError: The address does not answer.
-    """
-    address = address or os.environ.get("RAY_ADDRESS")
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address is None:
-        # Nobody is told that an instance was started for this command.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        room = {"num_cpus": max(cpus, os.cpu_count() or 1), "object_store_memory": _OBJECT_STORE}
-        ray.init("local", include_dashboard=False, **room, **how)
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        if address != "auto":
-            # Ray itself would try for a minute.
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
-        ray.init(address, **how)
-    except (OSError, OverflowError, RuntimeError, ValueError, RayError) as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise ConfigError(
-            f"--address {address} is no Ray cluster that answers ({reason}). Start one with `ray start --head`, which "
-            "prints its address as HOST:PORT, or leave --address out."
-        ) from error

@@ -66,7 +66,7 @@ class RayWorkers(Workers):
     def __init__(self, address: str | None, jobs: int | None, threads: int, gpus: float | None) -> None:
         self._own = not ray.is_initialized()
         if self._own:
-            _connect(address, (jobs or 1) * threads)
+            connect(address, (jobs or 1) * threads)
         try:
             nodes = [node for node in ray.nodes() if node["Alive"]]
             has_gpus = any(node["Resources"].get("GPU", 0) for node in nodes)
@@ -146,7 +146,7 @@ class RayWorkers(Workers):
             ray.shutdown()
 
 
-def _connect(address: str | None, cpus: int) -> None:
+def connect(address: str | None, cpus: int) -> None:
     """Connect to a cluster, or start one of this machine alone.
 
     Args:
