@@ -156,7 +156,6 @@ def _without_checks(program: torch.export.ExportedProgram) -> torch.export.Expor
         if isinstance(part, torch.fx.GraphModule):
             for node in part.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_scalar.default):
                 part.graph.erase_node(node)
-            part.graph.eliminate_dead_code()
             part.recompile()
     return program
 
