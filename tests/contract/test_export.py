@@ -66,6 +66,10 @@ def compare(model: PromptedModel, tmp_path: Path, torch_too: bool = True) -> Non
     graph = program.module() if torch_too else None
     batches = [batch_of(model, rows[:count]) for count in (1, 2, len(rows))]
     batches += [batch_of(model, rows[1:2]), batch_of(model, rows[4:5])]
+    # One and two tokens, which torch likes to take for special cases.
+    batches += [
+        {name: one[:, :few] if one.dim() == 2 else one * 0 for name, one in batches[1].items()} for few in (1, 2)
+    ]
     for side in ("left", "right"):
         padded = pad(model, rows[:4], side, extra=3)
         batches.append({name: padded[name].long() for name in names})

@@ -29,6 +29,7 @@ NAMES = {
 VALUES = {
     "--length 0": "--length is 0; the least is 1",
     "--batch-size 0": "--batch-size is 0; the least is 1",
+    f"--batch-size {10**30}": f"--batch-size is {10**30}; the most is {2**20}",
     "--threads 0": "--threads is 0; the least is 1",
     "--max-length 0": "--max-length is 0; the least is 1",
     "--lr -1": "--lr is -1.0; the least is 0",

@@ -47,8 +47,15 @@ SPECIAL = (
     *(b"{", b"}", b"[", b"]", b":", b"- ", b"NaN", b"1e999", b"-1", b"null", b"true", b"9" * 400, b"[" * 3000),
     *(b"!!python/object/apply:os.getcwd []", b"&a [*a]", b"<<: *a", b"? ", b"|\n", b"\\ud800", b"\xed\xa0\x80"),
 )
-PIECES = st.one_of(st.sampled_from(SPECIAL), st.binary(max_size=8))
-CHANGES = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), PIECES), min_size=1, max_size=4)
+TEXT = tuple(piece for piece in SPECIAL if piece.decode("utf-8", "ignore").encode() == piece)
+# Most inputs are UTF-8, so that they get past the first check.
+PIECES = st.one_of(
+    *[st.sampled_from(TEXT)] * 4,
+    *[st.text(max_size=6).map(str.encode)] * 3,
+    st.sampled_from(SPECIAL),
+    st.binary(max_size=4),
+)
+CHANGES = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), PIECES), min_size=1, max_size=4)
 
 
 def changed(content: bytes, changes: list[tuple[float, int, bytes]]) -> bytes:
@@ -151,7 +158,7 @@ TASK = yaml.safe_dump(
         "description": "Praise or blame?",
         "text": "{body}",
         "label": "team",
-        "labels": ["praise", "blame"],
+        "labels": ["blame", "praise"],
         "template": "{text} It was {mask}.",
         "label_words": {"praise": ["good", "great"], "blame": ["bad"]},
         "metrics": ["accuracy", "macro_f1"],
@@ -257,7 +264,7 @@ WORDS = st.one_of(
         ["", " ", "-1", "0", "1", "nan", "inf", "1e400", "9" * 30, "all", "first", "[1]", "{", "a:b", "%s"]
     ),
     st.text(st.characters(exclude_characters="/\x00", exclude_categories=["Cs"]), max_size=12),
-)
+).filter(lambda word: word != "--debug")
 
 
 def flags_of(command: str) -> list[str]:

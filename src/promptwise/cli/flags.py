@@ -254,7 +254,7 @@ def adapter_options(function: _F, required: bool = True, dtype: bool = True) -> 
     for option in (
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default what torch takes."),
         *([of_dtype] if dtype else []),
-        click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Inputs at a time. [default: 64]"),
+        click.option("--batch-size", type=click.IntRange(1, 2**20), default=64, help="Inputs at a time. [default: 64]"),
         click.option(
             "--model", metavar="NAME", help="Where to load the backbone from, if not the place named in the adapter."
         ),

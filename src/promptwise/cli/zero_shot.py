@@ -37,7 +37,7 @@ from promptwise.terminal import quiet, standard_output
     help="Discount label words that are likely without any text: by the empty template (domain), or by the mean of "
     "three templates without content (contextual). [default: contextual]",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Inputs at a time. [default: 64]")
+@click.option("--batch-size", type=click.IntRange(1, 2**20), default=64, help="Inputs at a time. [default: 64]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 def zero_shot(model: str, calibration: str, batch_size: int, as_json: bool, **flags: Any) -> None:
     """Score a task's template and label words on the frozen model, with nothing tuned.

@@ -164,7 +164,7 @@ class FitConfig:
         "base: 3e-3 to 3e-2, 3e-3 with --tune lora and 5e-5 with --tune-backbone.",
         minimum=0,
     )
-    batch_size: int = setting(32, "Inputs per step and process.", minimum=1)
+    batch_size: int = setting(32, "Inputs per step and process.", minimum=1, maximum=2**20)
     batch_tokens: int | None = setting(
         None,
         "Train on as many inputs of like length at a time as hold this many tokens with their padding, instead of "

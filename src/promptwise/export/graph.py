@@ -72,7 +72,9 @@ class Graph(nn.Module):
         given = dict(zip(self.names, inputs, strict=True))
         ids = given["input_ids"]
         if "text_mask" not in given:
-            given["text_mask"] = ~(ids.unsqueeze(-1) == self.special).any(-1)
+            # A tokenizer may have no such token, and onnxruntime finds the largest of none to be anything.
+            own = torch.ones_like(ids, dtype=torch.bool)
+            given["text_mask"] = ~(ids.unsqueeze(-1) == self.special).any(-1) if len(self.special) else own
         if self.model.input_format.token_types and "token_type_ids" not in given:
             # One text, or a template: all tokens are of the first type.
             given["token_type_ids"] = torch.zeros_like(ids)
@@ -129,12 +131,33 @@ def traced(model: PromptedModel, rows: Sequence[Features]) -> torch.export.Expor
         with torch.no_grad(), _quiet():
             # Parts of the layers are made when they are first asked for, which they cannot be inside of a graph.
             graph(*batch.values())
-            return torch.export.export(graph, tuple(batch.values()), dynamic_shapes=(shapes,), strict=False)
+            program = torch.export.export(
+                graph,
+                tuple(batch.values()),
+                dynamic_shapes=(shapes,),
+                strict=False,
+                # What torch cannot prove of all lengths, such as that a number is no larger than its double, is checked
+                # when the graph runs instead.
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )
+            return _without_checks(program)
     except Exception as error:
         raise BackboneError(
             f"torch.export finds no graph of {model.backbone.model_type} ({model.backbone.name}) with --base "
             f"{model.prompt_config.base} and --strategy {model.prompt_config.strategy}: {_cause(error)}"
         ) from error
+
+
+def _without_checks(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The graph without its checks of lengths: torch writes that there must not be one row, or not one token, where it
+    looked at neither, and a graph is compared with the model before anybody gets it.
+    """
+    for part in program.graph_module.modules():
+        if isinstance(part, torch.fx.GraphModule):
+            for node in part.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_scalar.default):
+                part.graph.erase_node(node)
+            part.recompile()
+    return program
 
 
 @contextlib.contextmanager
