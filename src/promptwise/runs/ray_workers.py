@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import NodeDiedError, RayError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from promptwise import __version__
@@ -119,6 +119,9 @@ class RayWorkers(Workers):
         for task, name in asked.items():
             try:
                 problem = ray.get(task, timeout=max(0.0, deadline - time.monotonic()))
+            except (NodeDiedError, TaskUnschedulableError):
+                # It needs no CPU, so the node is gone, though the cluster named it a moment ago: it will do no runs.
+                continue
             except RayError as error:
                 reason = str(error).strip().splitlines()[-1]
                 raise ConfigError(
