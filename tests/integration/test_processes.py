@@ -84,6 +84,36 @@ def test_two_processes_with_batches_of_tokens_that_are_streamed(tickets: Path, t
     check_same_training(tmp_path / "two", tmp_path / "one")
 
 
+LATE_SECOND = """
+import os, time
+from promptwise.cli.main import main
+from promptwise.models.prompted import PromptedModel
+
+logits = PromptedModel.logits
+
+
+def late(self, *arguments, **options):
+    time.sleep(2 * (os.environ["RANK"] == "1"))
+    return logits(self, *arguments, **options)
+
+
+PromptedModel.logits = late
+main()
+"""
+
+
+def test_files_of_a_stream_stay_until_the_last_process_has_read_them(tickets: Path, tiny: Path, tmp_path: Path) -> None:
+    """The second process still scores when the first has finished."""
+    script = tmp_path / "late.py"
+    script.write_text(LATE_SECOND)
+    flags = train_flags(tickets, tiny, tmp_path / "run", "--epochs", 1, "--stream")
+    environment: dict[str, Any] = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", *LAUNCHERS["torchrun"], str(script), *map(str, flags)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not (tmp_path / "run" / "stream").exists()
+
+
 @pytest.mark.parametrize("more", [(), ("--gradient-checkpointing",)], ids=["plain", "checkpointed"])
 def test_accumulated_batches(tickets: Path, tiny: Path, tmp_path: Path, large: Path, more: tuple[str, ...]) -> None:
     """Two batches of four for each step, with and without checkpointing."""

@@ -82,6 +82,7 @@ class FolderRun(ABC, Generic[_Metrics]):
                 return finished
             folder.begin(self.config, self.prepare(), resume, main)
             metrics = self.train(folder.trainer, resume)
+            _wait_for_all_processes()
             if main:
                 card = self.save(folder.path, metrics)
                 write_atomic(folder.path / CARD_FILE, card)
@@ -89,6 +90,15 @@ class FolderRun(ABC, Generic[_Metrics]):
                 write_json(folder.path / METRICS_FILE, self.to_json(metrics))
                 folder.remove_checkpoints()
             return metrics
+
+
+def _wait_for_all_processes() -> None:
+    """Wait until every process of the run is here: what the first removes at its end, the others may still read."""
+    if process_count() > 1:
+        from torch import distributed
+
+        if distributed.is_initialized():
+            distributed.barrier()
 
 
 def run_conditions(backbone: Backbone) -> dict[str, str]:
