@@ -23,6 +23,7 @@ from promptwise.runs.cache import InputCache
 from promptwise.runs.processes import device_count, set_up, visible_devices
 
 _SPAWN = multiprocessing.get_context("spawn")
+_SECONDS_TO_END = 10.0
 
 
 class Work(Protocol):
@@ -178,8 +179,13 @@ class LocalWorkers(Workers):
     def stop(self) -> None:
         """See :meth:`Workers.stop`."""
         for one in self._processes:
-            one.process.terminate()
+            # One that is idle ends by itself at this, and leaves no semaphore behind.
+            one.connection.close()
+            if one.key is not None:
+                one.process.terminate()
         for one in self._processes:
+            one.process.join(_SECONDS_TO_END)
+            one.process.terminate()
             one.process.join()
         self._processes.clear()
 
@@ -188,9 +194,10 @@ def _serve(connection: Connection, threads: int, devices: str | None) -> None:
     """Do the work that comes through a connection; end with the process that sent it."""
     set_up(threads, devices)
     cache = InputCache()
-    while True:
-        work, arguments = connection.recv()
-        connection.send(outcome(work, cache, *arguments))
+    with suppress(EOFError, ConnectionError):
+        while True:
+            work, arguments = connection.recv()
+            connection.send(outcome(work, cache, *arguments))
 
 
 def outcome(work: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
