@@ -50,6 +50,12 @@ def product(folder: Path) -> dict[str, str]:
     }
 
 
+def resume(folder: Path) -> list[str]:
+    """``--resume`` where a run has begun; a command that was killed before that leaves a lock and nothing else."""
+    begun = [name for name in contents(folder) if name.endswith("_config.json")] if folder.exists() else []
+    return ["--resume"] if begun else []
+
+
 def check_kills(flags: Callable[[Path], list[str]], folder: Path, kills: int) -> None:
     """Kill a command and resume it, again and again; whenever it has ended compare it, and begin another run."""
     began = time.monotonic()
@@ -62,8 +68,7 @@ def check_kills(flags: Callable[[Path], list[str]], folder: Path, kills: int) ->
     assert any(name.endswith(".safetensors") for name in expected)
     while done < kills:
         out = folder / str(number)
-        resume = ["--resume"] if out.exists() else []
-        if killed_after([*flags(out), *resume], moments.uniform(0, whole)):
+        if killed_after([*flags(out), *resume(out)], moments.uniform(0, whole)):
             done += 1
             if (out / "metrics.json").exists():
                 # It is written last, so a run that has it is whole.
@@ -72,7 +77,7 @@ def check_kills(flags: Callable[[Path], list[str]], folder: Path, kills: int) ->
             assert product(out) == expected
             number += 1
     out = folder / str(number)
-    ok(*flags(out), *(["--resume"] if out.exists() else []))
+    ok(*flags(out), *resume(out))
     assert product(out) == expected
 
 
