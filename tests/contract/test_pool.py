@@ -182,17 +182,18 @@ def test_bfloat16(tiny_folder: TinyFolder, bert: Served) -> None:
 def test_adapters_of_one_kind_run_together(bert: Served) -> None:
     """Adapters that differ in their numbers share one strategy and head; no module is made for each."""
     loaded = [
-        bert.pool.adapter(f"classifier-prompt-{kind}-{seed}") for kind in ("shared", "encoder_mlp") for seed in (1, 2)
+        [bert.pool.adapter(f"classifier-{name}-{seed}").prompts for seed in (1, 2)]
+        for name in (
+            *("prompt-shared", "prompt-encoder_mlp", "prefix-encoder_cnn", "prefix-attention", "prompt-lopa"),
+            *("prefix-idpg", "prompt-mixture", "hidden-token_bias", "hidden-context_bias"),
+        )
     ]
-    parts = [one.prompts for one in loaded]
-    assert [part is not None and part.own for part in parts] == [None] * 4
-    assert parts[0]
-    assert parts[1]
-    assert parts[0].kind is parts[1].kind
-    assert parts[2]
-    assert parts[3]
-    assert parts[2].kind is parts[3].kind
-    assert all(weight.is_meta for weight in parts[0].kind.template.parameters())
+    for one, other in loaded:
+        assert one
+        assert other
+        assert one.kind is other.kind
+        assert (one.own, other.own) == (None, None)
+        assert all(weight.is_meta for weight in one.kind.template.parameters())
 
 
 @pytest.mark.parametrize("base", BASE_NAMES)

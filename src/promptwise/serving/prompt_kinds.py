@@ -26,9 +26,6 @@ from promptwise.injectors.none import NoInjector
 from promptwise.injectors.prefix import PrefixInjector
 from promptwise.models.parts import check_parts, injector_options, prompt_parts, strategy_options
 from promptwise.strategies.base import Strategy
-from promptwise.strategies.bias import ContextBias, TokenBias
-from promptwise.strategies.encoder import EncoderPrompt
-from promptwise.strategies.networks.mlp import TokenMLP
 from promptwise.strategies.shared import SharedPrompt
 
 _STRATEGY = "strategy."
@@ -116,7 +113,7 @@ class PromptKind:
         # The values of a shared prefix enter as they are, in the dtype of the model's own.
         self.shared_dtype = injector.dtype if isinstance(injector, PrefixInjector) else torch.float32
         self.folded_bytes = strategy.folded_bytes(len(_embedding(backbone).weight)) if fold else 0
-        self.is_stacked = _stacks(strategy) and not self.folded_bytes
+        self.is_stacked = strategy.stacks and not self.folded_bytes
         self.makes_edits = strategy.makes_edits
 
     def expected(self, backbone: Backbone, found: Mapping[str, tuple[int, ...]]) -> Mapping[str, tuple[int, ...]]:
@@ -232,10 +229,11 @@ class PromptKind:
             prompt: Prompt = functional_call(self.template.strategy, own, (one,))
             if not self.makes_edits:
                 return prompt.vectors
-            # The edits of these strategies are functions of tensors that were made for the rows, and of the states.
-            edits = {site: edit for site, edit in prompt.edits.items() if isinstance(edit, partial)}
-            functions.update({site: edit.func for site, edit in edits.items()})
-            return {site: edit.args for site, edit in edits.items()}
+            stacked = {}
+            for site, edit in prompt.edits.items():
+                assert isinstance(edit, partial), "Strategy.stacks asks for it"
+                functions[site], stacked[site] = edit.func, edit.args
+            return stacked
 
         with_states = None if padded.states is None else 0
         prompts = vmap(made, in_dims=(0, 0, 0, 0, 0, with_states))(
@@ -310,13 +308,6 @@ def _edited_together(
 def _embedding(backbone: Backbone) -> Any:
     """The frozen word embeddings."""
     return backbone.base.get_input_embeddings()
-
-
-def _stacks(strategy: Strategy) -> bool:
-    """Whether one call with stacked parameters can stand for many of a strategy."""
-    if type(strategy) is EncoderPrompt:
-        return strategy.table is None and type(strategy.network) is TokenMLP
-    return type(strategy) in (TokenBias, ContextBias)
 
 
 class _Calls(nn.Module):

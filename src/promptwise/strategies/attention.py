@@ -38,6 +38,7 @@ class AttentionPrompt(Strategy):
 
     settings: ClassVar[type] = AttentionSettings
     lr_scale: ClassVar[float] = 0.3
+    stacks = True
     task_prompt: ClassVar[str | None] = "bias"
 
     def __init__(

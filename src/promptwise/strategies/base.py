@@ -29,6 +29,9 @@ class Strategy(nn.Module, ABC):
         task_prompt: The parameter ``[K, W]`` that the prompts of all instances share and start from, by its name;
             ``None`` where there is none.
         folds: Whether what it adds depends on the token alone, so that :meth:`fold` can make it once for inference.
+        stacks: Whether torch.func can run it for many adapters in one call, with their weights stacked ``[N, ...]``:
+            they have the same shapes in each, its edits are a ``functools.partial`` of tensors, and ``torch.vmap``
+            takes all that it does.
         lr_scale: The learning rate of the strategy's weights, as a share of that of the other trained weights.
     """
 
@@ -41,6 +44,7 @@ class Strategy(nn.Module, ABC):
     reads_layer: int | None = None
     task_prompt: ClassVar[str | None] = None
     folds: ClassVar[bool] = False
+    stacks: bool = False
     lr_scale: ClassVar[float] = 1.0
 
     @abstractmethod

@@ -26,6 +26,7 @@ class _LayerBias(Strategy):
 
     makes_edits: ClassVar[bool] = True
     lr_scale: ClassVar[float] = 0.3
+    stacks = True
 
     def __init__(self, shape: PromptShape, rank: int, size: int) -> None:
         super().__init__(shape)

@@ -60,6 +60,8 @@ class EncoderPrompt(Strategy):
         self.bias = nn.Parameter(bias)
         needed = train_table or knowledge is not None
         self.table = VocabularyTable(shape.embedding_size, shape.init_scale, train_table) if needed else None
+        # Tables have as many rows as the training texts had words.
+        self.stacks = self.network.stacks and self.table is None
 
     def prepare(self, instances: Iterable[Instance], embedding: nn.Module) -> None:
         """Fill the table, if there is one, for the tokens that the training split shows, and take the known network.

@@ -64,6 +64,7 @@ class HypercomplexPrompt(Strategy):
 
     settings: ClassVar[type] = IdpgSettings
     lr_scale: ClassVar[float] = 0.3
+    stacks = True
     task_prompt: ClassVar[str | None] = "bias"
 
     def __init__(

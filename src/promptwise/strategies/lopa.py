@@ -33,6 +33,7 @@ class GatedPrompt(Strategy):
 
     settings: ClassVar[type] = LopaSettings
     lr_scale: ClassVar[float] = 0.3
+    stacks = True
     task_prompt: ClassVar[str | None] = "task"
 
     def __init__(

@@ -34,6 +34,7 @@ class RoutedPrompt(Strategy):
 
     settings: ClassVar[type] = MixtureSettings
     lr_scale: ClassVar[float] = 0.3
+    stacks = True
 
     def __init__(
         self,

@@ -19,10 +19,12 @@ class TextNetwork(nn.Module, ABC):
 
     Attributes:
         features: ``F``.
+        stacks: As of a strategy: whether ``torch.vmap`` takes all that it does.
         settings: The dataclass of what it can be told; it gets its fields as keyword arguments.
     """
 
     settings: ClassVar[type] = NetworkSettings
+    stacks: ClassVar[bool] = False
     features: int
 
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from promptwise.strategies.networks.base import TextNetwork
 class TextCNN(TextNetwork):
     """Convolutions of several widths with max-over-time pooling (Kim, 2014), after a linear reduction."""
 
+    stacks: ClassVar[bool] = True
     widths: ClassVar[tuple[int, ...]] = (2, 3, 4, 5)
     filters: ClassVar[int] = 64
     reduced: ClassVar[int] = 64
@@ -30,11 +31,12 @@ class TextCNN(TextNetwork):
         reduced = (self.reduce(tokens) * mask.unsqueeze(-1)).transpose(1, 2)
         widest = max(self.widths)
         # One convolution for all widths, with zeros in front of the narrower kernels: position p ends at token p.
+        convolutions = [cast(nn.Conv1d, one) for one in self.convolutions]
         kernels = [
-            nn.functional.pad(one.get_parameter("weight"), (widest - width, 0))
-            for width, one in zip(self.widths, self.convolutions, strict=True)
+            nn.functional.pad(one.weight, (widest - width, 0))
+            for width, one in zip(self.widths, convolutions, strict=True)
         ]
-        biases = torch.cat([one.get_parameter("bias") for one in self.convolutions])
+        biases = torch.cat([cast(Tensor, one.bias) for one in convolutions])
         windows = nn.functional.conv1d(reduced, torch.cat(kernels), biases, padding=widest - 1)
         # A window counts when it touches a real token.
         ends = torch.arange(windows.shape[-1], device=mask.device)

@@ -13,6 +13,7 @@ from promptwise.strategies.networks.base import TextNetwork
 class TokenMLP(TextNetwork):
     """Two layers over each token, averaged over the real ones (a deep averaging network; Iyyer et al., 2015)."""
 
+    stacks: ClassVar[bool] = True
     hidden: ClassVar[int] = 128
 
     def __init__(self, embedding_size: int) -> None:
