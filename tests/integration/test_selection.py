@@ -116,6 +116,7 @@ def test_the_first_step_of_each_part_is_its_learning_rate(
 
 def test_choices_are_packed_as_one_character_each() -> None:
     """Thirty-six classes have a character; one more and nothing is kept, and no choices are no characters."""
-    assert packed_choices([0, 9, 10, 35, 1]) == "09az1"
-    assert packed_choices([0, 36]) == ""
-    assert packed_choices([]) == ""
+    assert packed_choices([0, 9, 10, 35, 1], [1, 1, 1, 1, 35]) == ("09az1", "1111z")
+    assert packed_choices([], []) == ("", "")
+    # A report pairs the two.
+    assert packed_choices([0, 36], [0, 1]) == packed_choices([0, 1], [0, 36]) == ("", "")

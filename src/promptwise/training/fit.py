@@ -257,11 +257,12 @@ def _measured(
     choices: list[Label] = [] if tested is None else problem.decode(tested, test_rows, data.spec.labels, model.decoding)
     single = problem.calibrated
     constant = None if single else _constant(data, tested is not None)
+    chosen, true = packed_choices(choices, labels) if single and tested is not None else ("", "")
     return RunMetrics(
         task=data.spec.name,
         test={} if tested is None else score_choices(data.spec, data.test, choices),
-        test_choices=packed_choices(choices) if single else "",
-        test_labels="" if tested is None or not single else packed_choices(labels),
+        test_choices=chosen,
+        test_labels=true,
         test_scores=[] if tested is None or single else _row_scores(data, choices),
         test_groups=[] if tested is None else group_numbers(data.test),
         validation=best_validation(trainer, data.spec.metrics),

@@ -135,7 +135,7 @@ class RunMetrics:
     Attributes:
         task: Name of the task.
         test: Metrics on the test split by name; empty where it was not looked at.
-        test_choices: The predicted class of each test row, one character each.
+        test_choices: The predicted class of each test row, one character each; empty where there are too many classes.
         test_labels: The true class of each, likewise.
         test_groups: The group of each, where the task has groups.
         validation: Metrics of the chosen checkpoint on the validation split.
