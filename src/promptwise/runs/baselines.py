@@ -74,7 +74,7 @@ def run_baselines(config: ModelConfig, model: PromptedModel, data: TaskData, pro
     probe = PromptedModel(backbone, data.spec, plain.prompt_config(), plain.seed)
     found = []
     if config.has_prompt or config.changes_backbone:
-        metrics = fit(probe, data, plain.fit_config(), progress=progress)
+        metrics = fit(probe, data, plain.fit_config(), progress=progress, calibrate=False)
         found.append(
             Baseline(
                 "linear probe",

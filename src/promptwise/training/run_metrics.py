@@ -146,7 +146,7 @@ class RunMetrics:
         constant: The constant answer; not for a single label.
         problem: The kind of problem; empty for a single label.
         thresholds: Of several labels the probability from which on each is given.
-        calibration: How far probabilities can be trusted; runs of earlier versions have none.
+        calibration: How far probabilities can be trusted; runs of earlier versions and of a search have none.
         seed: The run's seed.
         steps: Optimizer steps.
         best_step: The step of the checkpoint that was chosen.

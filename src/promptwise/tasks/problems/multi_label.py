@@ -31,6 +31,7 @@ class MultiLabel(Problem):
     """
 
     name: ClassVar[str] = "multi_label_classification"
+    chosen_after: ClassVar[bool] = True
     row_score: ClassVar[str] = "F1 of each row's labels"
     constant: ClassVar[str] = "majority labels"
 
