@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -38,7 +39,7 @@ def open_atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             with path.open(mode, encoding=encoding, newline=newline) as file:
                 yield file
             return
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:32]}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
         with os.fdopen(handle, mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
@@ -50,6 +51,24 @@ def open_atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def unfinished(path: Path) -> list[Path]:
+    """What :func:`open_atomic` left of a file beside it: of a process that was killed, or that is writing it now."""
+    path = path.resolve()
+    prefix = _prefix(path)
+    # What follows the prefix has no dot, or the name is that of a longer one.
+    return [
+        found
+        for found in path.parent.iterdir()
+        if found.name.startswith(prefix) and "." not in found.name[len(prefix) :]
+    ]
+
+
+def _prefix(path: Path) -> str:
+    """What the temporary names of a file begin with; a long name is cut and told apart by its hash."""
+    name, digest = path.name, hashlib.sha256(os.fsencode(path.name)).hexdigest()
+    return f".{name}." if len(name) <= 32 else f".{name[:32]}.{digest[:12]}."
 
 
 def _umask() -> int:

@@ -91,6 +91,8 @@ def test_embeddings_are_means_over_real_tokens(trained: Path) -> None:
         {"strategy": "none", "tune_backbone": True},
         {"strategy": "random", "base": "prompt", "head": "cloze", "read_tokens": 3, "start_from": "x"},
         {"strategy": "token-bias", "base": "hidden", "class_weights": "balanced", "patience": 2},
+        {"strategy": "token-bias", "from_layer": 1, "states_cache": "x"},
+        {"strategy": "token-bias", "from_layer": 1, "states_cache": "none", "stream": True},
     ],
 )
 def test_the_probe_of_any_run(settings: dict[str, Any]) -> None:

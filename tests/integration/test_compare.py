@@ -387,6 +387,22 @@ def test_a_url_holds_what_a_folder_holds(
     assert not list(remote.scratch.glob("runs/*"))
 
 
+def test_a_worker_that_dies_after_its_record_leaves_a_finished_run(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it wrote is whole, and is not written over as failed."""
+
+    class Dying(Here):
+        def ended(self, timeout: float) -> list[Ended]:
+            return [Ended(one.key, died="signal 9") for one in self.done]
+
+    monkeypatch.setattr(EngineChoice, "workers", lambda choice: Dying(1, 1))
+    file = make_spec(methods={"prompt tuning": {"base": "prompt", "strategy": "shared"}}, seeds=[0])
+    assert "1 of 1 runs finished" in ok("compare", file, "--out", tmp_path / "out").out
+    (record,) = records_of(tmp_path / "out").values()
+    assert record["status"] == "finished"
+
+
 def test_runs_share_what_is_tokenised(tickets: Path, tiny: Path) -> None:
     """Texts are tokenised once for each way of asking, however often a backbone is loaded or tuned."""
     cache = InputCache()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from promptwise.errors import OutputError
+from promptwise.export.folder import _whole_folder
 from tests.integration.command import contents, fails, ok, promptwise, read_json
 from tests.integration.forked import FORKED
 
@@ -136,6 +139,27 @@ def test_a_graph_that_differs_is_not_kept(trained: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(standalone.Classifier, "logits", lambda self, *rest: logits(self, *rest) + 0.1)
     fails(1, "export", "--adapter", trained, "--torch", tmp_path / "out", says=["gives other numbers", "Nothing was"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_cannot_take_its_place_leaves_the_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was moved away already, and comes back."""
+    place = tmp_path / "out"
+    place.mkdir()
+    (place / "export.json").write_text("earlier")
+    real = os.replace
+
+    def broken(source: Path, target: Path) -> None:
+        if source.name == "new":
+            raise OSError(errno.EIO, "Input/output error")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(OutputError, match="Input/output error"), _whole_folder(place, overwrite=True) as folder:
+        (folder / "export.json").write_text("new")
+    assert (place / "export.json").read_text() == "earlier"
+    assert list(tmp_path.iterdir()) == [place]
 
 
 def test_a_killed_export_leaves_the_place_as_it_was(exported: tuple[Path, dict[str, Any]], trained: Path) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from promptwise.cli import pool_use
 from promptwise.models.prompted import PromptedModel
+from promptwise.serving.pool import AdapterPool
 from tests.integration.command import fails, ok, ticket_rows, train_flags, write_csv, write_jsonl
 
 
@@ -112,12 +114,34 @@ def test_a_row_that_cannot_be_answered_is_named(adapters: Path, tmp_path: Path) 
     fails(1, *use(adapters, missing), says=[f"{missing}, line 1", "'adapter'"])
 
 
+def test_few_adapters_stay_in_memory(adapters: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as --keep and --keep-bytes say; the answers are the same, and an adapter that is too large is named."""
+    pools: list[AdapterPool] = []
+    real = pool_use.write_answers
+
+    def watched(pool: AdapterPool, *arguments: Any) -> None:
+        pools.append(pool)
+        real(pool, *arguments)
+
+    monkeypatch.setattr(pool_use, "write_answers", watched)
+    asked = ("--names", "prefix,shared", "--text", "good")
+    usual = ok(*use(adapters, *asked)).out
+    assert ok(*use(adapters, *asked, "--keep", 1)).out == usual
+    assert [(pool.memory.most_adapters, pool.memory.most_bytes) for pool in pools] == [(200, 2**30), (1, 2**30)]
+    assert [pool.memory.adapters for pool in pools] == [2, 1]
+    fails(1, *use(adapters, *asked, "--keep-bytes", 100), says=["would take", "--keep-bytes"])
+    assert pools[-1].memory.most_bytes == 100
+
+
 def test_flags_that_do_not_go_together(adapters: Path, trained: Path, tmp_path: Path) -> None:
     """Each wrong combination says what to give."""
     text = ("--text", "good")
     fails(2, "predict", *text, says=["--adapter DIR", "--adapters DIR"])
     fails(2, *use(adapters, "--adapter", trained, *text), says=["--adapters"])
     fails(2, "predict", "--adapter", trained, "--names", "a", *text, says=["--names goes with --adapters"])
+    fails(2, "predict", "--adapter", trained, "--keep", 3, *text, says=["--keep goes with --adapters"])
+    for flag in ("--keep", "--keep-bytes"):
+        fails(2, *use(adapters, "--names", "a", flag, 0, *text), says=[flag, "0 is not in the range x>=1"])
     fails(2, *use(adapters, *text), says=["--names"])
     fails(2, *use(adapters, "--names", "a,,b", *text), says=["--names a,,b"])
     fails(2, *use(adapters, "--names", "a", "--adapter-column", "x", *text), says=["--adapter-column"])

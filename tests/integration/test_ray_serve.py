@@ -207,6 +207,8 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     said = fails(2, *folder, *silent, says=["127.0.0.1:1", "nothing answers", "ray start"])
     assert len(said.splitlines()) == 1
     fails(2, *folder, *silent, "--port", "0", says=["--port 0"])
+    with mock.patch.dict(os.environ, {"RAY_ADDRESS": "127.0.0.1:1"}):
+        fails(2, *folder, "--ray", "--port", "0", says=["--port 0"])
     for content, says in (("- 1", "config file"), ("applications: []", "one application"), ("{", "YAML")):
         file = tmp_path / "bad.yaml"
         file.write_text(content)
@@ -240,6 +242,9 @@ def test_the_file_that_ships_names_what_exists() -> None:
         ({"adapters": "/a", "quue": 3}, "queue"),
         ({"adapters": "/a", "queue": "many"}, "queue must be a whole number"),
         ({"adapters": "/a", "timeout": 0}, "timeout"),
+        ({"adapters": "/a", "queue": 0}, "queue must be at least 1, found 0"),
+        ({"adapters": "/a", "keep": 0}, "keep must be at least 1, found 0"),
+        ({"adapters": "/a", "keep_bytes": -1}, "keep_bytes must be at least 1, found -1"),
         ({}, "adapters is missing"),
     ):
         with pytest.raises(ConfigError, match=says):

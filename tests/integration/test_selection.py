@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from promptwise import PromptedModel, TaskData, TaskSpec
 from promptwise.backbones.backbone import Backbone
 from promptwise.backbones.placement import prepare_backbone
 from promptwise.tasks.examples import Example
+from promptwise.training.fit import fit
 from promptwise.training.scoring import packed_choices, score
 
 SPEC = TaskSpec(name="toy", description="toy", text="{text}", label="label", labels=("bad", "good"))
@@ -114,8 +116,45 @@ def test_the_first_step_of_each_part_is_its_learning_rate(
     assert kinds == {True, False}
 
 
+def test_validation_is_scored_once_more_for_what_is_chosen_on_it_alone(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A temperature; a search, which throws it away, does without, and so does a regression, which has none."""
+    scored: list[int] = []
+    real = PromptedModel.logits
+
+    def counted(self: PromptedModel, rows: Any, *arguments: Any, **options: Any) -> Any:
+        scored.append(len(rows))
+        return real(self, rows, *arguments, **options)
+
+    monkeypatch.setattr(PromptedModel, "logits", counted)
+    data = make_data(rows(24), rows(6), rows(10))
+    how = {"epochs": 2, "lr": 0.05, "batch_size": 8}
+    found = []
+    for more in ({}, {"calibrate": False}, {"calibrate": False, "score_test": False}):
+        model = make_model(backbone, base="prompt", strategy="shared")
+        found.append(fit(model, data, how, tmp_path / str(len(found)), progress=False, **more))
+        assert (model.temperature == 1.0) == (found[-1].calibration is None) == bool(more)
+    assert scored == [6, 10, 10]
+    assert found[0].validation == found[1].validation == found[2].validation
+    assert (found[0].test, found[2].test) == (found[1].test, {})
+    scored.clear()
+    spec = dataclasses.replace(SPEC, labels=(), label_words={}, metrics=(), problem="regression")
+    numbers = [[Example(one.text, None, float(one.label)) for one in part] for part in (data.train, data.test)]
+    model = PromptedModel.from_backbone(backbone, task=spec, base="prompt", strategy="shared", length=4)
+    fit(
+        model,
+        TaskData(spec, numbers[0], numbers[1], numbers[1], "none", "made up"),
+        how,
+        tmp_path / "n",
+        progress=False,
+    )
+    assert scored == [10]
+
+
 def test_choices_are_packed_as_one_character_each() -> None:
     """Thirty-six classes have a character; one more and nothing is kept, and no choices are no characters."""
-    assert packed_choices([0, 9, 10, 35, 1]) == "09az1"
-    assert packed_choices([0, 36]) == ""
-    assert packed_choices([]) == ""
+    assert packed_choices([0, 9, 10, 35, 1], [1, 1, 1, 1, 35]) == ("09az1", "1111z")
+    assert packed_choices([], []) == ("", "")
+    # A report pairs the two.
+    assert packed_choices([0, 36], [0, 1]) == packed_choices([0, 1], [0, 36]) == ("", "")

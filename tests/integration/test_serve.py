@@ -26,7 +26,7 @@ from promptwise.backbones.backbone import Backbone
 from promptwise.serving.batch import Row
 from promptwise.serving.explanation_queue import ExplanationQueue
 from promptwise.serving.http import Limits, create_app
-from promptwise.serving.queue import QueueFullError, RowQueue
+from promptwise.serving.queue import ClosedError, QueueFullError, RowQueue
 from tests.contract.common import SPEC, draw_numbers, load, make_prepared
 from tests.integration.command import fails
 from tests.tiny import SENTENCES
@@ -484,6 +484,15 @@ def test_texts_are_answered_while_an_explanation_runs(pool: AdapterPool) -> None
     with TestClient(create_app(slow, Limits(timeout=0.2))) as client:
         assert client.post("/v1/explain", json=asked).status_code == 503
         slow.go.set()
+
+
+def test_a_closed_queue_of_explanations_takes_nothing_in(pool: AdapterPool) -> None:
+    """It says so each time, and over HTTP it is 503 as for texts."""
+    queue = ExplanationQueue(pool, most=1, steps=1)
+    queue.close()
+    for _ in range(2):
+        with pytest.raises(ClosedError, match="ending"):
+            queue.submit("good", "random")
 
 
 def test_beyond_this_machine_keys_are_needed(folder: Path, tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.distributions import Gamma
 
 from promptwise.training.calibration import (
     BINS,
+    PRIOR,
     calibration_scores,
     coverage_curve,
     fit_temperature,
@@ -41,23 +45,50 @@ def test_the_temperature_undoes_a_factor(factor: float) -> None:
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10**6), st.floats(0.01, 100), st.integers(2, 30))
 def test_no_temperature_is_likelier_and_no_choice_changes(seed: int, factor: float, rows: int) -> None:
-    """The least negative log-likelihood within the limits; the best class stays the best."""
+    """The likeliest one within the limits, a priori and of the labels; the best class stays the best."""
     logits, labels = drawn(rows, 3, seed)
     logits = factor * logits
     found = fit_temperature(logits, labels)
     assert TEMPERATURES[0] <= found <= TEMPERATURES[1]
-    choices = logits.argmax(-1)
-    if choices.tolist() == labels:
-        assert found == 1.0
-        return
 
     def loss(temperature: float) -> float:
-        return float(torch.nn.functional.cross_entropy(logits.double() / temperature, torch.tensor(labels)))
+        likelihood = torch.nn.functional.cross_entropy(
+            logits.double() / temperature, torch.tensor(labels), reduction="sum"
+        )
+        return float(likelihood) - Gamma(PRIOR + 1, PRIOR).log_prob(torch.tensor(1 / temperature).double()).item()
 
     for other in (*TEMPERATURES, 1.0, 0.9 * found, 1.1 * found):
         assert loss(found) <= loss(min(max(other, TEMPERATURES[0]), TEMPERATURES[1])) + 1e-9
+    choices = logits.argmax(-1)
     shares = probabilities(logits, found)
     assert shares.gather(1, choices.unsqueeze(1)).squeeze(1).equal(shares.max(-1).values)
+
+
+@pytest.mark.parametrize("gap", [1e-3, 0.1, 0.5, 1.0, 3.0, 10.0, 100.0])
+def test_few_rows_make_nothing_much_surer(gap: float) -> None:
+    """Of twenty rows all are right, or all but one by a hair: the labels alone would take the least temperature."""
+    logits = torch.zeros(20, 2)
+    logits[:, 0] = gap
+    assert 0.4 < fit_temperature(logits, [0] * 20) <= 1.0
+    logits[0, 0] = -1e-4
+    assert 0.4 < fit_temperature(logits, [0] * 20) <= 1.0 + 1e-4
+
+
+def test_few_rows_flatten_little_and_many_rows_decide() -> None:
+    """A row that is wrong and sure counts for less among few rows than the share that it is says."""
+    logits, labels = torch.tensor([[6.0, 0.0]] * 10), [1] + [0] * 9
+    # The temperature at which the confidence of each row is the share of right ones.
+    exact = 6 / math.log(9)
+    few, many = (fit_temperature(logits.repeat(times, 1), labels * times) for times in (1, 1000))
+    assert 1.0 < few < 0.9 * exact
+    assert many == pytest.approx(exact, rel=1e-3)
+
+
+def test_one_row_and_rows_without_a_preference_leave_probabilities_nearly_as_they_are() -> None:
+    """Equal logits say nothing of a temperature, and one row says little."""
+    assert fit_temperature(torch.zeros(5, 3), [0, 1, 2, 0, 1]) == pytest.approx(1.0)
+    for label in (0, 1):
+        assert 0.7 < fit_temperature(torch.tensor([[2.0, 0.0]]), [label]) < 1.6
 
 
 def test_errors_by_hand() -> None:

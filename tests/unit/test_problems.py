@@ -15,6 +15,7 @@ from promptwise.config.choices import PROBLEMS as NAMES
 from promptwise.errors import ConfigError, DataError
 from promptwise.tasks import PROBLEMS, TaskSpec, load_spec, task_from_file
 from promptwise.tasks.examples import labels_of
+from promptwise.tasks.labels import sorted_names
 from promptwise.tasks.problems.multi_label import best_threshold
 from promptwise.tasks.readers import read_rows
 from promptwise.tasks.splits import hold_out
@@ -205,6 +206,31 @@ def test_a_threshold_is_the_best_there_is() -> None:
             assert f1(shares, true, chosen) == max(f1(shares, true, limit) for limit in shares)
     assert best_threshold([0.1, 0.9], [False, False]) == 0.5
     assert best_threshold([0.2, 0.4], [False, True]) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("small", [1e-5, -2.5e-7, 1e22])
+def test_numbers_with_exponents_are_numbers(small: float, tmp_path: Path) -> None:
+    """One of them among other numbers makes no classes of all; as class names they are in the order of their values."""
+    rows = [{"text": f"t{place}", "label": value} for place, value in enumerate([small, *(n / 8 for n in range(40))])]
+    data = loaded(write(tmp_path / "rows.jsonl", rows))
+    assert data.spec.problem == "regression"
+    assert small in labels_of([*data.train, *data.validation, *data.test])
+    names = sorted_names({"0.5", "1e-05", "-2", "1E3"})
+    assert names == ("-2", "1e-05", "0.5", "1E3")
+
+
+def test_a_gap_is_no_class(tmp_path: Path) -> None:
+    """pandas writes a missing label as NaN, which would be learnt as a class of that name."""
+    rows = [{"text": f"t{place}", "label": place % 2 + 0.5} for place in range(20)]
+    file = write(tmp_path / "rows.jsonl", [*rows, {"text": "t", "label": float("nan")}])
+    with pytest.raises(DataError, match="line 21: the label must be a text or a number, found nan"):
+        loaded(file)
+
+
+def test_a_label_of_all_rows_is_learnt_too() -> None:
+    """There is nothing to weigh it against; with a weight of 0 nothing would teach it."""
+    weights = PROBLEMS["multi_label_classification"].class_weights([(0, 1), (0,), (0,), (0, 1, 2)], 4)
+    assert weights == [1.0, 1.0, 3.0, 1.0]
 
 
 def test_words_are_found_among_tokens() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -221,6 +222,10 @@ def test_what_cannot_be_paired_is_not_compared() -> None:
     assert compared(one, [record(0, wrong_at(), LABELS[::-1])]) is None
     assert compared(one, [record(0, "", LABELS)]) is None
     assert compared([record(0, "", LABELS)], one) is None
+    # Of more classes than there are characters, where none of the last ones was predicted.
+    unpacked = dataclasses.replace(record(0, wrong_at(), LABELS), labels="")
+    assert compared([unpacked], [unpacked]) is None
+    assert compare_with_majority(cell(unpacked), Spread()) is None
     assert compared(one, one) is not None
     whole, none = (cell(*one), cell(*one), Spread()), (cell(*one), cell(record(1, wrong_at(), LABELS)), Spread())
     assert compare_means([whole, none]) is None

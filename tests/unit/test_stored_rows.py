@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from promptwise.errors import DataError
+from promptwise.errors import DataError, OutputError
 from promptwise.tasks import stored_rows
 from promptwise.tasks.examples import Example
 from promptwise.tasks.splits import hold_out
@@ -74,6 +75,19 @@ def test_a_large_unit_is_held_out_where_no_other_can_be(tmp_path: Path) -> None:
         messages.append(str(error.value))
     assert messages[0] == messages[1]
     assert "without emptying a class" in messages[0]
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When rows are stored, and when a part of them is held out."""
+    stored = store_examples(tmp_path, made_up(40, random.Random(1), grouped=False))
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(stored_rows.pa, "OSFile", full)
+    for write in (lambda: store_examples(tmp_path, stored), lambda: hold_out(stored, 4, salt="test", origin="here")):
+        with pytest.raises(OutputError, match=r"No space left on device .*MiB are free.*--stream-cache"):
+            write()
 
 
 def test_a_file_that_was_cut_is_refused(tmp_path: Path) -> None:

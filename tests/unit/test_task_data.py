@@ -188,7 +188,7 @@ def test_label_values(value: object, index: int) -> None:
     assert examples_from_rows(load_spec("boolq"), rows, "f") == [Example("q", "p", index)]
 
 
-@pytest.mark.parametrize("value", ["maybe", 2, -2, "2", None, 0.5, "", [1], "²", {"a": 1}])
+@pytest.mark.parametrize("value", ["maybe", 2, -2, "2", None, 0.5, float("nan"), float("inf"), "", [1], "²", {"a": 1}])
 def test_label_values_that_are_refused(value: object) -> None:
     """File, line and the value are named."""
     rows = [(7, {"question": "q", "passage": "p", "label": value})]

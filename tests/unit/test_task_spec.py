@@ -188,6 +188,7 @@ def test_row_format_reads_keys_and_doubled_braces() -> None:
     [
         ({"txt": "x"}, "f, line 3: no column 'text'. Columns found: 'txt'. Did you mean 'txt'?"),
         ({"text": None}, "f, line 3: column 'text' holds no value"),
+        ({"text": float("nan")}, "f, line 3: column 'text' holds no value (NaN)"),
         ({"text": {"a": 1}}, "must hold text, found dict"),
         ({"text": "a\ud800b"}, "half of a surrogate pair ('\\ud800' at character 2)"),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptwise.cli.adapter_use import load_for_use, write_predictions
+from promptwise.files import unfinished
 from promptwise.models.adapter import CONFIG_FILE, WEIGHTS_FILE, adapter_folder
 from promptwise.tasks.texts import iter_texts
 
@@ -55,7 +56,7 @@ class FilePredictor:
             OutputError: They cannot be written.
         """
         out.parent.mkdir(parents=True, exist_ok=True)
-        for left in out.parent.glob(f".{out.name[:32]}.*"):
+        for left in unfinished(out):
             # Of a process that was killed.
             left.unlink(missing_ok=True)
         texts = iter_texts(source, model.spec, text_column=self.text_column, text_pair_column=self.text_pair_column)

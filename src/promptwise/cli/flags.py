@@ -16,6 +16,7 @@ from promptwise.config.composition import known_settings, owners
 from promptwise.config.settings import Setting, flag_name, settings_in
 from promptwise.errors import ConfigError, UnknownNameError
 from promptwise.reading import yaml_of
+from promptwise.serving.settings import KEEP, KEEP_BYTES
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -235,6 +236,28 @@ def folder_options(function: _F) -> _F:
     resume = click.option("--resume", is_flag=True, help="Go on with the killed run that --out holds.")
     overwrite = click.option("--overwrite", is_flag=True, help="Replace the run that --out holds.")
     return overwrite(resume(function))
+
+
+def pool_options(function: _F) -> _F:
+    """Flags of the commands that hold the adapters of a folder; see :meth:`promptwise.AdapterPool.from_backbone`."""
+    for option in (
+        click.option(
+            "--keep-bytes",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Most bytes that the adapters in memory take together, and so the most of one. "
+            f"[default: {KEEP_BYTES}]",
+        ),
+        click.option(
+            "--keep",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Most adapters of --adapters that stay in memory: the least recently used ones leave, and are read "
+            f"again when they are asked for. [default: {KEEP}]",
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 def adapter_options(function: _F, required: bool = True, dtype: bool = True) -> _F:

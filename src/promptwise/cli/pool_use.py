@@ -117,9 +117,26 @@ def pool_rows(
 
 
 def open_pool(
-    folder: str, model: str | None, dtype: str, threads: int | None, names: Sequence[str] = (), fold: bool = False
+    folder: str,
+    model: str | None,
+    dtype: str,
+    threads: int | None,
+    names: Sequence[str],
+    fold: bool,
+    keep: int,
+    keep_bytes: int,
 ) -> AdapterPool:
     """The adapters of a folder on the backbone that is named, or that the first of them was made for.
+
+    Args:
+        folder: The folder.
+        model: The backbone.
+        dtype: As in :meth:`AdapterPool.from_backbone`; so are ``fold`` and the last two.
+        threads: CPU threads.
+        names: Those that are asked for, the first of which names the backbone where nobody does.
+        fold: See there.
+        keep: See there.
+        keep_bytes: See there.
 
     Raises:
         AdapterError: The folder is missing, or holds no adapter that could be read.
@@ -135,7 +152,9 @@ def open_pool(
         first = next((path for path in found if path.name in names), found[0])
         made_for = read_config(first)["backbone"]
         model, revision = str(made_for["name"]), recorded_revision(made_for)
-    return AdapterPool.from_backbone(model, folder=folder, dtype=dtype, fold=fold, revision=revision)
+    return AdapterPool.from_backbone(
+        model, folder=folder, keep=keep, keep_bytes=keep_bytes, dtype=dtype, fold=fold, revision=revision
+    )
 
 
 def write_answers(

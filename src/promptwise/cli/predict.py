@@ -8,10 +8,11 @@ from pathlib import Path
 
 import click
 
-from promptwise.cli.flags import Name, PlaceName, adapter_options, options_of
+from promptwise.cli.flags import Name, PlaceName, adapter_options, options_of, pool_options
 from promptwise.config import TrainConfig
 from promptwise.config.choices import ENGINES
 from promptwise.errors import ConfigError
+from promptwise.serving.settings import KEEP, KEEP_BYTES
 from promptwise.terminal import quiet
 
 
@@ -32,6 +33,7 @@ from promptwise.terminal import quiet
     is_flag=True,
     help="With --adapters: a row that cannot be answered comes out with its error, and the others go on.",
 )
+@pool_options
 @click.option(
     "--fold",
     is_flag=True,
@@ -91,6 +93,8 @@ def predict(
     names: str | None,
     adapter_column: str | None,
     keep_going: bool,
+    keep: int | None,
+    keep_bytes: int | None,
     fold: bool,
     model: str | None,
     batch_size: int,
@@ -141,11 +145,17 @@ def predict(
 
         rows = pool_rows(texts, pairs, file, names, adapter_column, text_column, text_pair_column)
         quiet()
-        pool = open_pool(adapters, model, dtype, threads, rows.names, fold)
+        pool = open_pool(adapters, model, dtype, threads, rows.names, fold, keep or KEEP, keep_bytes or KEEP_BYTES)
         write_answers(pool, rows, batch_size, form, out, keep_going, abstain_below)
         return
     assert adapter is not None
-    pooled = {"--names": names, "--adapter-column": adapter_column, "--keep-going": keep_going}
+    pooled = {
+        "--names": names,
+        "--adapter-column": adapter_column,
+        "--keep-going": keep_going,
+        "--keep": keep,
+        "--keep-bytes": keep_bytes,
+    }
     if any(pooled.values()):
         raise ConfigError(f"{next(flag for flag, value in pooled.items() if value)} goes with --adapters.")
     if in_folder:

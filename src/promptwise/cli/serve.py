@@ -9,10 +9,10 @@ from pathlib import Path
 
 import click
 
-from promptwise.cli.flags import Name
+from promptwise.cli.flags import Name, pool_options
 from promptwise.config import DTYPES
 from promptwise.errors import ConfigError
-from promptwise.serving.settings import ServerSettings, read_keys
+from promptwise.serving.settings import KEEP, KEEP_BYTES, ServerSettings, read_keys
 
 
 @click.command()
@@ -52,6 +52,7 @@ from promptwise.serving.settings import ServerSettings, read_keys
     is_flag=True,
     help="As in `predict`: each adapter with token biases takes that memory, and they do not run together.",
 )
+@pool_options
 @click.option("--dtype", type=Name("--dtype", lambda: DTYPES), default="auto", help="As in `train`. [default: auto]")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default what torch takes.")
 @click.option(
@@ -62,7 +63,8 @@ from promptwise.serving.settings import ServerSettings, read_keys
 @click.option(
     "--ray-address",
     metavar="ADDRESS",
-    help="A running Ray cluster, as ray.init takes it; by default one on this machine, which ends with the server.",
+    help="A running Ray cluster, as ray.init takes it. [default: the one that RAY_ADDRESS names, or one on this "
+    "machine, which ends with the server]",
 )
 @click.option(
     "--ray-config",
@@ -82,6 +84,8 @@ def serve(
     keys: Path | None,
     allow_open: bool,
     fold: bool,
+    keep: int | None,
+    keep_bytes: int | None,
     dtype: str,
     threads: int | None,
     ray: bool,
@@ -110,7 +114,17 @@ def serve(
             "everyone who reaches it may ask."
         )
     settings = ServerSettings(
-        adapters, model, dtype, fold, threads, None if keys is None else str(keys), queue, batch_tokens, timeout
+        adapters=adapters,
+        model=model,
+        dtype=dtype,
+        fold=fold,
+        threads=threads,
+        keys=None if keys is None else str(keys),
+        queue=queue,
+        batch_tokens=batch_tokens,
+        timeout=timeout,
+        keep=keep or KEEP,
+        keep_bytes=keep_bytes or KEEP_BYTES,
     )
 
     def started(address: str) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from promptwise.experiments.away import perform_away
 from promptwise.experiments.folder import RECORDS
 from promptwise.experiments.plan import Plan
-from promptwise.experiments.record import Record, read_records
+from promptwise.experiments.record import Record, read_record, read_records
 from promptwise.experiments.run import Run
-from promptwise.experiments.worker import perform
+from promptwise.experiments.worker import is_complete, perform
 from promptwise.runs.workers import Ended, Workers
 
 
@@ -79,9 +79,14 @@ class Engine:
     def _collect(self, ended: Ended) -> None:
         """Take a record; where a worker died or failed before it wrote one, one is written for it."""
         run, _ = self._under_way.pop(ended.key)
-        if ended.died or ended.error:
+        record: Record
+        before = read_record(self.out / RECORDS, run.id) if ended.died else None
+        if before is not None and is_complete(before, self.out, run.keep_adapter):
+            # It had done all of the run but to say so.
+            record = before
+        elif ended.died or ended.error:
             died = f"The process of this run died with {ended.died}; was there enough memory?"
-            record: Record = run.record("failed", error=died if ended.died else ended.error)
+            record = run.record("failed", error=died if ended.died else ended.error)
             record.write(self.out / RECORDS)
         else:
             record = ended.value

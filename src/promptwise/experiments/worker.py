@@ -52,6 +52,7 @@ def perform(cache: InputCache, run: Run, out: Path) -> Record:
             features=cache.features,
             progress=False,
             score_test=run.purpose == "result",
+            calibrate=run.purpose == "result",
         ).to_dict()
 
     try:

@@ -190,7 +190,12 @@ def _whole_folder(place: Path, overwrite: bool) -> Iterator[Path]:
             check_place(place, overwrite)
             if place.exists():
                 os.replace(place, old)
-            os.replace(new, place)
+            try:
+                os.replace(new, place)
+            except OSError:
+                if old.exists():
+                    os.replace(old, place)
+                raise
     except OSError as error:
         raise OutputError(f"{place} cannot be written: {error.strerror or error}.") from error
 

@@ -113,7 +113,7 @@ def compare_with_majority(cell: ResultCell, spread: Spread) -> Comparison | None
         if record.scores:
             constant = np.asarray(record.metrics["constant"]["test_scores"])
             rows.append((record, _right(record) - constant))
-        elif record.choices:
+        elif record.choices and record.labels:
             labels = np.frombuffer(record.labels.encode(), dtype=np.uint8)
             classes, counts = np.unique(labels, return_counts=True)
             rows.append((record, _right(record) - (labels == classes[counts.argmax()]).astype(np.int8)))
@@ -123,7 +123,8 @@ def compare_with_majority(cell: ResultCell, spread: Spread) -> Comparison | None
 def _differences(first: ResultCell, second: ResultCell, spread: Spread) -> Differences | None:
     """The differences of two cells, or ``None`` without a seed of both."""
     firsts, seconds = (
-        {record.seed: record for record in cell.finished if record.choices or record.scores} for cell in (first, second)
+        {record.seed: record for record in cell.finished if (record.choices and record.labels) or record.scores}
+        for cell in (first, second)
     )
     shared = [seed for seed in firsts if seed in seconds and _same_examples(firsts[seed], seconds[seed])]
     if not shared:

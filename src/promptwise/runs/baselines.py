@@ -44,7 +44,9 @@ def probe_config(config: ModelConfig) -> ModelConfig:
     values = values_of(config)
     if HEADS.get(config.head).cloze:
         values["head"] = "classifier"
-    values |= {"strategy": "none", "tune": "none", "tune_backbone": False, "lr": None, "start_from": None, "out": None}
+    values |= {"strategy": "none", "tune": "none", "tune_backbone": False, "lr": None}
+    # The states that are kept are those of a layer that the prompts of the run enter.
+    values |= dict.fromkeys(("start_from", "states_cache", "out"))
     return type(config)(**without_useless(type(config), values))
 
 
@@ -72,7 +74,7 @@ def run_baselines(config: ModelConfig, model: PromptedModel, data: TaskData, pro
     probe = PromptedModel(backbone, data.spec, plain.prompt_config(), plain.seed)
     found = []
     if config.has_prompt or config.changes_backbone:
-        metrics = fit(probe, data, plain.fit_config(), progress=progress)
+        metrics = fit(probe, data, plain.fit_config(), progress=progress, calibrate=False)
         found.append(
             Baseline(
                 "linear probe",

@@ -118,6 +118,7 @@ def train(
     features: SharedFeatures | None = None,
     progress: bool = True,
     score_test: bool = True,
+    calibrate: bool = True,
     on_score: Callable[[int, float], None] | None = None,
     baselines: bool = False,
 ) -> RunMetrics:
@@ -132,6 +133,7 @@ def train(
         features: Tokenised data that several runs share.
         progress: Show a progress bar.
         score_test: Whether to look at the test split at all.
+        calibrate: Whether to choose what turns scores into answers; see :func:`~promptwise.training.fit.fit`.
         on_score: Called with the validation score of each epoch; see :func:`~promptwise.training.fit.fit`.
         baselines: Train and score what the run is to be compared with too; see :func:`.run_baselines`. A run that is
             finished already gets none.
@@ -145,7 +147,7 @@ def train(
         DataError: The data is missing or malformed.
         TrainingError: The loss is not finite.
     """
-    run = _AdapterRun(config, backbone, load, features, progress, score_test, on_score, baselines)
+    run = _AdapterRun(config, backbone, load, features, progress, score_test, calibrate, on_score, baselines)
     return run.run(overwrite, resume)
 
 
@@ -165,12 +167,13 @@ class _AdapterRun(FolderRun[RunMetrics]):
         features: SharedFeatures | None,
         progress: bool,
         score_test: bool,
+        calibrate: bool,
         on_score: Callable[[int, float], None] | None,
         baselines: bool,
     ) -> None:
         super().__init__(config)
         self.backbone, self.load, self.features = backbone, load, features
-        self.progress, self.score_test = progress, score_test
+        self.progress, self.score_test, self.calibrate = progress, score_test, calibrate
         self.on_score, self.baselines = on_score, baselines
 
     def run(self, overwrite: bool, resume: bool) -> RunMetrics:
@@ -266,6 +269,7 @@ class _AdapterRun(FolderRun[RunMetrics]):
             resume=resume,
             progress=self.progress,
             score_test=self.score_test,
+            calibrate=self.calibrate,
             states_cache=self.config.states_cache,
             on_score=self.on_score,
         )

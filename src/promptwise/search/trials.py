@@ -115,6 +115,7 @@ def _done(trial: Trial, shared: SharedStudy, task: Task, cache: InputCache) -> F
                 features=cache.features,
                 progress=False,
                 score_test=False,
+                calibrate=False,
                 on_score=_pruning(trial, config.epochs),
             ).validation
 

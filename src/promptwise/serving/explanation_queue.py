@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from promptwise.errors import BackboneError, PromptwiseError
 from promptwise.models.attribution import Attribution
 from promptwise.serving.pool import AdapterPool
-from promptwise.serving.queue import QueueFullError
+from promptwise.serving.queue import ClosedError, QueueFullError
 from promptwise.tasks.template import Texts
 
 _log = logging.getLogger(__name__)
@@ -53,13 +53,17 @@ class ExplanationQueue:
 
         Raises:
             QueueFullError: There is no room now.
+            ClosedError: The queue was closed.
         """
+        over = threading.Event()
         with self._changed:
             if self._taken >= self.most:
                 raise QueueFullError(f"{self._taken} explanations wait already. Ask again in a while.")
+            try:
+                done = self._thread.submit(self._made, text, adapter, over)
+            except RuntimeError as error:
+                raise ClosedError("The server is ending and takes nothing in. Ask again in a while.") from error
             self._taken += 1
-        over = threading.Event()
-        done = self._thread.submit(self._made, text, adapter, over)
         done.add_done_callback(self._free)
         return Explanation(done, over)
 

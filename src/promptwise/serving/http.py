@@ -206,6 +206,8 @@ def create_app(
             found = await _unless_left(request, taken.done, limits.timeout, lambda: explanations.cancel(taken))
         except QueueFullError as error:
             raise HTTPException(429, str(error), {"Retry-After": "1"}) from error
+        except ClosedError as error:
+            raise HTTPException(503, str(error), {"Retry-After": "1"}) from error
         except PromptwiseError as error:
             status = 500 if isinstance(error, BackboneError) else 422
             return JSONResponse({"error": _public(pool, str(error))}, status)

@@ -213,7 +213,8 @@ class AdapterLoader:
             folded = f", {kind.folded_bytes:,} of them folded" if kind.folded_bytes else ""
             raise AdapterError(
                 f"{weights} would take {size:,} bytes{folded}; the most that all adapters may take together is "
-                f"{self.most_bytes:,}. Give the pool more with keep_bytes{', or leave --fold out' if folded else ''}."
+                f"{self.most_bytes:,}. Give them more with --keep-bytes (in Python keep_bytes)"
+                f"{', or leave --fold out' if folded else ''}."
             )
 
     def _spec(self, data: Mapping[str, Any]) -> TaskSpec:

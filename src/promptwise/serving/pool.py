@@ -22,6 +22,7 @@ from promptwise.models.zero_shot import ZeroShotModel
 from promptwise.serving.batch import Row, run
 from promptwise.serving.explanation import explain
 from promptwise.serving.loading import AdapterLoader, LoadedAdapter
+from promptwise.serving.settings import KEEP, KEEP_BYTES
 from promptwise.serving.source import AdapterSource
 from promptwise.serving.store import AdapterStore, PoolMemory
 from promptwise.tasks.batching import chunks
@@ -30,7 +31,6 @@ from promptwise.tasks.problems import problem_of
 from promptwise.tasks.spec import TaskSpec
 from promptwise.tasks.template import Features, Texts
 
-KEEP, KEEP_BYTES = 200, 2**30
 OnError = Literal["raise", "return"]
 
 

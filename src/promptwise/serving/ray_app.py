@@ -147,7 +147,8 @@ def serve_on_ray(
         settings: What each replica is made of.
         host: The address that Serve's proxies listen on.
         port: Their port; 0 for any that is free on this machine.
-        address: A running Ray cluster; by default one is started on this machine, and ends with the server.
+        address: A running Ray cluster; by default that of RAY_ADDRESS, or one that is started on this machine and ends
+            with the server.
         config: A config file of Ray Serve; by default the one that ships.
         started: Is told the address.
 
@@ -163,6 +164,7 @@ def serve_on_ray(
         keys=None if settings.keys is None else _whole(settings.keys),
     )
     options = deployment_options(config)
+    address = address or os.environ.get("RAY_ADDRESS")
     if address is None:
         port = _free_port(host, port)
     elif port == 0:
@@ -197,12 +199,11 @@ def _whole(place: str) -> str:
 
 @contextlib.contextmanager
 def _cluster(address: str | None) -> Iterator[None]:
-    """A connection to a cluster.
+    """A connection to a running cluster, or to one that is started here.
 
     Raises:
         ConfigError: It does not answer.
     """
-    address = address or os.environ.get("RAY_ADDRESS")
     how: dict[str, Any] = {"namespace": NAME, "log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         # Nobody is told that a cluster was started for this command.

@@ -37,7 +37,13 @@ def load_app(
     set_threads(settings.threads)
     backbone, revision = settings.backbone
     pool = AdapterPool.from_backbone(
-        backbone, folder=settings.adapters, dtype=settings.dtype, fold=settings.fold, revision=revision
+        backbone,
+        folder=settings.adapters,
+        keep=settings.keep,
+        keep_bytes=settings.keep_bytes,
+        dtype=settings.dtype,
+        fold=settings.fold,
+        revision=revision,
     )
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())

@@ -11,6 +11,9 @@ from promptwise.config import DTYPES
 from promptwise.errors import AdapterError, ConfigError, UnknownNameError
 from promptwise.reading import parsed
 
+KEEP, KEEP_BYTES = 200, 2**30
+"""The most adapters that a pool keeps, and the most bytes that they take, where nobody says it."""
+
 
 @dataclass(frozen=True)
 class ServerSettings:
@@ -26,6 +29,8 @@ class ServerSettings:
         queue: The most rows that wait or run.
         batch_tokens: The most tokens of a batch.
         timeout: Seconds that a request may take.
+        keep: The most adapters that stay loaded.
+        keep_bytes: The most bytes that they take together.
     """
 
     adapters: str
@@ -37,6 +42,8 @@ class ServerSettings:
     queue: int = 1024
     batch_tokens: int = 8192
     timeout: float = 30.0
+    keep: int = KEEP
+    keep_bytes: int = KEEP_BYTES
 
     @classmethod
     def checked(cls, values: Mapping[str, Any]) -> ServerSettings:
@@ -48,8 +55,9 @@ class ServerSettings:
         made = cls(**parsed(cls, values, "args"))
         if made.dtype not in DTYPES:
             raise UnknownNameError("dtype", made.dtype, DTYPES)
-        if made.threads is not None and made.threads < 1:
-            raise ConfigError(f"args: threads must be at least 1, found {made.threads}.")
+        for name in ("threads", "queue", "batch_tokens", "keep", "keep_bytes"):
+            if (value := getattr(made, name)) is not None and value < 1:
+                raise ConfigError(f"args: {name} must be at least 1, found {value}.")
         if not made.timeout > 0:
             raise ConfigError(f"args: timeout must be above 0 seconds, found {made.timeout}.")
         return made

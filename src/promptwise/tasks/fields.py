@@ -12,6 +12,7 @@ safe for specs that come from elsewhere: there is no attribute access, no conver
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -168,10 +169,12 @@ def _as_text(value: Any, name: str, where: str) -> str:
                 f"{error.start + 1}), which no tokenizer can read. Remove it from the file."
             ) from error
         return value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        # pandas marks a gap by NaN.
+        gap = "null" if value is None else "NaN"
+        raise DataError(f"{where}: column {name} holds no value ({gap}). Write an empty text, or remove the row.")
     if isinstance(value, bool | int | float):
         return str(value)
-    if value is None:
-        raise DataError(f"{where}: column {name} holds no value (null). Write an empty text, or remove the row.")
     raise DataError(f"{where}: column {name} must hold text, found {type(value).__name__} {shorten(value)}.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -9,19 +10,21 @@ from typing import Any
 from promptwise.errors import DataError
 from promptwise.tasks.fields import shorten
 
-NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
-"""A class name that is a number."""
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
+"""A class name that is a number; a small one of a JSON or Parquet file is written as 1e-05."""
 
 
 def label_name(value: Any, where: str) -> str:
     """Return a label value as the name of a class: texts without outer spaces, whole floats without ``.0``.
 
     Raises:
-        DataError: The value is missing, empty, or neither text, number nor truth value.
+        DataError: The value is missing, empty, not a number (by which pandas marks a gap), or neither text, number nor
+            truth value.
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # Parquet and pandas keep whole numbers as floats where a column has a gap.
-    if isinstance(value, str | bool | int | float) and (name := str(value).strip()):
+    gap = isinstance(value, float) and math.isnan(value)
+    if isinstance(value, str | bool | int | float) and not gap and (name := str(value).strip()):
         return name
     raise DataError(f"{where}: the label must be a text or a number, found {shorten(value)}. Label or remove the row.")
 

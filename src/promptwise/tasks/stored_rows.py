@@ -126,7 +126,11 @@ class StoredExamples(Sequence[Example]):
             self._file.give_back()
 
     def hold_out(self, target: int, *, salt: str, origin: str) -> tuple[StoredExamples, StoredExamples]:
-        """The rest and a held-out part, each in a file of its own; see :func:`promptwise.tasks.splits.hold_out`."""
+        """The rest and a held-out part, each in a file of its own; see :func:`promptwise.tasks.splits.hold_out`.
+
+        Raises:
+            OutputError: The files cannot be written.
+        """
         with tempfile.TemporaryDirectory(dir=self.path.parent) as folder:
             chosen = held_out(self, target, salt=salt, origin=origin, folder=Path(folder))
         return self._part(~chosen), self._part(chosen)
@@ -134,13 +138,16 @@ class StoredExamples(Sequence[Example]):
     def _part(self, chosen: np.ndarray[Any, Any]) -> StoredExamples:
         """The rows of a mask ``[N]``, in a new file."""
         path = unused(self.path.parent)
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
-            for batch, start in zip(self._file.batches, self._file.starts, strict=True):
-                part = batch.filter(pa.array(chosen[start : start + len(batch)]))
-                if len(part):
-                    writer.write_batch(part)
-                self._file.give_back()
+        write_batches(path, _SCHEMA, self._chosen(chosen))
         return StoredExamples(path)
+
+    def _chosen(self, chosen: np.ndarray[Any, Any]) -> Iterator[Any]:
+        """The record batches of the rows of a mask ``[N]``."""
+        for batch, start in zip(self._file.batches, self._file.starts, strict=True):
+            part = batch.filter(pa.array(chosen[start : start + len(batch)]))
+            if len(part):
+                yield part
+            self._file.give_back()
 
 
 def store_examples(folder: Path, examples: Iterable[Example]) -> StoredExamples:

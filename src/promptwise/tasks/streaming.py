@@ -44,6 +44,8 @@ from promptwise.tasks.subsets import with_rows
 FORMAT = 1
 _ABOUT = "task.json"
 _WHAT = "--stream"
+_TRIES = 10
+"""How often a folder is made that others remove."""
 
 Hold = Callable[[Iterable[Example]], Sequence[Example]]
 
@@ -199,16 +201,17 @@ def _kept(
     """
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
     lock = folder / f"{name}.lock"
-    try:
-        with _alone(lock):
+    with _alone(lock):
+        try:
             if not (folder / name / _ABOUT).is_file():
                 _make(folder, name, about, load, rows)
-    except BaseException:
-        # What fails leaves no trace, so that the folder of a run that never began goes too.
-        with contextlib.suppress(OSError):
-            lock.unlink()
-            folder.rmdir()
-        raise
+        except BaseException:
+            # What fails leaves no trace, so that the folder of a run that never began goes too. The lock is held until
+            # then: its file is nobody else's, and who waits for it takes a new one.
+            with contextlib.suppress(OSError):
+                lock.unlink()
+                folder.rmdir()
+            raise
     return _read(folder / name)
 
 
@@ -238,13 +241,17 @@ def _make(
 def _alone(lock: Path) -> Any:
     """Hold a lock, in a folder that is made if it is missing; the system frees that of a process that is killed."""
     folder = lock.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(lock).acquire()
-    except (OSError, NotImplementedError) as error:
-        raise OutputError(
-            f"{folder} cannot be written: {getattr(error, 'strerror', None) or error}. Give another --stream-cache."
-        ) from error
+    for left in reversed(range(_TRIES)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return FileLock(lock).acquire()
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, FileNotFoundError) and left:
+                # A process that failed removed the folder meanwhile.
+                continue
+            raise OutputError(
+                f"{folder} cannot be written: {getattr(error, 'strerror', None) or error}. Give another --stream-cache."
+            ) from error
 
 
 def _read(place: Path) -> TaskData:

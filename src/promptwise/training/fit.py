@@ -63,6 +63,7 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     score_test: bool = True,
+    calibrate: bool = True,
     states_cache: str | Path | None = None,
     on_score: Callable[[int, float], None] | None = None,
 ) -> RunMetrics:
@@ -76,6 +77,8 @@ def fit(
         resume: Go on from the last whole checkpoint in that folder.
         progress: Show a progress bar on standard error.
         score_test: Whether to look at the test split at all; a search of settings does not.
+        calibrate: Whether to score validation once more, to choose the temperature or the thresholds of labels; a model
+            that nobody will use needs none, and keeps a temperature of 1 and thresholds of 0.5.
         states_cache: Where a model that enters above layer 0 keeps the states that enter there; by default below
             ``output_dir``. ``"none"`` for nowhere. The test split is read once, so none of its are kept.
         on_score: Called after each epoch with its number, from 1, and the validation score that chooses the checkpoint;
@@ -104,6 +107,7 @@ def fit(
                 resume=resume,
                 progress=progress,
                 score_test=score_test,
+                calibrate=calibrate,
                 states_cache=states_cache,
                 on_score=on_score,
             )
@@ -127,10 +131,12 @@ def fit(
     if config.half:
         round_to_half(model)
     bar = "scoring test" if progress and trainer.is_world_process_zero() else None
-    held_out = model.logits(model.features(data.validation))
-    model.decoding = model.problem.fitted(held_out, labels_of(data.validation), model.decoding)
-    if model.problem.calibrated:
-        model.temperature = fit_temperature(held_out, labels_of(data.validation))
+    held_out = None
+    if calibrate and model.problem.chosen_after:
+        held_out = model.logits(model.features(data.validation))
+        model.decoding = model.problem.fitted(held_out, labels_of(data.validation), model.decoding)
+        if model.problem.calibrated:
+            model.temperature = fit_temperature(held_out, labels_of(data.validation))
     test_rows = model.features(data.test) if score_test else []
     tested = model.logits(test_rows, progress=bar) if score_test else None
     return _measured(
@@ -238,7 +244,7 @@ def _measured(
     trainer: PromptTrainer,
     tested: Tensor | None,
     test_rows: Sequence[Any],
-    held_out: Tensor,
+    held_out: Tensor | None,
     seconds: RunTime,
 ) -> RunMetrics:
     """What a run measured.
@@ -250,18 +256,19 @@ def _measured(
         trainer: What trained it.
         tested: Logits of the test rows; ``None`` where test was not looked at.
         test_rows: Features of those rows.
-        held_out: Those of the validation rows.
+        held_out: Those of the validation rows; ``None`` where nothing was chosen on them.
         seconds: How long it took.
     """
     problem, labels = model.problem, labels_of(data.test)
     choices: list[Label] = [] if tested is None else problem.decode(tested, test_rows, data.spec.labels, model.decoding)
     single = problem.calibrated
     constant = None if single else _constant(data, tested is not None)
+    chosen, true = packed_choices(choices, labels) if single and tested is not None else ("", "")
     return RunMetrics(
         task=data.spec.name,
         test={} if tested is None else score_choices(data.spec, data.test, choices),
-        test_choices=packed_choices(choices) if single else "",
-        test_labels="" if tested is None or not single else packed_choices(labels),
+        test_choices=chosen,
+        test_labels=true,
         test_scores=[] if tested is None or single else _row_scores(data, choices),
         test_groups=[] if tested is None else group_numbers(data.test),
         validation=best_validation(trainer, data.spec.metrics),
@@ -269,7 +276,7 @@ def _measured(
         constant=constant,
         problem="" if single else problem.name,
         thresholds=list(model.decoding.thresholds),
-        calibration=_calibration(model, data, tested, held_out) if single else None,
+        calibration=_calibration(model, data, tested, held_out) if single and held_out is not None else None,
         seed=config.seed,
         steps=trainer.state.global_step,
         best_step=trainer.state.best_global_step,

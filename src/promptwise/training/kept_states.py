@@ -29,7 +29,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from promptwise.errors import BackboneError, OutputError
-from promptwise.files import open_atomic, write_json
+from promptwise.files import open_atomic, unfinished, write_json
 from promptwise.tasks.batching import by_length, chunks
 from promptwise.tasks.template import Features
 
@@ -147,7 +147,7 @@ class StatesFile:
         with self._alone():
             if self.is_made():
                 return
-            for left in self.folder.glob(f".{self.path.name}.*"):
+            for left in unfinished(self.path):
                 # Of a process that was killed.
                 left.unlink()
             require_room([self])

@@ -135,7 +135,7 @@ class RunMetrics:
     Attributes:
         task: Name of the task.
         test: Metrics on the test split by name; empty where it was not looked at.
-        test_choices: The predicted class of each test row, one character each.
+        test_choices: The predicted class of each test row, one character each; empty where there are too many classes.
         test_labels: The true class of each, likewise.
         test_groups: The group of each, where the task has groups.
         validation: Metrics of the chosen checkpoint on the validation split.
@@ -146,7 +146,7 @@ class RunMetrics:
         constant: The constant answer; not for a single label.
         problem: The kind of problem; empty for a single label.
         thresholds: Of several labels the probability from which on each is given.
-        calibration: How far probabilities can be trusted; runs of earlier versions have none.
+        calibration: How far probabilities can be trusted; runs of earlier versions and of a search have none.
         seed: The run's seed.
         steps: Optimizer steps.
         best_step: The step of the checkpoint that was chosen.

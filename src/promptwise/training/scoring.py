@@ -44,6 +44,9 @@ def score_choices(spec: TaskSpec, examples: Sequence[Example], answers: Sequence
     return problem_of(spec).scores(spec.metrics, list(answers), labels_of(examples), spec.labels, groups)
 
 
-def packed_choices(choices: Sequence[int]) -> str:
-    """Predicted classes as one character each; empty where there are too many classes."""
-    return "".join(_DIGITS[choice] for choice in choices) if max(choices, default=0) < len(_DIGITS) else ""
+def packed_choices(choices: Sequence[int], labels: Sequence[int]) -> tuple[str, str]:
+    """Predicted and true classes as one character each; both are empty where either has one beyond the 36th."""
+    if max((*choices, *labels), default=0) >= len(_DIGITS):
+        return "", ""
+    chosen, true = ("".join(_DIGITS[one] for one in classes) for classes in (choices, labels))
+    return chosen, true

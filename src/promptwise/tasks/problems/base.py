@@ -44,6 +44,7 @@ class Problem(ABC):
         per_token: Whether the head gives scores for each token, and a label those of each word.
         has_classes: Whether there are class names.
         calibrated: Whether probabilities of one class of several are made, which a temperature can correct.
+        chosen_after: Whether validation chooses anything after training: a temperature, or what :meth:`fitted` does.
         row_score: What :meth:`row_scores` gives, in words.
         constant: The answer that :meth:`constant_answers` gives, in words.
     """
@@ -51,6 +52,7 @@ class Problem(ABC):
     name: ClassVar[str]
     per_token: ClassVar[bool] = False
     calibrated: ClassVar[bool] = False
+    chosen_after: ClassVar[bool] = False
     has_classes: ClassVar[bool] = True
     row_score: ClassVar[str]
     constant: ClassVar[str]

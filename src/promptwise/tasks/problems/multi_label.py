@@ -31,6 +31,7 @@ class MultiLabel(Problem):
     """
 
     name: ClassVar[str] = "multi_label_classification"
+    chosen_after: ClassVar[bool] = True
     row_score: ClassVar[str] = "F1 of each row's labels"
     constant: ClassVar[str] = "majority labels"
 
@@ -65,9 +66,14 @@ class MultiLabel(Problem):
         return functional.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), pos_weight=weights)
 
     def class_weights(self, truths: Sequence[Labels], classes: int) -> list[float]:
-        """See :meth:`Problem.class_weights`: rows without a label / rows with it, which count alike then."""
-        counts = Counter(label for row in truths for label in row)
-        return [(len(truths) - counts[label]) / counts[label] if counts[label] else 1.0 for label in range(classes)]
+        """See :meth:`Problem.class_weights`: rows without a label / rows with it, which count alike then.
+
+        A label that all rows or none have counts 1: there is nothing to weigh it against.
+        """
+        counts, rows = Counter(label for row in truths for label in row), len(truths)
+        return [
+            (rows - with_it) / with_it if 0 < (with_it := counts[label]) < rows else 1.0 for label in range(classes)
+        ]
 
     def fitted(self, logits: Any, truths: Sequence[Labels], decoding: Decoding) -> Decoding:
         """See :meth:`Problem.fitted`: the threshold of each label."""

@@ -19,6 +19,7 @@ class SingleLabel(Problem):
 
     name: ClassVar[str] = "single_label_classification"
     calibrated: ClassVar[bool] = True
+    chosen_after: ClassVar[bool] = True
     row_score: ClassVar[str] = "accuracy"
     constant: ClassVar[str] = "majority class"
 
