@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+from collections import defaultdict
 from datetime import date
 from pathlib import Path
 from xml.etree import ElementTree
@@ -108,6 +109,21 @@ def test_every_page_is_in_the_navigation() -> None:
     named = set(re.findall(r": ([\w/-]+\.md)$", navigation, flags=re.MULTILINE))
     pages = {str(Path(page).relative_to("docs")) for page in PAGES if page.startswith("docs/")}
     assert named == (pages - {"data/README.md"}) | {"commands.md", "LOG.md", "CHANGELOG.md"}
+
+
+def test_passages_that_pages_share_are_equal() -> None:
+    """What stands on several pages, between comments that name it, is the same on each."""
+    passages: dict[str, list[str]] = defaultdict(list)
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        found = re.findall(r"^<!-- shared passage: (.+) -->\n(.*?)^<!-- end of passage: \1 -->$", text, re.M | re.S)
+        assert len(found) == text.count("<!-- shared passage"), page
+        for name, passage in found:
+            passages[name].append(passage)
+    assert {"demo", "results"} <= set(passages)
+    for name, copies in passages.items():
+        assert len(copies) > 1, name
+        assert len(set(copies)) == 1, name
 
 
 @pytest.mark.parametrize("page", LINKED)

@@ -85,6 +85,23 @@ def test_ways_of_a_word_add_up(model: PromptedModel) -> None:
     assert any(abs(score - part) > 1e-6 for score, part in zip(said.scores, said.through_prompt, strict=True))
 
 
+@pytest.mark.parametrize(("strategy", "told_apart"), [("token-bias", True), ("context-bias", False)])
+def test_biases_of_tokens_have_no_task_level_prompt(
+    strategy: str, told_apart: bool, model: PromptedModel, tiny: Path
+) -> None:
+    """Without the text nothing of them is left; what goes through one is told apart where it is made of the words."""
+    biased = PromptedModel.from_backbone(str(tiny), task=model.spec, dtype="fp32", base="hidden", strategy=strategy)
+    with torch.no_grad():
+        for weights in biased.strategy.parameters():
+            weights.add_(torch.ones_like(weights))
+    said = explain(biased, (TEXT, None), steps=8)
+    assert said.task_level is None
+    assert any(said.attribution.through_prompt) == told_apart
+    lines = "\n".join(map(str, explanation_lines(said)))
+    assert "task-level prompt" not in lines
+    assert ("through the prompt" in lines) == told_apart
+
+
 def test_a_text_in_a_terminal_and_on_a_page(trained: Path, model: PromptedModel, tmp_path: Path) -> None:
     """What a person reads is what the model says; the page escapes the text and needs no other file."""
     page = tmp_path / "page.html"

@@ -56,8 +56,9 @@ def explain(
     """Show which words moved a prediction, and what the prompt made of them.
 
     Each word has the distance by which it moves the log-odds of the predicted label (integrated gradients), on its way
-    as input and, apart, on its way through the prompt. Where the prompt depends on the input, the prediction with the
-    task-level prompt alone stands beside it: the one that an empty text gets. It needs the extra `figures`.
+    as input and, apart, on its way through the prompt. Where vectors are made from the input, the prediction with the
+    task-level prompt alone stands beside it: the one that an empty text gets. Biases of tokens have no such prompt. It
+    needs the extra `figures`.
 
     \b
     promptwise explain --adapter runs/topics --text "The river floods every spring."

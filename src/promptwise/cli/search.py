@@ -52,7 +52,7 @@ def search(
     search too. The test split is scored once, at the end, by the run that is chosen.
 
     \b
-    promptwise search --task topics13 --out runs/search --space lr=loguniform:1e-3:1e-1 --space length=8,16,32
+    promptwise search --task topics13 --out runs/search --space lr=loguniform:1e-3:1e-1 --space bias_rank=8,16,32
     promptwise search --config run.yaml --out runs/search --space strategy=encoder,shared --space encoder=rnn,mlp
 
     --out is the folder of the study. The same command goes on where it stopped: finished trials are kept, and one that

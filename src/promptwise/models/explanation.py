@@ -21,7 +21,8 @@ class Explanation:
         texts: The text, and the second one of a pair.
         attribution: The prediction and what each word does to it.
         task_level: The prediction with the prompt that the strategy makes of an empty text, which is the same for every
-            input; ``None`` where the prompt does not depend on the input anyway.
+            input; ``None`` where the prompt does not depend on the input anyway, and for biases of tokens, which an
+            empty text has none of.
         label: The true label, where it is known.
     """
 
@@ -54,8 +55,12 @@ def explain(model: PromptedModel, text: str | Texts, label: str | None = None, s
 
 @torch.inference_mode()
 def task_level(model: PromptedModel, texts: Texts) -> Prediction | None:
-    """The prediction for a text with the prompt of an empty one; ``None`` where every text has the same prompt."""
-    if not model.strategy.instance_wise:
+    """The prediction for a text with the prompt of an empty one.
+
+    It is ``None`` where every text has the same prompt. It is so for biases of tokens too: what they add belongs to the
+    tokens of the text itself, and nothing of it would be left for all texts alike.
+    """
+    if not model.strategy.instance_wise or model.strategy.makes_edits:
         return None
     model.eval()
     rows = model.input_format.encode([texts])

@@ -67,8 +67,9 @@ def explanation_lines(one: Explanation) -> list[Text]:
         lines.append(
             Text(f"with the task-level prompt alone: {level.label} ({level.probabilities[level.label]:.3f}){changed}")
         )
+    by_prompt = any(said.through_prompt)
     words = (
-        f"{word} {score:+.2f}" + (f" ({prompt:+.2f} through the prompt)" if one.task_level is not None else "")
+        f"{word} {score:+.2f}" + (f" ({prompt:+.2f} through the prompt)" if by_prompt else "")
         for word, score, prompt in strongest(said, SHOWN)
     )
     return [*lines, Text(f"strongest words, in log-odds: {', '.join(words)}")]

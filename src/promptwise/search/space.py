@@ -35,7 +35,7 @@ _OTHER_ROWS = (
 )
 _NO_MATTER = ("out", "threads", "report_to")
 
-_EXAMPLE = "--space lr=loguniform:1e-4:1e-1 or --space length=8,16,32"
+_EXAMPLE = "--space lr=loguniform:1e-4:1e-1 or --space strategy=shared,encoder"
 
 
 @dataclass(frozen=True)
