@@ -55,7 +55,7 @@ def test_defaults_that_changed_rename_no_run() -> None:
         "task": "sst2",
         "base": "hidden",
         "strategy": "token-bias",
-        "epochs": 10.0,
+        "epochs": 6.0,
         "lr": new.lr,
     }
 

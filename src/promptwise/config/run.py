@@ -154,7 +154,7 @@ class FitConfig:
 
     epochs: float | None = setting(
         None,
-        "Passes over the training split. By default as many as show 10,000 examples, at least 2 and at most 50.",
+        "Passes over the training split. By default as many as show 6,000 examples, at least 2 and at most 50.",
         minimum=0.001,
         maximum=10**6,
     )
