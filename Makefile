@@ -11,7 +11,7 @@ DEMO := $(VENV)/.demo-installed
 help: ## Show this help
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(DEMO) ## Train, score, save, reload and use an instance-wise prompt (two to six minutes)
+demo: $(DEMO) ## Train, score, save, reload and use an instance-wise prompt (two to seven minutes)
 	$(BIN)/promptwise demo
 
 # A process for each core, each with whole files in the order of their names, and one thread each.
