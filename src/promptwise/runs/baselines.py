@@ -44,9 +44,9 @@ def probe_config(config: ModelConfig) -> ModelConfig:
     values = values_of(config)
     if HEADS.get(config.head).cloze:
         values["head"] = "classifier"
-    values |= {"strategy": "none", "tune": "none", "tune_backbone": False, "lr": None}
-    # The states that are kept are those of a layer that the prompts of the run enter.
-    values |= dict.fromkeys(("start_from", "states_cache", "out"))
+    values |= {"strategy": "none", "tune": "none", "tune_backbone": False}
+    # The kept states are those of a layer that the prompts of the run enter, and a probe has none.
+    values |= dict.fromkeys(("lr", "start_from", "states_cache", "out"))
     return type(config)(**without_useless(type(config), values))
 
 

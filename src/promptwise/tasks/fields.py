@@ -159,6 +159,11 @@ def _joined(value: list[Any], name: str, where: str) -> str:
     return " ".join(words)
 
 
+def is_nan(value: Any) -> bool:
+    """Whether a value of a row is "not a number", by which pandas marks a gap."""
+    return isinstance(value, float) and math.isnan(value)
+
+
 def _as_text(value: Any, name: str, where: str) -> str:
     if isinstance(value, str):
         try:
@@ -169,8 +174,7 @@ def _as_text(value: Any, name: str, where: str) -> str:
                 f"{error.start + 1}), which no tokenizer can read. Remove it from the file."
             ) from error
         return value
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        # pandas marks a gap by NaN.
+    if value is None or is_nan(value):
         gap = "null" if value is None else "NaN"
         raise DataError(f"{where}: column {name} holds no value ({gap}). Write an empty text, or remove the row.")
     if isinstance(value, bool | int | float):

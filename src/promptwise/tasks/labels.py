@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from promptwise.errors import DataError
-from promptwise.tasks.fields import shorten
+from promptwise.tasks.fields import is_nan, shorten
 
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 """A class name that is a number; a small one of a JSON or Parquet file is written as 1e-05."""
@@ -23,8 +22,7 @@ def label_name(value: Any, where: str) -> str:
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # Parquet and pandas keep whole numbers as floats where a column has a gap.
-    gap = isinstance(value, float) and math.isnan(value)
-    if isinstance(value, str | bool | int | float) and not gap and (name := str(value).strip()):
+    if isinstance(value, str | bool | int | float) and not is_nan(value) and (name := str(value).strip()):
         return name
     raise DataError(f"{where}: the label must be a text or a number, found {shorten(value)}. Label or remove the row.")
 
