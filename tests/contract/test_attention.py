@@ -10,7 +10,7 @@ import torch
 from promptwise.core.instance import Instance
 from promptwise.core.prompt import PromptShape
 from promptwise.core.seeding import seeded
-from promptwise.errors import BackboneError
+from promptwise.errors import BackboneError, ConfigError
 from promptwise.strategies.attention import AttentionPrompt
 from tests.contract.common import EXAMPLES, K, TinyFolder, load, make_model, make_prepared
 
@@ -127,6 +127,14 @@ def test_a_layer_that_does_not_exist_is_refused_before_training(strategy: str, t
     backbone = load(tiny_folder("bert"), lm_head=False)
     with pytest.raises(BackboneError, match=r"has the layers 0 to 1; there is no layer 2"):
         make_model(backbone, base="hidden", strategy=strategy, reads_layer=2)
+
+
+def test_a_bias_of_states_does_not_read_above_its_own_edits(tiny_folder: TinyFolder) -> None:
+    """What it read would not be the states that its model has."""
+    backbone = load(tiny_folder("bert"), lm_head=False)
+    with pytest.raises(ConfigError, match="--reads-layer 1 is above layer 0, the lowest of --edit-layers"):
+        make_model(backbone, base="hidden", strategy="context-bias", reads_layer=1)
+    make_model(backbone, base="hidden", strategy="context-bias", reads_layer=1, edit_layers="1")
 
 
 def test_a_family_whose_layers_are_one_is_refused(tiny_folder: TinyFolder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,35 @@ def test_predict_takes_texts_that_fit_its_task(tiny_folder: TinyFolder) -> None:
         model.predict("good film")
     with pytest.raises(ConfigError, match="pairs of texts"):
         model.predict(["good film"])
+
+
+def test_a_pass_that_began_before_the_first_edits_is_not_edited(tiny_folder: TinyFolder) -> None:
+    """Another thread makes the first model of hidden states on the same backbone, and has to wait."""
+    backbone = load_backbone(str(tiny_folder("bert")))
+    first = make_prepared(backbone, base="prompt", strategy="shared")
+    rows = first.features(EXAMPLES)
+    alone = first.logits(rows)
+    began, goes_on, found = threading.Event(), threading.Event(), {}
+
+    def wait(*_: object) -> None:
+        if threading.current_thread().name == "first":
+            began.set()
+            goes_on.wait(20)
+
+    handle = backbone.base.embeddings.register_forward_pre_hook(wait)
+    one = threading.Thread(name="first", target=lambda: found.update(first=first.logits(rows)))
+    one.start()
+    assert began.wait(20)
+    second = make_model(backbone, base="hidden", strategy="shared")
+    torch.nn.init.constant_(second.strategy.vectors, 3.0)
+    reached = threading.Event()
+    backbone.layers[-1].register_forward_pre_hook(lambda *_: reached.set())
+    other = threading.Thread(target=lambda: found.update(second=second.logits(rows)))
+    other.start()
+    assert not reached.wait(0.5), "the second model ran while the first was at it"
+    goes_on.set()
+    one.join()
+    other.join()
+    handle.remove()
+    assert torch.equal(found["first"], alone)
+    assert not torch.equal(found["second"], alone)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from promptwise import PromptedModel, TaskData
 from promptwise.backbones.backbone import Backbone
 from promptwise.backbones.placement import prepare_backbone
+from promptwise.errors import BackboneError
 from tests.contract.common import EXAMPLES, TinyFolder, load, make_prepared
 
 BACKBONES = ("bert", "roberta", "electra", "distilbert", "modernbert", "deberta-v2", "gpt2", "llama", "t5", "bart")
@@ -98,3 +99,10 @@ def test_one_training_alone_is_checkpointed(tiny_folder: TinyFolder) -> None:
     assert step(model)[0] == once
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     assert step(model)[0] == 2 * once
+
+
+def test_reentrant_checkpoints_are_refused(tiny_folder: TinyFolder) -> None:
+    """They would leave a prefix without its gradient, and train the head alone."""
+    model = make_prepared(load(tiny_folder("bert"), lm_head=False), base="prefix", strategy="shared")
+    with pytest.raises(BackboneError, match="use_reentrant=True give a prefix no gradient"):
+        model.gradient_checkpointing_enable({"use_reentrant": True})

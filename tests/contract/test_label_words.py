@@ -61,10 +61,10 @@ def test_words_that_cannot_be_scored_are_refused_by_name() -> None:
         assert str(caught.value) == (
             f"The label word {word!r} of 'yes' is unknown to the tokenizer. Choose another word."
         )
-    same = {"yes": ("good", "bad"), "no": ("Bad", "Good")}
-    with pytest.raises(ConfigError) as caught:
-        label_word_tokens(tokenizer, replace(SPEC, label_words=same))
-    assert str(caught.value) == (
-        "The labels 'yes' and 'no' have label words with the same tokens, so they cannot be told apart. "
-        "Choose other words."
-    )
+    for no in (("Bad", "Good"), ("good bad",)):
+        with pytest.raises(ConfigError) as caught:
+            label_word_tokens(tokenizer, replace(SPEC, label_words={"yes": ("good", "bad"), "no": no}))
+        assert str(caught.value) == (
+            "The labels 'yes' and 'no' have label words with the same tokens, so they cannot be told apart. "
+            "Choose other words."
+        )

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from promptwise import PromptConfig, PromptedModel
@@ -218,7 +220,9 @@ def test_an_adapter_does_without_the_folder(
 ) -> None:
     """Saved and loaded it gives its logits to the bit, and another model can start from it."""
     backbone = load(tiny_folder("bert"), lm_head=False)
-    options = {"strategy": "topic", "topic_mixture": mixture, "base": "prompt", "encoder": "cnn"}
+    options = {"strategy": "topic", "topic_mixture": mixture, "base": "prompt"}
+    if mixture in ("own", "shuffled"):
+        options["encoder"] = "cnn"
     options["knowledge"] = str(make_knowledge(backbone, tmp_path / "knowledge", outputs))
     model = make_prepared(backbone, **options)
     if not outputs:
@@ -241,3 +245,25 @@ def test_an_adapter_does_without_the_folder(
     again = PromptedModel.from_pretrained(tmp_path / "adapter", backbone)
     features = model.features([*EXAMPLES, UNSEEN])
     assert torch.equal(again.logits(features), model.logits(features))
+
+
+@pytest.mark.parametrize("strategy", ["topic", "encoder"])
+def test_frozen_vectors_of_two_kinds_of_knowledge_are_not_mixed(
+    strategy: str, tiny_folder: TinyFolder, tmp_path: Path
+) -> None:
+    """The network that reads them knows those of its own alone."""
+    backbone = load(tiny_folder("bert"), lm_head=False)
+    own = make_knowledge(backbone, tmp_path / "own", True)
+    known = read_knowledge(own)
+    options = {"strategy": strategy, "base": "prompt", "encoder": "cnn"}
+    make_prepared(backbone, **options, knowledge=str(own)).save_pretrained(tmp_path / "adapter")
+    tensors = load_file(own / "knowledge.safetensors")
+    other = tmp_path / "other"
+    shutil.copytree(own, other)
+    with safe_open(own / "knowledge.safetensors", "pt") as file:
+        save_file({**tensors, "rows": tensors["rows"] + 1}, other / "knowledge.safetensors", file.metadata())
+    follower = make_model(backbone, **options, knowledge=str(other))
+    start_from(follower, tmp_path / "adapter")
+    with pytest.raises(KnowledgeError, match=f"other knowledge than that in {other}"):
+        follower.prepare(follower.features([*EXAMPLES, UNSEEN]))
+    assert not torch.equal(read_knowledge(other).rows, known.rows)

@@ -226,3 +226,9 @@ def test_messages(finished: Path, tickets: Path, tiny: Path, tiny_decoder: Path,
     lacking = ("--strategy", "encoder", "--encoder", "rnn", "--knowledge", tmp_path / "mlp")
     fails(1, *train_flags(tickets, tiny, out, *lacking), says=["has the networks mlp", "--encoder rnn"])
     fails(2, *flags(tmp_path / "x", "--corpus", "topic13"), says=["topics13"])
+    for wrong, says in (
+        (("--max-length", 2), ["--max-length 2", "Use 3 or more"]),
+        (("--encoder", "bogus"), ["bogus", "mlp"]),
+    ):
+        fails(2, *flags(tmp_path / "begun", *wrong), says=says)
+        assert not (tmp_path / "begun").exists(), "so that the command that is right needs no --overwrite"

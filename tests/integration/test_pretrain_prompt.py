@@ -42,9 +42,23 @@ def test_sentences_are_split_at_their_ends() -> None:
         'The film was shown in 1990 (cf. the first one). It was "good." Yes. Did many people see it then? They did so.'
     )
     assert split_sentences(text) == [
-        "The film was shown in 1990 (cf. the first one).",
-        "Did many people see it then?",
+        (0, "The film was shown in 1990 (cf. the first one)."),
+        (3, "Did many people see it then?"),
     ]
+
+
+def test_a_pair_that_is_next_has_no_sentence_between_that_was_left_out() -> None:
+    """Short sentences are in no pair, but they part those around them."""
+    paragraphs = [
+        f"It rained all day in {text}. Nobody came. We closed the shop in {text}. Then we went home to {text}."
+        for text in range(30)
+    ]
+    following = [pair for pair in sentence_pairs(paragraphs, 90) if pair.label == SPEC.labels.index("next")]
+    assert len(following) == 30
+    assert {(pair.text.split()[0], str(pair.text_pair).split()[0]) for pair in following} == {("We", "Then")}
+    apart = [text.replace("Then we went", "Well. Then we went") for text in paragraphs]
+    with pytest.raises(DataError, match="two of them next to each other"):
+        sentence_pairs(apart, 90)
 
 
 def test_pairs_are_what_their_label_says() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import socket
 import sys
@@ -203,6 +204,23 @@ def test_a_partial_copy_is_not_taken_for_a_model(tiny: Path, store: Store, no_ne
     with pytest.raises(UnknownModelError, match=r"without \*\.safetensors") as caught:
         locate("org/partial")
     assert str(snapshot) in str(caught.value)
+
+
+def test_a_copy_that_lacks_its_tokenizer_or_a_part_of_its_weights_is_partial(
+    tiny: Path, store: Store, no_network: None
+) -> None:
+    """So that it is completed where the Hub can be reached, and named where it cannot."""
+    store("org/mute", tiny, only=("config.json", "model.safetensors"))
+    with pytest.raises(UnknownModelError, match=r"without tokenizer\.json or vocab\.txt"):
+        locate("org/mute")
+    snapshot = store("org/shards", tiny)
+    (snapshot / "model.safetensors").rename(snapshot / "model-00001-of-00002.safetensors")
+    shards = {f"weight {one}": f"model-0000{one}-of-00002.safetensors" for one in (1, 2)}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}), encoding="utf-8")
+    with pytest.raises(UnknownModelError, match=r"without model-00002-of-00002\.safetensors"):
+        locate("org/shards")
+    shutil.copy(tiny / "model.safetensors", snapshot / "model-00002-of-00002.safetensors")
+    assert locate("org/shards") == snapshot
 
 
 @pytest.mark.parametrize("only", [("config.json",), ("model.safetensors",)], ids=["no weights", "no configuration"])

@@ -237,7 +237,9 @@ def test_a_configuration_is_replaced_compared_and_sent() -> None:
     with pytest.raises(ConfigError, match="--encoder would change nothing beside --strategy shared"):
         replace(config, strategy="shared", layers="first")
     assert {"encoder", "knowledge"}.isdisjoint(replace(TrainConfig(task="cb"), strategy="shared").parts)
-    assert PairsConfig(corpus=("a.txt",)).strategy == "shared"
+    for named in ({}, {"base": "prompt"}, {"strategy": "shared"}):
+        pairs = PairsConfig(corpus=("a.txt",), **named)
+        assert (pairs.base, pairs.strategy) == ("prompt", "shared"), "defaults that are named change nothing"
     assert set(useless(TrainConfig, {"strategy": "none", "length": 3, "layers": "all"})) == {"length", "layers"}
 
 
@@ -269,3 +271,27 @@ def test_without_a_base_a_strategy_has_the_one_that_suits_it() -> None:
     assert {name for name, base in found.items() if base == "hidden"} == {"token-bias", "context-bias"}
     assert PromptConfig(strategy="token-bias", edit_layers="0").edit_layers == "0"
     assert PromptConfig(strategy="token-bias", base="prefix").base == "prefix"
+
+
+def test_a_setting_of_a_file_is_given_once() -> None:
+    """``-`` and ``_`` are the same letter there."""
+    with pytest.raises(ConfigError, match="max_length is given twice"):
+        config_from_mapping(TrainConfig, {"task": "cb", "max-length": 64, "max_length": 32}, "run.yaml")
+
+
+def test_knowledge_is_refused_before_anything_is_read() -> None:
+    """A network that does not exist, and one that is named twice."""
+    with pytest.raises(UnknownNameError, match="bogus"):
+        KnowledgeConfig(encoder=("bogus",))
+    with pytest.raises(ConfigError, match="--encoder mlp is named twice"):
+        KnowledgeConfig(encoder=("mlp", "cnn", "mlp"))
+
+
+@pytest.mark.parametrize("mixture", ["uniform", "one"])
+def test_a_mixture_that_is_the_same_for_all_inputs_reads_nothing(mixture: str) -> None:
+    """So neither a network nor a part of the text is taken, which ``own`` takes."""
+    given = {"strategy": "topic", "knowledge": "folder", "encoder": "cnn", "read_tokens": 8}
+    assert PromptConfig(**given).encoder == "cnn"
+    with pytest.raises(ConfigError, match=f"--encoder would change nothing beside --topic-mixture {mixture}"):
+        PromptConfig(**given, topic_mixture=mixture)
+    assert set(useless(PromptConfig, {**given, "topic_mixture": mixture})) == {"encoder", "read_tokens"}

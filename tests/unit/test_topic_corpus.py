@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from importlib.resources import files
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,9 @@ def test_any_task_is_a_corpus() -> None:
         ({"lable": "team"}, ["unknown key 'lable'", "'label'"]),
         ({"text": None}, ["text is missing"]),
         ({"file": "nowhere"}, ["'nowhere'", "--data-dir"]),
+        ({"rows": 0}, ["rows is 0", "least is 1"]),
+        ({"topic": "food", "label": None}, ["map would change nothing beside topic"]),
+        ({"split": "test"}, ["split are of a dataset", "part"]),
         ({"label": "nothing"}, ["'nothing'", "subject"]),
         ({"map": None}, ["unknown label 'cook'", "'food'"]),
     ],
@@ -128,3 +132,23 @@ def test_the_hub_corpus_names_datasets_alone() -> None:
     sources = read_topic_corpus(text, "hub").sources
     assert len(sources) >= 5
     assert all(source.dataset and not source.file for source in sources)
+
+
+def test_a_text_of_two_sources_is_in_one_split(tmp_path: Path) -> None:
+    """What one source holds out, another does not bring to training; a text may be in a file twice."""
+    for name, first, last in (("old", 0, 400), ("new", 200, 600), ("exam", 300, 350)):
+        lines = "".join(f'{{"text": "text {one}", "label": "{TOPICS[one % 2]}"}}\n' for one in range(first, last))
+        (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    shared = [{"file": name, "text": "{text}", "label": "label"} for name in ("old", "new")]
+    corpus = {
+        "name": "two",
+        "description": "Two dumps",
+        "topics": TOPICS,
+        "sources": [*shared, {"file": "exam", "text": "{text}", "label": "label", "part": "test"}],
+    }
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(corpus), encoding="utf-8")
+    data = load_topic_corpus(str(tmp_path / "two.yaml"))
+    splits = [{example.text for example in split} for split in (data.train, data.validation, data.test)]
+    assert not any(one & other for one, other in combinations(splits, 2))
+    assert set.union(*splits) == {f"text {one}" for one in range(600)}
+    assert {f"text {one}" for one in range(300, 350)} <= splits[2]

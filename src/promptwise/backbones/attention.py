@@ -18,6 +18,9 @@ from transformers.masking_utils import sdpa_mask
 
 from promptwise.backbones import cpu_attention
 
+PREFIX_ATTENTION = "promptwise_prefix"
+"""What a model's configuration calls :func:`prefix_attention`."""
+
 
 @dataclass(frozen=True)
 class AttentionLayer:
@@ -61,7 +64,10 @@ def prefix_attention(
         if position_bias is not None:
             position_bias = nn.functional.pad(position_bias, (length, 0))
     causal = getattr(module, "is_causal", True) if kwargs.get("is_causal") is None else kwargs["is_causal"]
-    plain = position_bias is None and not kwargs.get("dropout") and not (attention_mask is None and causal)
+    # MPNet adds a bias to the mask, which is learnt where the whole model is tuned.
+    learnt = attention_mask is not None and attention_mask.requires_grad
+    plain = position_bias is None and not learnt and not kwargs.get("dropout")
+    plain = plain and not (attention_mask is None and causal)
     if plain and cpu_attention.suits(query, key, value):
         attended = cpu_attention.attention(query, key, value, attention_mask, kwargs.get("scaling"))
         return attended.transpose(1, 2).contiguous(), None

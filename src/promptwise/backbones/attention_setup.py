@@ -8,11 +8,9 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from promptwise.backbones import own_attention
-from promptwise.backbones.attention import AttentionLayer, prefix_attention, prefix_mask
+from promptwise.backbones.attention import PREFIX_ATTENTION, AttentionLayer, prefix_attention, prefix_mask
 from promptwise.backbones.backbone import Backbone
 from promptwise.errors import BackboneError
-
-NAME = "promptwise_prefix"
 
 
 def use_own_attention(backbone: Backbone) -> list[AttentionLayer]:
@@ -32,7 +30,7 @@ def _still_there(backbone: Backbone) -> bool:
     """Whether nobody has chosen another attention since; what was found to have none needs no second look."""
     by_name = not backbone.family.has_own_attention and bool(backbone.attention_layers)
     config: Any = backbone.stack.config
-    return not by_name or config._attn_implementation == NAME
+    return not by_name or config._attn_implementation == PREFIX_ATTENTION
 
 
 def _install(backbone: Backbone) -> list[AttentionLayer]:
@@ -40,15 +38,15 @@ def _install(backbone: Backbone) -> list[AttentionLayer]:
         return own_attention.INSTALL[backbone.family.prefix](backbone)
     if not getattr(backbone.model, "_supports_sdpa", False):
         return []
-    AttentionInterface.register(NAME, prefix_attention)
-    AttentionMaskInterface.register(NAME, prefix_mask)
+    AttentionInterface.register(PREFIX_ATTENTION, prefix_attention)
+    AttentionMaskInterface.register(PREFIX_ATTENTION, prefix_mask)
     # T5's two stacks have copies of the configuration.
     configs = [module.config for module in backbone.model.modules() if hasattr(module, "config")]
     before = [config._attn_implementation for config in configs]
     layers: list[AttentionLayer] = []
     try:
         for config in configs:
-            config._attn_implementation = NAME
+            config._attn_implementation = PREFIX_ATTENTION
         layers = _probe(backbone)
     finally:
         if not layers:

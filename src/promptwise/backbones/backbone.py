@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from promptwise.backbones.attention import PREFIX_ATTENTION
 from promptwise.backbones.current_run import CurrentRun, Positions, Run
 from promptwise.backbones.families import FAMILIES, Family, Kind, family_of
 from promptwise.backbones.fingerprint import fingerprint, head_weights
@@ -112,11 +113,13 @@ class Backbone(nn.Module):
     def max_positions(self) -> int | None:
         """How many positions the model has, or ``None`` where they are relative without a limit."""
         limit: int | None = getattr(self.config, "max_position_embeddings", None)
-        if self.family.positions == "unlimited" or limit is None:
+        # XLNet's says -1.
+        if self.family.positions == "unlimited" or limit is None or limit < 0:
             return None
-        if self.family.positions == "limited after padding":
-            return limit - int(self.base.embeddings.position_embeddings.padding_idx) - 1
-        return limit
+        table = getattr(getattr(self.base, "embeddings", None), "position_embeddings", None)
+        padding = getattr(table, "padding_idx", None)
+        # RoBERTa and its kin count from the position after that of padding.
+        return limit if padding is None else limit - int(padding) - 1
 
     @cached_property
     def mask_token_id(self) -> int | None:
@@ -336,6 +339,11 @@ class Backbone(nn.Module):
         embeddings, mask, types, positions = _with_prompt(instance, injection, entering, self.max_positions)
         arguments: dict[str, Any] = {}
         if injection.prefix is not None and self.family.prefix == "interface":
+            if self.stack.config._attn_implementation != PREFIX_ATTENTION:  # type: ignore[union-attr]
+                raise BackboneError(
+                    f"{self.name} was given another attention after its prefix was made, which would leave the prefix "
+                    "out. Make the model again."
+                )
             arguments = {"prompt_keys_values": injection.prefix, "prompt_keys_mask": injection.prefix_mask}
 
         def go() -> Tensor:
@@ -350,9 +358,8 @@ class Backbone(nn.Module):
         return self._alone(Run(injection, positions), go)
 
     def _alone(self, run: Run | None, go: Callable[[], Tensor]) -> Tensor:
-        """The result of ``go``; where something looks at the current run, it is not that of another thread."""
-        looks = self._serves_edits or self.family.has_own_attention
-        result: Tensor = self.current.during(run, go) if looks else go()
+        """The result of ``go``, while no other thread is at it: hooks and attention of our own look at the run."""
+        result: Tensor = self.current.during(run, go)
         return result
 
     def _last_state(
@@ -369,9 +376,10 @@ class Backbone(nn.Module):
 
     def _decoded(self, instance: Instance, memory: Tensor, mask: Tensor) -> Tensor:
         """The decoder's last hidden state ``[B, T, H]`` over the encoder's ``[B, S, H]``."""
-        if self.config.decoder_start_token_id is None:
+        begin = getattr(self.config, "decoder_start_token_id", None)
+        if begin is None:
             raise BackboneError(f"{self.name} names no decoder_start_token_id, so its decoder cannot be asked.")
-        start = instance.ids.new_full((instance.ids.shape[0], 1), self.config.decoder_start_token_id)
+        start = instance.ids.new_full((instance.ids.shape[0], 1), begin)
         asks = instance.cloze
         if self.family.reads_answer:
             sentinel = [torch.full_like(start, self.mask_token_id or 0)] if isinstance(asks, Tensor) or asks else []

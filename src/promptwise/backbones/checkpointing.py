@@ -17,8 +17,11 @@ def enable_checkpointing(backbone: Backbone, options: dict[str, Any] | None, **m
         more: Further arguments of transformers' method.
 
     Raises:
-        BackboneError: Its class in transformers cannot do that.
+        BackboneError: Its class in transformers cannot do that, or the checkpoints are reentrant.
     """
+    if (options or {}).get("use_reentrant"):
+        # No input of a layer wants a gradient then, and such a checkpoint drops that of the prefix.
+        raise BackboneError("Checkpoints with use_reentrant=True give a prefix no gradient. Leave use_reentrant out.")
     model = backbone.model
     newer = hasattr(model, "activation_checkpointing_enable")
     enable = model.activation_checkpointing_enable if newer else model.gradient_checkpointing_enable

@@ -35,7 +35,7 @@ class Family:
         final: Modules that come after the last layer.
         feed_forward: The module whose input the feed-forward network of a layer reads, and the one whose output it
             gives.
-        positions: Whether there is a limit to the positions, and where they start.
+        positions: Whether there is a limit to the positions.
         prefix: How keys and values enter.
         rotary: Whether positions enter as rotations of queries and keys alone, so that only distances count and a text
             may stand before position 0.
@@ -43,6 +43,7 @@ class Family:
         reads_answer: Whether the decoder is read at its answer position; else it reads the input shifted by one, and is
             read at the same token.
         layers_give_pairs: Whether a layer gives its states in a pair.
+        after_first: Modules that run once, after layer 0, where the model has them.
         head: The parts of the language-model head, see :mod:`promptwise.backbones.language_model_heads`.
         why_no_prefix: The reason for ``prefix="none"``, as an error says it.
     """
@@ -53,12 +54,13 @@ class Family:
     added: tuple[str, ...] = ()
     final: tuple[str, ...] = ()
     feed_forward: tuple[str, str] | None = None
-    positions: Literal["limited", "limited after padding", "unlimited"] = "limited"
+    positions: Literal["limited", "unlimited"] = "limited"
     prefix: PrefixRoute = "interface"
     rotary: bool = False
     first_layer_makes_bias: bool = False
     reads_answer: bool = False
     layers_give_pairs: bool = False
+    after_first: tuple[str, ...] = ()
     head: heads.HeadParts = heads.known_by_decoder
     why_no_prefix: str = "attention takes no keys and values from outside"
 
@@ -94,12 +96,12 @@ def _llama_like(**differences: Any) -> Family:
 
 FAMILIES: dict[str, Family] = {
     "bert": _bert_like(heads.bert),
-    "roberta": _bert_like(heads.roberta, positions="limited after padding"),
-    "xlm-roberta": _bert_like(heads.roberta, positions="limited after padding"),
-    "camembert": _bert_like(heads.roberta, positions="limited after padding"),
+    "roberta": _bert_like(heads.roberta),
+    "xlm-roberta": _bert_like(heads.roberta),
+    "camembert": _bert_like(heads.roberta),
     "electra": _bert_like(heads.electra, entry=("embeddings", "embeddings_project")),
-    "mpnet": _bert_like(heads.known_by_decoder, positions="limited after padding", prefix="mpnet"),
-    "deberta-v2": _bert_like(heads.deberta_v2, prefix="deberta", layers_give_pairs=True),
+    "mpnet": _bert_like(heads.known_by_decoder, prefix="mpnet"),
+    "deberta-v2": _bert_like(heads.deberta_v2, prefix="deberta", layers_give_pairs=True, after_first=("encoder.conv",)),
     "distilbert": Family(
         "encoder", "transformer.layer", ("embeddings",), feed_forward=("ffn", "ffn"), head=heads.distilbert
     ),
@@ -115,6 +117,7 @@ FAMILIES: dict[str, Family] = {
         rotary=True,
         head=heads.modernbert,
     ),
+    "modernbert-decoder": Family("decoder", rotary=True, head=heads.modernbert_decoder),
     "gpt2": Family(
         "decoder", "h", added=("wpe",), final=("ln_f",), feed_forward=("mlp", "mlp"), head=heads.output_layer
     ),
@@ -166,13 +169,28 @@ def family_of(config: Any) -> Family:
     known = FAMILIES.get(config.model_type)
     if known is not None:
         return known
+    if config.model_type in _MIXES_PADDING:
+        raise BackboneError(
+            f"Models of type {config.model_type!r} mix padding into their states, so that an answer would depend on "
+            "the other texts of its batch. Choose another model."
+        )
     if getattr(config, "is_encoder_decoder", False):
         return Family("encoder-decoder")
+    if config.get_text_config() is not config:
+        raise BackboneError(
+            f"Models of type {config.model_type!r} read more than text. Name a model of type "
+            f"{config.get_text_config().model_type!r}, which is their part for text."
+        )
     if config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         return Family("encoder")
     if config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return Family("decoder", head=heads.output_layer)
+        rotary = bool(getattr(config, "rope_parameters", None))
+        return Family("decoder", rotary=rotary, head=heads.output_layer)
     raise BackboneError(f"Models of type {config.model_type!r} are no language models over tokens.")
+
+
+_MIXES_PADDING = ("convbert", "fnet", "nystromformer", "yoso")
+"""Types whose states of a text change with the padding beside it, whatever the mask says."""
 
 
 def lm_class(config: Any) -> Any:

@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import metadata
@@ -17,12 +18,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from promptwise.errors import BackboneError, ConfigError, UnknownModelError
+from promptwise.reading import json_of
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_CLOZE_MODEL = "minilm-cloze"
 
 _NETWORK_PROBE_SECONDS = 0.7
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "1_Pooling/*"]
+_VOCABULARY = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+"""The files of which a tokenizer has one at least."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def locate(name: str, revision: str | None = None) -> Path:
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UnknownModelError(_not_a_folder(name, path))
     tried = []
-    folder, why = download(name, _PATTERNS, ["config.json", "*.safetensors"], revision)
+    folder, why = download(name, _PATTERNS, ["config.json", "*.safetensors", _VOCABULARY], revision)
     if folder is not None:
         return checked_folder(folder)
     tried.append(why)
@@ -139,13 +143,16 @@ def _not_a_folder(name: str, path: Path) -> str:
     return f"Model folder {name!r} does not exist.{hint}" if not path.exists() else f"{name!r} is a file, not a folder."
 
 
-def download(name: str, patterns: list[str], needed: list[str], revision: str | None = None) -> tuple[Path | None, str]:
+def download(
+    name: str, patterns: list[str], needed: Sequence[str | tuple[str, ...]], revision: str | None = None
+) -> tuple[Path | None, str]:
     """The local copy of a repository, from the Hugging Face cache or, when it can be reached, from the Hub.
 
     Args:
         name: Repository, such as ``"org/name"``.
         patterns: Which files to fetch.
-        needed: Patterns that a cached copy must have a file for; a partial copy is completed from the Hub.
+        needed: Patterns that a cached copy must have a file for, or several of which it must have one for; a partial
+            copy is completed from the Hub.
         revision: A commit, branch or tag; by default the main branch.
 
     Returns:
@@ -157,7 +164,7 @@ def download(name: str, patterns: list[str], needed: list[str], revision: str | 
     missing: list[str] = []
     try:
         cached = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=True))
-        missing = [pattern for pattern in needed if not any(cached.glob(pattern))]
+        missing = _missing(cached, needed)
         if not missing:
             return cached, ""
     except HFValidationError:
@@ -174,6 +181,20 @@ def download(name: str, patterns: list[str], needed: list[str], revision: str | 
     except Exception as error:  # proxies and login pages make the HTTP client raise errors of many unrelated types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return None, f"the Hugging Face Hub said: {reason}"
+
+
+def _missing(folder: Path, needed: Sequence[str | tuple[str, ...]]) -> list[str]:
+    """What a folder lacks of what is needed, and of the weights that it names the files of."""
+    by_alternatives = [(one,) if isinstance(one, str) else one for one in needed]
+    missing = [
+        " or ".join(patterns)
+        for patterns in by_alternatives
+        if not any(file for pattern in patterns for file in folder.glob(pattern))
+    ]
+    for index in folder.glob("*.safetensors.index.json"):
+        shards = set(json_of(index, BackboneError, "download the model again.")["weight_map"].values())
+        missing += sorted(shard for shard in shards if not (folder / shard).exists())
+    return missing
 
 
 def hub_reachable(seconds: float = _NETWORK_PROBE_SECONDS) -> bool:

@@ -62,6 +62,11 @@ def modernbert(model: Any) -> Parts:
     return model.head, *_output(model)
 
 
+def modernbert_decoder(model: Any) -> Parts:
+    """The head of ModernBERT's decoders, which stands before the output layer."""
+    return model.lm_head, *_output(model)
+
+
 def t5(model: Any) -> Parts:
     """T5's tied output matrix, for states that are scaled down."""
     scale = model.model_dim**-0.5 if model.config.scale_decoder_outputs else 1.0

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor, nn
 
 from promptwise.backbones.backbone import Backbone
 from promptwise.backbones.cloze_weights import find_cloze_weights
 from promptwise.backbones.families import lm_class
 from promptwise.backbones.hub import commit_of, locate
 from promptwise.errors import BackboneError, ConfigError
+from promptwise.reading import json_of
 
 _DROPOUTS = ("dropout", "pdrop", "layerdrop")
 
@@ -79,6 +81,7 @@ def load_backbone(
         if isinstance(error, BackboneError):
             raise
         raise BackboneError(f"{name!r} ({folder}) cannot be loaded: {type(error).__name__}: {error}") from error
+    _check_tokenizer(name, folder, tokenizer)
     body = f"{model.base_model_prefix}."
     missing = [key for key in report["missing_keys"] if not new_lm_head or key.startswith(body)]
     if lm_head is None and any(not key.startswith(body) for key in missing):
@@ -90,10 +93,30 @@ def load_backbone(
     _check_complete(name, missing, bool(lm_head) and not new_lm_head)
     if getattr(model.base_model, "pooler", None) is not None:
         # The pooler reads position 0, which is a prompt here, and costs a matrix product that nothing uses.
-        model.base_model.pooler = None
+        model.base_model.pooler = _NoPooler()
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return Backbone(model, tokenizer, name, declared_pooling(folder), commit_of(name, folder))
+
+
+class _NoPooler(nn.Module):
+    """In place of a pooler: some models call theirs without a look at whether there is one."""
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """What a pooler reads, ``[B, H]`` of states ``[B, S, H]``."""
+        return hidden[:, 0]
+
+
+def _check_tokenizer(name: str, folder: Path, tokenizer: Any) -> None:
+    """Refuse a folder without a vocabulary, of which transformers makes a tokenizer that knows no word."""
+    names = type(tokenizer).vocab_files_names.values()
+    files = sorted({"tokenizer.json", *names})
+    # A tokenizer of bytes has no file.
+    if names and not any((folder / file).is_file() for file in files):
+        raise BackboneError(
+            f"{name!r} ({folder}) has no tokenizer: none of {', '.join(files)} is there. Save it into that folder with "
+            "tokenizer.save_pretrained()."
+        )
 
 
 def _check_complete(name: str, missing: Any, lm_head: bool) -> None:
@@ -115,7 +138,7 @@ def declared_pooling(folder: Path) -> str | None:
     file = folder / "1_Pooling" / "config.json"
     if not file.is_file():
         return None
-    declared = json.loads(file.read_text(encoding="utf-8"))
+    declared = json_of(file, BackboneError, "download the model again.")
     if declared.get("pooling_mode_mean_tokens"):
         return "mean"
     return "first" if declared.get("pooling_mode_cls_token") else None

@@ -62,6 +62,9 @@ class PartialStacks:
         for path in passed:
             if hasattr(part, path):
                 _put(part, path, PassedBy())
+        if which == "upper" or layer == 0:
+            for path in family.after_first:
+                _put(part, path, None)
         if which == "upper":
             for path in family.added:
                 _put(part, path, Zero())
@@ -121,8 +124,11 @@ def _copied(module: nn.Module) -> nn.Module:
     return new
 
 
-def _put(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Put a module at a path below ``root``; what lies on the way is copied first, so that the whole keeps its own."""
+def _put(root: nn.Module, path: str, module: nn.Module | None) -> None:
+    """Put a module, or none, at a path below ``root``.
+
+    What lies on the way is copied first, so that the whole keeps its own.
+    """
     *way, name = path.split(".")
     place = root
     for step in way:

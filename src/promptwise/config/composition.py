@@ -53,8 +53,11 @@ def settings_for(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Settin
 def default_of(one: Setting, values: Mapping[str, Any]) -> Any:
     """What a setting is beside these values where they do not say it.
 
-    The base is the one that suits the strategy, and the strategy, where there is a base alone, one that suits the base.
+    Where they follow each other, the base is the one that suits the strategy, and the strategy, where there is a base
+    alone, one that suits the base.
     """
+    if not one.follows:
+        return one.default
     if one.choices == "INJECTORS":
         return _suiting(STRATEGIES, values.get("strategy"), "usual_base", one.default)
     if one.choices == "STRATEGIES":
@@ -177,6 +180,8 @@ def useless(kind: type[Any], values: Mapping[str, Any]) -> dict[str, str]:
     chosen = values.get("strategy", default_of(known["strategy"], values)) if "strategy" in known else None
     declared = STRATEGIES.declaration(chosen) if isinstance(chosen, str) else None
     unmet = {name for name, one in known.items() if one.needs is not None and not getattr(declared, one.needs, True)}
+    # The class of a plug-in may do without.
+    unread: Mapping[str, str] = getattr(declared, "unread", lambda values: {})(values)
     found = {}
     for name, given in values.items():
         if name not in known:
@@ -185,6 +190,8 @@ def useless(kind: type[Any], values: Mapping[str, Any]) -> dict[str, str]:
                 found[name] = beside
         elif name in unmet and not _is_default(known[name], given):
             found[name] = f"--strategy {chosen}"
+        elif name in unread and not _is_default(known[name], given):
+            found[name] = unread[name]
     return found
 
 
@@ -286,6 +293,9 @@ def config_from_mapping(kind: type[_Config], values: Mapping[str, Any], where: s
         ConfigError: Keys are unknown or have values of a wrong type; all of them are named.
     """
     keys = {str(key).replace("-", "_"): key for key in values}
+    if len(keys) < len(values):
+        twice = [name for name in keys if {name, name.replace("_", "-")} <= {str(key) for key in values}]
+        raise ConfigError(f"{where}: {', '.join(twice)} is given twice, with - and with _; keep one.")
     given = {name: values[key] for name, key in keys.items()}
     known = settings_for(kind, given)
     useful = {name: value for name, value in given.items() if name in known}

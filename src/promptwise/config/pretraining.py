@@ -9,7 +9,8 @@ from promptwise.backbones.hub import DEFAULT_CLOZE_MODEL, DEFAULT_MODEL
 from promptwise.config.choices import DTYPES
 from promptwise.config.run import ModelConfig
 from promptwise.config.settings import check_values, setting
-from promptwise.errors import ConfigError
+from promptwise.errors import ConfigError, UnknownNameError
+from promptwise.registry import ENCODERS
 
 
 @dataclass(frozen=True, init=False)
@@ -118,3 +119,8 @@ class KnowledgeConfig:
         check_values(self)
         if not self.encoder:
             raise ConfigError("--encoder is missing: name at least one network.")
+        for name in self.encoder:
+            if name not in ENCODERS.names():
+                raise UnknownNameError("--encoder", name, ENCODERS.names())
+            if self.encoder.count(name) > 1:
+                raise ConfigError(f"--encoder {name} is named twice; once is enough.")

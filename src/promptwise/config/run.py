@@ -34,11 +34,13 @@ class PromptConfig:
         "hidden",
         "How prompts enter the model; by default hidden for biases of tokens, and prefix for every other strategy.",
         choices="INJECTORS",
+        follows=True,
     )
     strategy: str = setting(
         "token-bias",
         "How the prompt of an input is made; encoder beside --base prompt or prefix.",
         choices="STRATEGIES",
+        follows=True,
     )
     length: int = setting(32, "K, prompt vectors per input.", minimum=1, maximum=4096, needs="has_length")
     read_tokens: float | None = setting(
@@ -185,7 +187,7 @@ class FitConfig:
     )
     seed: int = setting(
         0,
-        "Seed of the first values, of the order of the inputs and of nothing else.",
+        "Seed of the first values, of the order of the inputs, of noise in training, and of which rows --shots takes.",
         minimum=0,
         maximum=2**32 - 1,
     )

@@ -26,6 +26,7 @@ def setting(
     metavar: str | None = None,
     needs: Need | None = None,
     read: Callable[[Any], Any] | None = None,
+    follows: bool = False,
 ) -> Any:
     """A field of a dataclass of settings.
 
@@ -40,6 +41,7 @@ def setting(
         needs: What the strategy must do for it to change anything.
         read: Makes a value of what a person wrote, where its type alone does not; raises ``ValueError`` where it is
             none.
+        follows: Whether, where nothing is said, it suits the other choices, and only without any has its default.
     """
     return field(
         default=default,
@@ -51,6 +53,7 @@ def setting(
             "metavar": metavar,
             "needs": needs,
             "read": read,
+            "follows": follows,
         },
     )
 
@@ -74,6 +77,7 @@ class Setting:
     metavar: str | None = None
     needs: Need | None = None
     read: Callable[[Any], Any] | None = None
+    follows: bool = False
 
     @property
     def flag(self) -> str:

@@ -45,7 +45,7 @@ class HiddenInjector(Injector):
         self.from_layer = entry_layer(backbone, from_layer)
         layers = layer_numbers(edit_layers, len(backbone.layers), backbone.name, "--edit-layers", self.from_layer)
         size = backbone.layer_size
-        # Vectors start at nothing, so that training starts from the model as it is.
+        # What is shared of vectors starts at nothing; what a strategy adds from the input may not.
         self.shape = PromptShape(
             length,
             width=len(layers) * size,

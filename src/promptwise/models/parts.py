@@ -62,7 +62,7 @@ def _check_layers(backbone: Backbone, injector: Injector, strategy: Strategy) ->
 
     Raises:
         BackboneError: The backbone has no such layer.
-        ConfigError: It is above the one at which prompts enter.
+        ConfigError: It is above the one at which prompts enter, or above an edit.
     """
     if strategy.reads_layer is None:
         return
@@ -71,6 +71,12 @@ def _check_layers(backbone: Backbone, injector: Injector, strategy: Strategy) ->
         raise ConfigError(
             f"--reads-layer {strategy.reads_layer} is above --from-layer {injector.from_layer}: the layers between "
             f"would run twice in each step. Read layer {injector.from_layer}, whose states are there, or one below."
+        )
+    lowest = min(injector.shape.layers, default=strategy.reads_layer)
+    if strategy.makes_edits and strategy.reads_layer > lowest:
+        raise ConfigError(
+            f"--reads-layer {strategy.reads_layer} is above layer {lowest}, the lowest of --edit-layers, whose edit "
+            f"would change what is read. Read a lower layer, or edit layers from {strategy.reads_layer} on."
         )
 
 

@@ -1,1 +1,1 @@
-"""Training that comes before any task: a language-model head for an encoder that has none."""
+"""Training that comes before any task: knowledge of topics, a prompt's first values, a head that an encoder lacks."""

@@ -68,6 +68,7 @@ class _KnowledgeRun(FolderRun[dict[str, Any]]):
     config: KnowledgeConfig
     data: TaskData
     backbone: Backbone
+    model: TopicModel
 
     def __init__(self, config: KnowledgeConfig, progress: bool) -> None:
         super().__init__(config)
@@ -87,13 +88,20 @@ class _KnowledgeRun(FolderRun[dict[str, Any]]):
         set_threads(self.config.threads)
         self.data = _load(self.config)
         self.backbone = prepare_backbone(self.config.model, False, "fp32")
+        self.model = TopicModel(
+            self.backbone,
+            self.data.spec,
+            self.config.encoder,
+            self.config.max_length,
+            self.data.train,
+            self.config.seed,
+        )
         return {"data": self.data.fingerprint, **run_conditions(self.backbone)}
 
     def train(self, checkpoints: Path, resume: bool) -> dict[str, Any]:
         """See :meth:`FolderRun.train`."""
         config, data = self.config, self.data
         started = time.perf_counter()
-        self.model = TopicModel(self.backbone, data.spec, config.encoder, config.max_length, data.train, config.seed)
         rows = self.model.features(data.train)
         self.model.prepare(rows)
         trainer = make_trainer(self.model, data, rows, config, checkpoints, self.progress, learning_rate=config.lr)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 from promptwise.config import PairsConfig
 from promptwise.errors import DataError
@@ -62,29 +64,41 @@ def sentence_pairs(paragraphs: Sequence[str], count: int) -> list[Example]:
     Raises:
         DataError: Too few paragraphs have enough sentences.
     """
-    parts = [sentences for sentences in map(split_sentences, paragraphs) if len(sentences) > _APART]
+    parts = [part for part in map(split_sentences, paragraphs) if len(part) > _APART and _neighbours(part)]
     if len(parts) < 10:
         raise DataError(
             f"Only {len(parts)} of {len(paragraphs):,} paragraphs have more than {_APART} sentences of at least "
-            f"{MIN_WORDS} words; pairs take 10. Add text to --corpus, or raise --held-out."
+            f"{MIN_WORDS} words, two of them next to each other; pairs take 10. Add text to --corpus, or raise "
+            "--held-out."
         )
     draw = random.Random(0)
     pairs = []
     for number in range(count):
-        kind, sentences = number % len(SPEC.labels), draw.choice(parts)
+        kind, part = number % len(SPEC.labels), draw.choice(parts)
         if kind == 0:
-            place = draw.randrange(len(sentences) - 1)
-            first, second = sentences[place], sentences[place + 1]
+            first, second = draw.choice(_neighbours(part))
         elif kind == 1:
-            place = draw.randrange(len(sentences) - _APART)
-            first, second = sentences[place], draw.choice(sentences[place + _APART :])
+            place = draw.randrange(len(part) - _APART)
+            first, second = part[place], draw.choice(part[place + _APART :])
         else:
-            other = draw.choice([part for part in draw.sample(parts, 2) if part is not sentences])
-            first, second = draw.choice(sentences), draw.choice(other)
-        pairs.append(Example(first, second, kind))
+            other = draw.choice([one for one in draw.sample(parts, 2) if one is not part])
+            first, second = draw.choice(part), draw.choice(other)
+        pairs.append(Example(first.text, second.text, kind))
     return pairs
 
 
-def split_sentences(paragraph: str) -> list[str]:
-    """The sentences of a paragraph of at least :data:`MIN_WORDS` words."""
-    return [sentence for sentence in _END.split(paragraph) if len(sentence.split()) >= MIN_WORDS]
+class Sentence(NamedTuple):
+    """A sentence, and its number in its paragraph."""
+
+    place: int
+    text: str
+
+
+def split_sentences(paragraph: str) -> list[Sentence]:
+    """The sentences of a paragraph of at least :data:`MIN_WORDS` words, numbered with the shorter ones."""
+    return [Sentence(place, text) for place, text in enumerate(_END.split(paragraph)) if len(text.split()) >= MIN_WORDS]
+
+
+def _neighbours(part: Sequence[Sentence]) -> list[tuple[Sentence, Sentence]]:
+    """The pairs of sentences between which none was left out."""
+    return [(first, second) for first, second in pairwise(part) if second.place == first.place + 1]

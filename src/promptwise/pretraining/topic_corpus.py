@@ -114,6 +114,11 @@ class TopicCorpus:
             train, validation = hold_out(rest, part, salt="validation", origin=source.name) if part else (rest, [])
             for split, rows in zip(SPLITS, (train, validation, test), strict=True):
                 loaded[split] += rows
+        held: set[str] = set()
+        # Sources may share texts, which would be trained on here and scored there: the held-out one stays.
+        for split in reversed(SPLITS):
+            loaded[split] = [example for example in loaded[split] if example.text not in held]
+            held.update(example.text for example in loaded[split])
         seen = {example.label for example in loaded["train"]}
         empty = [topic for label, topic in enumerate(self.topics) if label not in seen]
         if empty:
@@ -235,6 +240,12 @@ def _source_problems(source: TopicSource, topics: tuple[str, ...]) -> Iterator[s
         yield "needs either file or dataset"
     if (source.label is None) == (source.topic is None):
         yield "needs either label or topic"
+    if source.file is not None and (source.config is not None or source.split != "train"):
+        yield "config and split are of a dataset; a file is put to a split by part"
+    if source.topic is not None and source.map:
+        yield "map would change nothing beside topic"
+    if source.rows is not None and source.rows < 1:
+        yield f"rows is {source.rows}; the least is 1"
     if source.part is not None and source.part not in SPLITS:
         yield f"part is {source.part!r}; there are {', '.join(SPLITS)}"
     used = [] if source.topic is None else [source.topic]

@@ -54,6 +54,7 @@ class TopicModel(TextModel):
         super().__init__()
         self.backbone, self.spec = backbone, spec
         self.input_format = input_format_for(backbone, spec, max_length, cloze=False, reserved=0)
+        self.input_format.check(0, None, backbone.name)
         size = backbone.embedding_size
         with seeded(seed):
             self.table = VocabularyTable(size, init_scale=0.0)

@@ -1,4 +1,4 @@
-"""The interface of a strategy, and the table of rows that several of them share."""
+"""The interface of a strategy."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class EncoderPrompt(Strategy):
             known = read_knowledge(self.knowledge)
             if not len(self.table.ids):
                 self.network.load_state_dict(known.network(self.encoder))
-            self.table.allocate(text_ids(instances), start=lambda ids: known.vectors(ids, embedding))
+            known.extend(self.table, text_ids(instances), embedding)
         elif self.table is not None:
             self.table.allocate(text_ids(instances), start=embedding)
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from promptwise.errors import KnowledgeError
+from promptwise.strategies.vocabulary import VocabularyTable
 from promptwise.tensor_file import TensorFile
 
 if TYPE_CHECKING:
@@ -100,6 +101,23 @@ class Knowledge:
         row = torch.searchsorted(self.ids, ids.long().cpu()).clamp(max=len(self.ids) - 1)
         found = (self.ids[row] == ids.long().cpu()).unsqueeze(-1)
         return torch.where(found, self.rows[row].float(), embedding(ids.long()).detach().float().cpu())
+
+    def extend(self, table: VocabularyTable, ids: Tensor, embedding: nn.Module) -> None:
+        """Give a table the vectors of token ids that it lacks.
+
+        Raises:
+            KnowledgeError: The table is frozen and has vectors of other knowledge, which its network reads.
+        """
+
+        def start(wanted: Tensor) -> Tensor:
+            return self.vectors(wanted, embedding)
+
+        if not table.begins_as(start):
+            raise KnowledgeError(
+                f"The adapter was made with other knowledge than that in {self.folder}, and vectors of both would be "
+                "mixed. Name its own knowledge, or leave --start-from out."
+            )
+        table.allocate(ids, start=start)
 
     def standard(self, init_scale: float) -> tuple[Tensor, Tensor]:
         """The table's mean ``[E]``, and the factor that brings the rest to the spread of U(-init_scale, init_scale)."""

@@ -23,7 +23,8 @@ class RoutedPrompt(Strategy):
     prompts are tried, in place of a term of the loss; afterwards it is 0.
 
     The prompts are drawn apart, as prompts that begin alike would learn alike. So the start is no shared prompt, but on
-    the base ``prefix`` it is close to one: what is added to the shared prefix is scaled.
+    the base ``prefix`` it is close to one: what is added to the shared prefix is scaled. On ``hidden`` all begin at
+    zero, and part by which inputs the router sends to them.
 
     Args:
         shape: What the injector asks for; the paper has short prompts, 5 vectors each.

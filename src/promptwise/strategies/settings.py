@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from promptwise.config.settings import setting
 
@@ -22,6 +23,11 @@ class StrategySettings:
     """Whether it can be told to read a part of the text alone."""
     usual_base: ClassVar[str] = "prefix"
     """The base that it has where none is named."""
+
+    @classmethod
+    def unread(cls, values: Mapping[str, Any]) -> Mapping[str, str]:
+        """Settings that change nothing beside these values, each with the flag and value beside which it does not."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ class MixtureSettings(StrategySettings):
     """Of :class:`~promptwise.strategies.mixture.RoutedPrompt`."""
 
     mixture_size: int = setting(
-        4, "Prompts among which the router chooses; each has --length vectors, 5 in the paper.", minimum=1
+        4, "Prompts among which the router chooses; each has --length vectors, 5 in the paper.", minimum=2
     )
     router_noise: float = setting(
         1.0, "Noise of the router in training, as a share of its scores: a standard deviation.", minimum=0
@@ -141,8 +147,8 @@ class TopicSettings(_WithKnowledge):
     encoder: str = setting("mlp", _ENCODER, choices="ENCODERS")
     topic_mixture: str = setting(
         "own",
-        "How the prompts of topics are mixed: by the topics of the input; by those, but each prompt for the next "
-        "topic; all alike; the first topic's alone.",
+        "How the prompts of topics are mixed: by the topics of the input; by those, but each topic with the "
+        "prompt of the next; all alike; the first topic's alone.",
         choices=("own", "shuffled", "uniform", "one"),
     )
     topic_rank: int = setting(16, "Rank of what is learnt of each topic.", minimum=1)
@@ -151,6 +157,14 @@ class TopicSettings(_WithKnowledge):
     def follows_input(mixture: str) -> bool:
         """Whether a mixture depends on the input, so that something must tell its topics."""
         return mixture in ("own", "shuffled")
+
+    @classmethod
+    def unread(cls, values: Mapping[str, Any]) -> dict[str, str]:
+        """See :meth:`StrategySettings.unread`: nothing reads the text for a mixture that is the same for all inputs."""
+        mixture = values.get("topic_mixture", cls.topic_mixture)
+        if cls.follows_input(mixture):
+            return {}
+        return dict.fromkeys(("encoder", "read_tokens"), f"--topic-mixture {mixture}")
 
 
 @dataclass(frozen=True)

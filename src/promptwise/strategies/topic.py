@@ -37,7 +37,7 @@ class TopicPrompt(Strategy):
     learnt of each topic is ``z_c`` ``[K, r]``, and of all topics together ``U`` ``[W, r]`` and ``b`` ``[K, W]``. On the
     base ``hidden``, whose vectors start at nothing and stand for no words, ``k_c`` is zero: a learnt bias per topic.
 
-    The ablations say which part of that matters. ``shuffled`` gives the prompt of each topic to the next one, so that
+    The ablations say which part of that matters. ``shuffled`` gives each topic the prompt of the next one, so that
     prompts still follow the topic but start from knowledge of another one; ``uniform`` mixes all prompts alike, and
     ``one`` has the first topic's for every input: with both the prompt is the same for all inputs.
 
@@ -121,7 +121,7 @@ class TopicPrompt(Strategy):
         if not len(self.codes):
             self._take_topics(known)
         if self.table is not None:
-            self.table.allocate(text_ids(instances), start=lambda ids: known.vectors(ids, embedding))
+            known.extend(self.table, text_ids(instances), embedding)
 
     def _take_topics(self, known: Knowledge) -> None:
         if not bool((known.topic_of >= 0).any()):

@@ -69,6 +69,12 @@ class VocabularyTable(nn.Module):
         self.ids = ids
         self._set_rows(values)
 
+    def begins_as(self, start: Callable[[Tensor], Tensor]) -> bool:
+        """Whether the rows that are there are those that ``start`` would give; trained ones may be any."""
+        if self.trained or not len(self.ids):
+            return True
+        return torch.equal(start(self.ids).detach().to(self.rows), self.rows)
+
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Rows ``[..., width]`` of ``ids``, and which ids have a row; the others get an arbitrary one.
 
