@@ -22,8 +22,9 @@ import yaml
 from filelock import FileLock
 from rich.console import Console
 
+from promptwise.backbones.loading import width_of
 from promptwise.backbones.placement import prepare_backbone
-from promptwise.config import TrainConfig
+from promptwise.config import TrainConfig, usual_training
 from promptwise.experiments import status
 from promptwise.experiments.compare import compare
 from promptwise.experiments.folder import LOCK
@@ -420,6 +421,22 @@ def test_runs_share_what_is_tokenised(tickets: Path, tiny: Path) -> None:
         found[kind].add(id(model.features(data.train)))
     assert [len(ids) for ids in found.values()] == [1, 1, 1]
     assert found["classifier"] == found["tuned"] != found["cloze"]
+
+
+def test_the_usual_rate_of_a_wide_model_is_that_of_train(
+    make_spec: MakeSpec, tickets: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An experiment writes it out before the model is loaded, and means what ``train`` does with the model."""
+    monkeypatch.setattr(usual_training, "WIDTH", width_of(str(tiny)) // 2)
+    experiment = read_experiment(make_spec(methods={"ours": {"strategy": "token-bias"}}, seeds=[0]))
+    plan = Plan(experiment, {})
+    (run,) = [plan.run(planned) for planned in plan.planned()]
+    assert run.config.lr == usual_training.FOUND["hidden", "token-bias"] / 2
+    columns = ("--text-column", "body", "--label-column", "team")
+    ok("train", "--data", tickets, *columns, "--model", tiny, "--out", tmp_path / "run", "--epochs", 1, "--threads", 1)
+    assert read_json(tmp_path / "run" / "metrics.json")["config"]["lr"] == run.config.lr
+    assert width_of("minilm-cloze") == 384
+    assert width_of(str(tmp_path / "nowhere")) is None
 
 
 def test_ranks_of_lora_are_a_grid_that_says_nothing_to_other_methods(make_spec: MakeSpec, tmp_path: Path) -> None:

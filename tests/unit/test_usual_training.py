@@ -8,7 +8,15 @@ import pytest
 
 from promptwise.config import FitConfig, PromptConfig, TrainConfig
 from promptwise.config.composition import off_default
-from promptwise.config.usual_training import EXAMPLES, FEWEST_EPOCHS, MOST_EPOCHS, usual_epochs, with_usual
+from promptwise.config.usual_training import (
+    EXAMPLES,
+    FEWEST_EPOCHS,
+    FOUND,
+    MOST_EPOCHS,
+    learning_rate,
+    usual_epochs,
+    with_usual,
+)
 from promptwise.errors import ConfigError
 from promptwise.experiments.spec import chosen_settings
 
@@ -71,3 +79,15 @@ def test_passes_fall_with_the_rows() -> None:
 def test_what_is_said_is_kept() -> None:
     """Passes and rate that are given are not touched."""
     assert with_usual(FitConfig(epochs=3.0, lr=0.5), PromptConfig(), rows=50) == FitConfig(epochs=3.0, lr=0.5)
+
+
+def test_the_rate_of_token_biases_falls_with_the_width() -> None:
+    """In wider models alone, and of no other strategy; what is given stays."""
+    own, given = FitConfig(), FitConfig(lr=0.5)
+    bias, prefix = PromptConfig(strategy="token-bias"), PromptConfig(strategy="shared", base="prefix")
+    found = [learning_rate(bias, own, width) for width in (32, 384, 576, 768, 1024)]
+    assert found == sorted(found, reverse=True)
+    assert found[:2] == [FOUND["hidden", "token-bias"]] * 2
+    assert found[3] < found[2] < found[1]
+    assert learning_rate(prefix, own, 768) == learning_rate(prefix, own) == FOUND["prefix", "shared"]
+    assert learning_rate(bias, given, 768) == 0.5

@@ -98,6 +98,21 @@ def locate(name: str, revision: str | None = None) -> Path:
     raise UnknownModelError(f"Model {what} was not found: no such local folder; {'; '.join(tried)}.{hint}")
 
 
+def config_folder(name: str) -> Path | None:
+    """A folder that holds a model's configuration, without its weights where they are not at hand; or ``None``.
+
+    Args:
+        name: As :func:`locate` takes it.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    folder, _ = download(name, ["config.json"], ["config.json"])
+    if folder is None and name in OFFLINE_WHEELS:
+        folder, _ = _from_wheel(OFFLINE_WHEELS[name])
+    return folder
+
+
 def commit_of(name: str, folder: Path) -> str | None:
     """The commit of a model's repository that its folder holds, 40 hexadecimal digits.
 

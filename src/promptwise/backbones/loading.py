@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from promptwise.backbones.backbone import Backbone
 from promptwise.backbones.cloze_weights import find_cloze_weights
 from promptwise.backbones.families import lm_class
-from promptwise.backbones.hub import commit_of, locate
+from promptwise.backbones.hub import commit_of, config_folder, locate
 from promptwise.errors import BackboneError, ConfigError
 from promptwise.reading import json_of
 
@@ -117,6 +117,24 @@ def _check_tokenizer(name: str, folder: Path, tokenizer: Any) -> None:
             f"{name!r} ({folder}) has no tokenizer: none of {', '.join(files)} is there. Save it into that folder with "
             "tokenizer.save_pretrained()."
         )
+
+
+def width_of(name: str) -> int | None:
+    """``H`` of a model's layers, by its configuration alone; ``None`` where that cannot be had.
+
+    Args:
+        name: As :func:`load_backbone` takes it.
+    """
+    import transformers
+
+    cloze = find_cloze_weights(name)
+    folder = config_folder(name if cloze is None else cloze.base_model)
+    if folder is None:
+        return None
+    try:
+        return int(transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False).hidden_size)
+    except Exception:  # whatever is wrong with it is said where the model is loaded
+        return None
 
 
 def _check_complete(name: str, missing: Any, lm_head: bool) -> None:

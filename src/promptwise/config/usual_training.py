@@ -64,22 +64,29 @@ FOUND = {
     ("hidden", "token-bias"): 6e-3,
     ("hidden", "context-bias"): 3e-3,
 }
-"""By base and :attr:`~promptwise.config.PromptConfig.method`."""
+"""By base and :attr:`~promptwise.config.PromptConfig.method`, for models of :data:`WIDTH`."""
+
+WIDTH = 384
+"""``H`` of MiniLM, with which the rates were searched."""
+
+FALL_WITH_WIDTH = (("hidden", "token-bias"),)
+"""Whose rate is as much lower as a model is wider, which was measured at ``H`` = 768 (LOG.md, 2026-11-29)."""
 
 
 _Fit = TypeVar("_Fit", bound=FitConfig)
 
 
-def with_usual(fit: _Fit, prompt: PromptConfig, rows: int) -> _Fit:
+def with_usual(fit: _Fit, prompt: PromptConfig, rows: int, width: int = WIDTH) -> _Fit:
     """How a run is trained, with its passes and its learning rate filled in where nobody said them.
 
     Args:
         fit: What was asked for.
         prompt: What is trained.
         rows: How many training rows there are.
+        width: ``H`` of the backbone's layers.
     """
     epochs = usual_epochs(rows) if fit.epochs is None else fit.epochs
-    return replace(fit, epochs=epochs, lr=learning_rate(prompt, fit))
+    return replace(fit, epochs=epochs, lr=learning_rate(prompt, fit, width))
 
 
 def usual_epochs(rows: int) -> float:
@@ -87,12 +94,20 @@ def usual_epochs(rows: int) -> float:
     return float(min(max(round(EXAMPLES / max(rows, 1)), FEWEST_EPOCHS), MOST_EPOCHS))
 
 
-def learning_rate(prompt: PromptConfig, fit: FitConfig) -> float:
-    """The peak learning rate of a run: what was asked for, or what was found for its base and strategy."""
+def learning_rate(prompt: PromptConfig, fit: FitConfig, width: int = WIDTH) -> float:
+    """The peak learning rate of a run: what was asked for, or what suits its base, its strategy and the model's width.
+
+    Args:
+        prompt: What is trained.
+        fit: What was asked for.
+        width: ``H`` of the backbone's layers.
+    """
     if fit.lr is not None:
         return fit.lr
     if prompt.tune_backbone:
         return BACKBONE_LR
     if prompt.tune == "lora":
         return LORA_LR
-    return FOUND.get((prompt.base, prompt.method), PROMPT_LR)
+    kind = prompt.base, prompt.method
+    rate = FOUND.get(kind, PROMPT_LR)
+    return rate * min(1.0, WIDTH / width) if kind in FALL_WITH_WIDTH else rate

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from promptwise.backbones.hub import model_digest
 from promptwise.config import TrainConfig
-from promptwise.config.usual_training import with_usual
+from promptwise.config.usual_training import WIDTH, with_usual
 from promptwise.experiments.pretrained import USED_BY, Pretraining, digest_of
 from promptwise.experiments.record import Record, run_id
 from promptwise.experiments.run import Run
@@ -60,6 +60,7 @@ class Plan:
         self._fingerprints: dict[str, str] = {}
         self._runs: dict[tuple[object, ...], Run] = {}
         self._model = cache(model_digest)
+        self._width = cache(_width)
         self._estimates: dict[tuple[object, ...], float | None] = {}
         self._inputs = InputCache()
         self._ordered = by_backbone(experiment.cells)
@@ -151,7 +152,9 @@ class Plan:
     def _made(self, planned: Planned) -> Run:
         config = planned.cell.config(planned.seed, planned.lr)
         # What is usual is written out, so that a later default does not change which run this id means.
-        config = with_usual(config, config, len(self._inputs.data(config).train))
+        # The width decides no rate that is given, and costs a look at the model.
+        width = self._width(config.model) if config.lr is None else WIDTH
+        config = with_usual(config, config, len(self._inputs.data(config).train), width)
         starts = {
             setting: self.experiment.pretrained[config.get(setting)]
             for setting in USED_BY.values()
@@ -317,3 +320,11 @@ def _backbone_of(cell: Cell) -> tuple[object, ...]:
 def _first(scores: dict[str, float]) -> float:
     """The first metric of a task, which is the one that decides."""
     return float(next(iter(scores.values())))
+
+
+def _width(model: str) -> int:
+    """``H`` of a model by its configuration; that of the usual rates where it is not at hand, as no run would be."""
+    # Imported late, as it imports transformers.
+    from promptwise.backbones.loading import width_of
+
+    return width_of(model) or WIDTH

@@ -96,7 +96,7 @@ def fit(
     config = _fit_config(options)
     check_fit(config)
     _check_splits(data)
-    config = with_usual(config, model.prompt_config, len(data.train))
+    config = with_usual(config, model.prompt_config, len(data.train), model.backbone.layer_size)
     if output_dir is None:
         with tempfile.TemporaryDirectory() as folder:
             return fit(
