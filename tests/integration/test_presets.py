@@ -301,7 +301,9 @@ def test_ids_know_what_files_hold_and_not_where_they_lie(tmp_path: Path) -> None
     for folder, rows in (("wiki_topic13", topics), ("cb", cases)):
         (here / folder).mkdir(parents=True)
         for split in ("train", "validation", "test"):
-            write_rows(here / folder / f"{split}.jsonl", rows)
+            # What is held out of a corpus is in no other split.
+            own = [{**row, "text": f"{split}: {row['text']}"} for row in rows] if folder == "wiki_topic13" else rows
+            write_rows(here / folder / f"{split}.jsonl", own)
     (here / "text.txt").write_text("One line.\n", encoding="utf-8")
     shutil.copytree(here, there)
     before = ids(here)

@@ -10,7 +10,7 @@ import yaml
 from safetensors.torch import load_file
 
 from promptwise import PromptedModel
-from tests.integration.command import contents, ok, read_json, train_flags
+from tests.integration.command import contents, fails, ok, read_json, train_flags
 
 
 def test_a_run_writes_adapter_metrics_and_card(trained: Path) -> None:
@@ -99,6 +99,12 @@ def test_tensorboard_gets_an_event_file(tickets: Path, tiny: Path, tmp_path: Pat
     pytest.importorskip("tensorboard")
     ok(*train_flags(tickets, tiny, tmp_path / "run", "--report-to", "tensorboard"))
     assert len(list((tmp_path / "run").rglob("events.out.tfevents*"))) == 1
+
+
+def test_a_setting_of_the_config_file_is_given_once(tmp_path: Path) -> None:
+    """``-`` and ``_`` are the same letter there."""
+    (tmp_path / "run.yaml").write_text("task: cb\nmax-length: 64\nmax_length: 32\n", encoding="utf-8")
+    fails(2, "train", "--config", tmp_path / "run.yaml", "--out", tmp_path / "run", says=["has max_length twice"])
 
 
 def test_flags_win_over_the_config_file(tickets: Path, tiny: Path, tmp_path: Path) -> None:

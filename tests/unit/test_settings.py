@@ -273,12 +273,6 @@ def test_without_a_base_a_strategy_has_the_one_that_suits_it() -> None:
     assert PromptConfig(strategy="token-bias", base="prefix").base == "prefix"
 
 
-def test_a_setting_of_a_file_is_given_once() -> None:
-    """``-`` and ``_`` are the same letter there."""
-    with pytest.raises(ConfigError, match="max_length is given twice"):
-        config_from_mapping(TrainConfig, {"task": "cb", "max-length": 64, "max_length": 32}, "run.yaml")
-
-
 def test_knowledge_is_refused_before_anything_is_read() -> None:
     """A network that does not exist, and one that is named twice."""
     with pytest.raises(UnknownNameError, match="bogus"):

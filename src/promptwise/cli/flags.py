@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -153,7 +154,7 @@ def read_settings(file: Path) -> dict[str, Any]:
     """The settings of the file that ``--config`` names.
 
     Raises:
-        ConfigError: It does not exist, or maps no settings to values.
+        ConfigError: It does not exist, maps no settings to values, or has one twice.
     """
     if not file.is_file():
         near = get_close_matches(file.name, [p.name for p in file.parent.glob("*.y*ml")], n=1)
@@ -161,6 +162,10 @@ def read_settings(file: Path) -> dict[str, Any]:
     values = yaml_of(file, f"--config {file}")
     if not isinstance(values, dict):
         raise ConfigError(f"--config {file} must map settings to values, found {type(values).__name__}.")
+    names = Counter(str(key).replace("-", "_") for key in values)
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise ConfigError(f"--config {file} has {', '.join(twice)} twice, once with - and once with _. Keep one.")
     return values
 
 

@@ -293,9 +293,6 @@ def config_from_mapping(kind: type[_Config], values: Mapping[str, Any], where: s
         ConfigError: Keys are unknown or have values of a wrong type; all of them are named.
     """
     keys = {str(key).replace("-", "_"): key for key in values}
-    if len(keys) < len(values):
-        twice = [name for name in keys if {name, name.replace("_", "-")} <= {str(key) for key in values}]
-        raise ConfigError(f"{where}: {', '.join(twice)} is given twice, with - and with _; keep one.")
     given = {name: values[key] for name, key in keys.items()}
     known = settings_for(kind, given)
     useful = {name: value for name, value in given.items() if name in known}
