@@ -39,7 +39,9 @@ def alone(tiny: Path) -> dict[str, PromptedModel]:
         "first": make_prepared(backbone, spec=SINGLE, strategy="encoder", base="prefix", head="classifier"),
         "second": make_prepared(backbone, spec=SINGLE, strategy="random", base="prompt", head="cloze"),
         "pairs": make_prepared(backbone, strategy="shared", base="prefix", head="classifier"),
-        "reads": make_prepared(backbone, spec=SINGLE, strategy="context-bias", base="hidden", reads_layer=1),
+        "reads": make_prepared(
+            backbone, spec=SINGLE, strategy="context-bias", base="hidden", reads_layer=1, edit_layers="1"
+        ),
         IMAGE: make_prepared(backbone, spec=HOSTILE, strategy="shared", base="prompt", head="classifier"),
     }
     draw_numbers(made.values(), 5)

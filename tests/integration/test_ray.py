@@ -22,7 +22,7 @@ from tests.integration.test_compare import records_of, spec_file, without_time  
 from tests.integration.test_search import search_flags, told, trials_of  # noqa: E402
 from tests.tiny import SENTENCES  # noqa: E402
 
-EPOCHS = {"folder": 60, "url": 240}
+EPOCHS = {"folder": 180, "url": 240}
 """Enough that runs are still at work when the first has ended; checkpoints are copied to a URL every two seconds."""
 
 
