@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from promptwise.backbones import placement
 from promptwise.backbones.backbone import Backbone
-from promptwise.backbones.placement import place, same_device
+from promptwise.backbones.placement import place, resolve_dtype, same_device
 from promptwise.config import FitConfig
 from promptwise.errors import ConfigError
 from promptwise.training.trainer import training_arguments
@@ -55,3 +56,25 @@ def test_training_does_not_move_the_backbone(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"on cuda:1, and .* CUDA_VISIBLE_DEVICES=1"):
         training_arguments(FitConfig(), tmp_path, torch.device("cuda", 1))
     assert training_arguments(FitConfig(), tmp_path, torch.device("cpu")).device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512_bf16", "maker", "dtype"),
+    [
+        (True, True, "GenuineIntel", torch.bfloat16),
+        (False, True, "AuthenticAMD", torch.bfloat16),
+        (False, True, "GenuineIntel", torch.float32),
+        (False, False, "AuthenticAMD", torch.float32),
+        (False, True, "", torch.float32),
+    ],
+)
+def test_auto_is_bf16_where_the_processor_gains_by_it(
+    monkeypatch: pytest.MonkeyPatch, *, amx: bool, avx512_bf16: bool, maker: str, dtype: torch.dtype
+) -> None:
+    """Having the instructions is not enough: an Intel processor without AMX takes longer for bf16 than for float32."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(placement, "_cpu_description", lambda: f"vendor_id\t: {maker}\n")
+    assert resolve_dtype("auto", torch.device("cpu")) is dtype
+    assert resolve_dtype("bf16", torch.device("cpu")) is torch.bfloat16
+    assert resolve_dtype("fp32", torch.device("cpu")) is torch.float32

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import platform
 
 import torch
 
@@ -94,7 +97,7 @@ def _index(device: torch.device) -> int:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The compute dtype of ``auto``, ``bf16`` or ``fp32``; ``auto`` is bf16 where the hardware multiplies it.
+    """The compute dtype of ``auto``, ``bf16`` or ``fp32``; ``auto`` is bf16 where the hardware multiplies it faster.
 
     Raises:
         ConfigError: There is no such dtype.
@@ -103,9 +106,27 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
         if device.type == "cuda":
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            fast = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+            fast = device.type == "cpu" and _cpu_gains_by_bf16()
         return torch.bfloat16 if fast else torch.float32
     names = {"bf16": torch.bfloat16, "fp32": torch.float32}
     if name not in names:
         raise ConfigError(f"Unknown dtype {name!r}. Known: auto, bf16, fp32.")
     return names[name]
+
+
+def _cpu_gains_by_bf16() -> bool:
+    """Whether this processor multiplies bf16 faster than float32.
+
+    AMX does. AVX-512's products of bf16 do on AMD's processors (2.3 times as fast on a Zen 4); on Intel's they are no
+    faster than float32's, and where AMX is switched off, as on some virtual machines, bf16 takes 1.8 times as long.
+    """
+    if torch.cpu._is_amx_tile_supported():
+        return True
+    return torch.cpu._is_avx512_bf16_supported() and "AuthenticAMD" in _cpu_description()
+
+
+def _cpu_description() -> str:
+    """What the system says of its processor, its maker included; empty where it says nothing."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        return "".join(itertools.takewhile(str.strip, lines))
+    return platform.processor()
