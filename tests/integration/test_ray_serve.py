@@ -204,7 +204,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     folder = ["serve", "--adapters", tmp_path, "--model", "m"]
     fails(2, *folder, "--ray-address", "auto", says=["--ray"])
     silent = ["--ray", "--ray-address", "127.0.0.1:1"]
-    said = fails(2, *folder, *silent, says=["127.0.0.1:1", "nothing answers", "ray start"])
+    said = fails(2, *folder, *silent, says=["--ray-address 127.0.0.1:1 does not answer", "ray start"])
     assert len(said.splitlines()) == 1
     fails(2, *folder, *silent, "--port", "0", says=["--port 0"])
     with mock.patch.dict(os.environ, {"RAY_ADDRESS": "127.0.0.1:1"}):

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from promptwise.cli.file_predictor import FilePredictor
 from promptwise.errors import DataError, PromptwiseError
 from promptwise.models.adapter import adapter_folder
-from promptwise.runs.ray_workers import connect
+from promptwise.runs.ray_cluster import connect
 
 _END_S = 10
 
@@ -65,7 +65,7 @@ def predict_on_ray(
     own = not ray.is_initialized()
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     if own:
-        connect(address, (jobs or 1) * (predictor.threads or 1))
+        connect(address, cpus=(jobs or 1) * (predictor.threads or 1))
     known = set(threading.enumerate())
     try:
         gpus = int(ray.cluster_resources().get("GPU", 0))

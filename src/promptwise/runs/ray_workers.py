@@ -7,7 +7,6 @@ What a task writes lies in a folder that all nodes share, so that its next try g
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import secrets
 import socket
@@ -26,6 +25,7 @@ from promptwise.errors import ConfigError, PromptwiseError
 from promptwise.files import write_atomic
 from promptwise.runs.cache import InputCache
 from promptwise.runs.processes import prepare
+from promptwise.runs.ray_cluster import connect
 from promptwise.runs.remote_folder import RemoteFolder, is_url
 from promptwise.runs.workers import Ended, Work, Workers, outcome
 
@@ -38,14 +38,10 @@ RETRIES = 3
 _MARK = ".shared"
 """A file in the shared folder by which a node tells that it sees the same folder as the command."""
 
-_ANSWER_S = 10
 _PROBE_S = 180
 _STOP_S = 60
 _SEEN_S = 3
 """A network file system may show a new file to other nodes some seconds later."""
-
-_OBJECT_STORE = 100 * 2**20
-"""Bytes of shared memory of an own instance: what runs return is small, and Ray would take 30% of the memory."""
 
 
 class RayWorkers(Workers):
@@ -66,7 +62,7 @@ class RayWorkers(Workers):
     def __init__(self, address: str | None, jobs: int | None, threads: int, gpus: float | None) -> None:
         self._own = not ray.is_initialized()
         if self._own:
-            connect(address, (jobs or 1) * threads)
+            connect(address, cpus=(jobs or 1) * threads)
         try:
             nodes = [node for node in ray.nodes() if node["Alive"]]
             has_gpus = any(node["Resources"].get("GPU", 0) for node in nodes)
@@ -147,54 +143,6 @@ class RayWorkers(Workers):
     def _disconnect(self) -> None:
         if self._own:
             ray.shutdown()
-
-
-def connect(address: str | None, cpus: int) -> None:
-    """Connect to a cluster, or start one of this machine alone.
-
-    Args:
-        address: See :class:`RayWorkers`.
-        cpus: CPUs that an own instance shall have room for, where they are more than the machine's.
-
-    Raises:
-        ConfigError: It does not answer, or is no cluster of the same version of Ray.
-    """
-    address = address or os.environ.get("RAY_ADDRESS")
-    how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address is None:
-        # Nobody is told that an instance was started for this command.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        own = {"num_cpus": max(cpus, os.cpu_count() or 1), "object_store_memory": _OBJECT_STORE}
-        ray.init("local", include_dashboard=False, **own, **how)
-        return
-    if address != "auto":
-        _check_answers(address)
-    try:
-        ray.init(address, **how)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, RayError) as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise ConfigError(
-            f"--address {address} is no Ray cluster that this process can join ({reason}). Start one with `ray start "
-            "--head`, which prints its address, or leave --address out."
-        ) from error
-
-
-def _check_answers(address: str) -> None:
-    """Make sure that something listens at an address: Ray itself would try for a minute.
-
-    Raises:
-        ConfigError: Nothing does, or it is no address.
-    """
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not host or not port.isdigit():
-        raise ConfigError(f"--address {address} is no address; write HOST:PORT, as `ray start --head` prints it.")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"--address {address} does not answer ({getattr(error, 'strerror', None) or error}). Start a cluster there "
-            f"with `ray start --head --port {port}`, or leave --address out."
-        ) from error
 
 
 def _able(nodes: Sequence[Mapping[str, Any]], threads: int, gpus: float) -> list[Mapping[str, Any]]:

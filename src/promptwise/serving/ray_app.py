@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -32,16 +32,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from promptwise.errors import ConfigError, PromptwiseError
 from promptwise.reading import yaml_of
+from promptwise.runs.ray_cluster import connect
 from promptwise.serving.pool import AdapterPool
 from promptwise.serving.server import load_app
 from promptwise.serving.settings import ServerSettings
 
 NAME = "promptwise"
 DEPLOYMENT = "server"
-
-_SECONDS_TO_CONNECT = 5.0
-_OBJECT_STORE = 100 * 2**20
-"""Bytes of shared memory of a cluster that is started: requests are small, and Ray would take 30% of the memory."""
 
 _TRIES = 3
 """How often a replica that fails while it starts is started again."""
@@ -171,7 +168,9 @@ def serve_on_ray(
         raise ConfigError("--port 0 with --ray-address: name a port, which is the same on every machine.")
     # What it does is told in our own words.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    with _cluster(address):
+    connect(address, "--ray-address", namespace=NAME)
+    with contextlib.ExitStack() as connection:
+        connection.callback(ray.shutdown)
         _check_room(options)
         ended = threading.Event()
         before = {one: signal.signal(one, lambda *_: ended.set()) for one in (signal.SIGTERM, signal.SIGINT)}
@@ -195,49 +194,6 @@ def serve_on_ray(
 def _whole(place: str) -> str:
     """A place as replicas find it, which run in folders of their own."""
     return str(Path(place).expanduser().resolve())
-
-
-@contextlib.contextmanager
-def _cluster(address: str | None) -> Iterator[None]:
-    """A connection to a running cluster, or to one that is started here.
-
-    Raises:
-        ConfigError: It does not answer.
-    """
-    how: dict[str, Any] = {"namespace": NAME, "log_to_driver": False, "logging_level": logging.ERROR}
-    if address is None:
-        # Nobody is told that a cluster was started for this command.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE, **how)
-    else:
-        _check_answers(address)
-        try:
-            ray.init(address, **how)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError, RayError) as error:
-            raise ConfigError(f"--ray-address {address}: no Ray cluster answers there: {_reason(error)}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _check_answers(address: str) -> None:
-    """Find out soon whether anything is there; Ray tries for a minute.
-
-    Raises:
-        ConfigError: Nothing is.
-    """
-    host, _, port = address.removeprefix("ray://").partition("?")[0].rpartition(":")
-    if not host or not port.isdecimal():
-        # A name that Ray knows, such as auto.
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_CONNECT).close()
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"--ray-address {address}: nothing answers there ({error}). Start a cluster with `ray start --head`, or "
-            "leave the flag out for one on this machine."
-        ) from error
 
 
 def _free_port(host: str, port: int) -> int:
