@@ -72,7 +72,7 @@ PRESETS = {
 
 RECORDS = {
     "cloze-heads": (144, "31fbf6d0c612673f"),
-    "few-shot": (39, "c82b42eff9396035"),
+    "few-shot": (108, "515dc4bf300f0b5f"),
     "prompt-length": (84, "080046d8ceb87269"),
     "pt-v": (30, "93b27e94e57ddf3e"),
     "sequence-utilization": (72, "feca8fe29638ebde"),
