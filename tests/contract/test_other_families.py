@@ -14,6 +14,7 @@ import transformers
 
 from promptwise import Prediction, PromptedModel
 from promptwise.backbones.loading import load_backbone
+from promptwise.backbones.placement import prepare_backbone
 from promptwise.errors import BackboneError, ConfigError
 from tests.contract.common import EXAMPLES, SPEC, K, TinyFolder, load, make_model, make_prepared
 
@@ -117,6 +118,23 @@ def test_models_that_mix_padding_into_states_are_refused(kind: str, tiny_folder:
     folder = saved(config, transformers.AutoModel, tiny_folder("bert"), tmp_path)
     with pytest.raises(BackboneError, match=f"'{kind}' mix padding"):
         make_model(load_backbone(str(folder)), base="prompt", strategy="shared")
+
+
+def test_a_model_whose_embeddings_come_with_a_scale_is_refused(tiny_folder: TinyFolder, tmp_path: Path) -> None:
+    """I-BERT's integers need it beside them, so vectors cannot stand in their place."""
+    folder = saved(transformers.IBertConfig(**SMALL), transformers.AutoModel, tiny_folder("bert"), tmp_path)
+    with pytest.raises(BackboneError, match=r"'ibert' .* vectors in place of tokens in fp32: .* Use another model"):
+        load(folder, lm_head=False)
+
+
+def test_a_model_that_has_no_bf16_is_refused_in_it_alone(tiny_folder: TinyFolder, tmp_path: Path) -> None:
+    """DeBERTa's first version masks with a number that bf16 does not hold."""
+    config = transformers.DebertaConfig(**SMALL)
+    folder = str(saved(config, transformers.AutoModel, tiny_folder("bert"), tmp_path))
+    with pytest.raises(BackboneError, match=r"'deberta' .* in bf16: .* Use --dtype fp32 or another model"):
+        prepare_backbone(folder, False, "bf16", "cpu")
+    model = make_prepared(prepare_backbone(folder, False, "fp32", "cpu"), base="prompt", strategy="shared")
+    assert isinstance(model.predict([("a good film", "")])[0], Prediction)
 
 
 def test_a_model_of_more_than_text_is_refused_by_name(tiny_folder: TinyFolder, tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ import platform
 import torch
 
 from promptwise.backbones.backbone import Backbone
+from promptwise.backbones.families import FAMILIES
 from promptwise.backbones.loading import load_backbone
-from promptwise.errors import ConfigError
+from promptwise.core.instance import Instance
+from promptwise.errors import BackboneError, ConfigError
 
 
 def prepare_backbone(
@@ -28,6 +30,9 @@ def prepare_backbone(
 
     A frozen one is stored in its compute dtype; one that is to be tuned stays in float32, with its own dropout. A
     reserved one is frozen too, and is for one model alone, which adds weights to it.
+
+    Raises:
+        BackboneError: The model cannot be loaded, or cannot be run on vectors in that dtype.
     """
     backbone = load_backbone(name, lm_head=lm_head, dropout=trainable, revision=revision)
     if device is None:
@@ -40,7 +45,31 @@ def prepare_backbone(
         backbone.set_compute_dtype(compute_dtype)
     if reserved:
         backbone.use = "reserved"
+    if backbone.model_type not in FAMILIES:
+        _try(backbone)
     return backbone
+
+
+def _try(backbone: Backbone) -> None:
+    """Run one short text through a model of a family that has no entry: some cannot be given vectors in place of
+    tokens, and some have no bf16.
+
+    Raises:
+        BackboneError: It fails.
+    """
+    ids = torch.zeros(1, 2, dtype=torch.long, device=backbone.device)
+    real = torch.ones_like(ids, dtype=torch.bool)
+    try:
+        with torch.no_grad():
+            backbone.run(Instance(ids, real, real, backbone.embed(ids)))
+    except BackboneError:
+        raise
+    except Exception as error:  # whatever the code of that model meets
+        dtype, way_out = ("fp32", "") if backbone.compute_dtype == torch.float32 else ("bf16", "--dtype fp32 or ")
+        raise BackboneError(
+            f"Models of type {backbone.model_type!r} ({backbone.name}) cannot be given vectors in place of tokens in "
+            f"{dtype}: {type(error).__name__}: {error}. Use {way_out}another model."
+        ) from error
 
 
 def default_device() -> torch.device:
