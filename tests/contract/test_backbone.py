@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 from pathlib import Path
@@ -12,8 +13,9 @@ import transformers
 
 from promptwise import PromptedModel
 from promptwise.backbones.loading import load_backbone
+from promptwise.backbones.placement import prepare_backbone
 from promptwise.errors import BackboneError, ConfigError
-from tests.contract.common import EXAMPLES, SPEC, K, TinyFolder, make_model, make_prepared
+from tests.contract.common import EXAMPLES, SPEC, K, TinyFolder, draw_numbers, make_model, make_prepared
 
 
 def bloom(folder: Path, tokenizer_from: Path) -> Path:
@@ -101,6 +103,26 @@ def test_preparing_again_keeps_what_was_learnt(tiny_folder: TinyFolder) -> None:
     model.prepare(model.features(EXAMPLES))
     assert torch.equal(model.strategy.table.ids, ids)
     assert torch.equal(model.strategy.table.rows, rows)
+
+
+@pytest.mark.parametrize(("base", "strategy"), [("prompt", "shared"), ("prefix", "encoder"), ("hidden", "token-bias")])
+def test_a_copy_of_a_model_learns_alone_on_the_same_backbone(base: str, strategy: str, tiny_folder: TinyFolder) -> None:
+    """As for an average of weights, or to keep the best ones."""
+    model = make_prepared(load_backbone(str(tiny_folder("bert"))), base=base, strategy=strategy)
+    rows = model.features(EXAMPLES)
+    copied, before = copy.deepcopy(model), model.logits(rows)
+    assert copied.backbone is model.backbone
+    assert torch.equal(copied.logits(rows), before)
+    draw_numbers([copied], seed=0)
+    assert not torch.equal(copied.logits(rows), before)
+    assert torch.equal(model.logits(rows), before)
+
+
+def test_a_model_with_a_backbone_of_its_own_is_not_copied(tiny_folder: TinyFolder) -> None:
+    """Its copy would train the same weights."""
+    backbone = prepare_backbone(str(tiny_folder("bert")), False, "fp32", "cpu", trainable=True)
+    with pytest.raises(BackboneError, match="cannot be copied"):
+        copy.deepcopy(make_model(backbone, strategy="none", tune_backbone=True))
 
 
 def test_predict_takes_texts_that_fit_its_task(tiny_folder: TinyFolder) -> None:

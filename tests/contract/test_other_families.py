@@ -127,6 +127,18 @@ def test_a_model_whose_embeddings_come_with_a_scale_is_refused(tiny_folder: Tiny
         load(folder, lm_head=False)
 
 
+def test_a_decoder_is_looked_at_without_a_cache(tiny_folder: TinyFolder, tmp_path: Path) -> None:
+    """That of a model with recurrent layers alone cannot be asked how long it is."""
+    config = transformers.RecurrentGemmaConfig(**SMALL, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    folder = saved(config, transformers.AutoModel, tiny_folder("gpt2"), tmp_path)
+    backbone = load(folder, lm_head=False)
+    assert isinstance(
+        make_prepared(backbone, base="prompt", strategy="shared").predict([("a good film", "")])[0], Prediction
+    )
+    with pytest.raises(BackboneError, match="takes no keys and values from outside"):
+        make_model(backbone, base="prefix", strategy="shared")
+
+
 def test_a_model_that_has_no_bf16_is_refused_in_it_alone(tiny_folder: TinyFolder, tmp_path: Path) -> None:
     """DeBERTa's first version masks with a number that bf16 does not hold."""
     config = transformers.DebertaConfig(**SMALL)

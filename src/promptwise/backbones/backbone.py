@@ -78,6 +78,18 @@ class Backbone(nn.Module):
             super().train(mode)
         return self
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Backbone:
+        """This backbone itself: copies of a model share what is frozen, as any models do.
+
+        Raises:
+            BackboneError: It is not frozen, or has the added weights of one model.
+        """
+        if self.trainable or self.use != "shared":
+            raise BackboneError(
+                f"A model that tunes {self.name} cannot be copied. Save it, and load it a second time from there."
+            )
+        return self
+
     @property
     def model_type(self) -> str:
         """The family, as ``transformers`` names it."""
