@@ -46,11 +46,11 @@ def prepare_backbone(
     if reserved:
         backbone.use = "reserved"
     if backbone.model_type not in FAMILIES:
-        _try(backbone)
+        _check_takes_vectors(backbone)
     return backbone
 
 
-def _try(backbone: Backbone) -> None:
+def _check_takes_vectors(backbone: Backbone) -> None:
     """Run one short text through a model of a family that has no entry: some cannot be given vectors in place of
     tokens, and some have no bf16.
 
