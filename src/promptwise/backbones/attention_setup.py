@@ -78,7 +78,7 @@ def _probe(backbone: Backbone) -> list[AttentionLayer]:
     """The layers that call the attention function when one token runs through the prompted stack."""
     probe: dict[Any, AttentionLayer] = {}
     embeddings = backbone.embed(torch.zeros(1, 1, dtype=torch.long, device=backbone.device))
-    arguments = {"use_cache": False} if backbone.kind == "decoder" else {}
+    mask = torch.ones(1, 1, dtype=torch.bool, device=backbone.device)
     with torch.no_grad(), backbone.autocast():
-        backbone.stack(inputs_embeds=embeddings, attention_probe=probe, **arguments)
+        backbone.last_state(backbone.stack, embeddings, mask, None, {"attention_probe": probe})
     return list(probe.values())

@@ -265,7 +265,7 @@ class Backbone(nn.Module):
 
         def go() -> Tensor:
             with self.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and instance.presence is not None):
-                return self._last_state(lower, instance.embeddings, instance.mask, instance.token_types, {})
+                return self.last_state(lower, instance.embeddings, instance.mask, instance.token_types, {})
 
         return self._alone(None, go)
 
@@ -304,7 +304,7 @@ class Backbone(nn.Module):
 
         def go() -> Tensor:
             with self.autocast():
-                return self._last_state(self.stack, embeddings, mask, None, arguments)
+                return self.last_state(self.stack, embeddings, mask, None, arguments)
 
         self._alone(Run(Injection(1), None, taken), go)
         return tuple(taken[layer] for layer in range(len(taken)))
@@ -360,7 +360,7 @@ class Backbone(nn.Module):
 
         def go() -> Tensor:
             with self.autocast():
-                hidden = self._last_state(stack, embeddings, mask, types, arguments)
+                hidden = self.last_state(stack, embeddings, mask, types, arguments)
                 if self.kind == "encoder-decoder":
                     return self._decoded(instance, hidden, mask)
             if isinstance(positions, Tensor):
@@ -374,10 +374,21 @@ class Backbone(nn.Module):
         result: Tensor = self.current.during(run, go)
         return result
 
-    def _last_state(
+    def last_state(
         self, stack: nn.Module, embeddings: Tensor, mask: Tensor, types: Tensor | None, arguments: dict[str, Any]
     ) -> Tensor:
-        """What a stack makes of ``[B, S, E]`` or, above layer 0, of ``[B, S, H]``."""
+        """What a stack, whole or a part of the layers, makes of vectors in place of tokens.
+
+        Args:
+            stack: The module that is run.
+            embeddings: ``[B, S, E]``, or ``[B, S, H]`` above layer 0.
+            mask: ``[B, S]`` real positions.
+            types: ``[B, S]`` which text of a pair a position belongs to; ``None`` for one text.
+            arguments: For its attention functions.
+
+        Returns:
+            ``[B, S, H]``.
+        """
         if types is not None:
             arguments = {**arguments, "token_type_ids": types}
         if self.kind == "decoder":
