@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from promptwise import Prediction, PromptedModel
+from promptwise.backbones.backbone import Backbone
 from promptwise.backbones.loading import load_backbone
 from promptwise.backbones.placement import prepare_backbone
 from promptwise.errors import BackboneError, ConfigError
@@ -124,6 +125,21 @@ def test_a_model_whose_embeddings_come_with_a_scale_is_refused(tiny_folder: Tiny
     """I-BERT's integers need it beside them, so vectors cannot stand in their place."""
     folder = saved(transformers.IBertConfig(**SMALL), transformers.AutoModel, tiny_folder("bert"), tmp_path)
     with pytest.raises(BackboneError, match=r"'ibert' .* vectors in place of tokens in fp32: .* Use another model"):
+        load(folder, lm_head=False)
+
+
+def test_a_lack_of_memory_is_not_said_to_be_the_models(
+    tiny_folder: TinyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look at a family without an entry may meet it on a full accelerator; there the model is not at fault."""
+    config = transformers.RobertaPreLayerNormConfig(**SMALL, pad_token_id=1)
+    folder = saved(config, transformers.AutoModel, tiny_folder("roberta"), tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("no memory left")
+
+    monkeypatch.setattr(Backbone, "run", full)
+    with pytest.raises(torch.OutOfMemoryError):
         load(folder, lm_head=False)
 
 

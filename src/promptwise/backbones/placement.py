@@ -62,7 +62,7 @@ def _check_takes_vectors(backbone: Backbone) -> None:
     try:
         with torch.no_grad():
             backbone.run(Instance(ids, real, real, backbone.embed(ids)))
-    except BackboneError:
+    except (BackboneError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever the code of that model meets
         dtype, way_out = ("fp32", "") if backbone.compute_dtype == torch.float32 else ("bf16", "--dtype fp32 or ")
