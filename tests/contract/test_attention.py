@@ -125,8 +125,15 @@ def test_each_layer_of_a_prefix_has_vectors_of_its_own(
 def test_a_layer_that_does_not_exist_is_refused_before_training(strategy: str, tiny_folder: TinyFolder) -> None:
     """By its number, with those that there are."""
     backbone = load(tiny_folder("bert"), lm_head=False)
-    with pytest.raises(BackboneError, match=r"has the layers 0 to 1; there is no layer 2"):
+    with pytest.raises(ConfigError, match=r"--reads-layer 2: .* has 2 layers, numbered from 0 to 1"):
         make_model(backbone, base="hidden", strategy=strategy, reads_layer=2)
+
+
+def test_a_layer_is_not_read_where_layers_cannot_be_told_apart(tiny_folder: TinyFolder) -> None:
+    """ALBERT runs one layer several times; the way out is another than that of its other bases."""
+    backbone = load(tiny_folder("albert"), lm_head=False)
+    with pytest.raises(BackboneError, match=r"--reads-layer 1 cannot serve albert .* Leave --reads-layer out"):
+        make_model(backbone, base="prompt", strategy="attention", reads_layer=1)
 
 
 def test_a_bias_of_states_does_not_read_above_its_own_edits(tiny_folder: TinyFolder) -> None:

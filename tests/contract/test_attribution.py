@@ -67,6 +67,51 @@ def test_a_word_counts_through_the_table_too(tiny_folder: TinyFolder) -> None:
     assert any(abs(one - other) > 0.01 for one, other in zip(moved.scores, still.scores, strict=True))
 
 
+@pytest.mark.parametrize("family", ["bert", "gpt2", "t5", "bart"])
+def test_absent_words_leave_no_trace(family: str, tiny_folder: TinyFolder) -> None:
+    """Two texts of as many tokens have the same logits once no word is there, and their own while all are."""
+    model = make_prepared(load(tiny_folder(family), lm_head=False), base="prompt", strategy="encoder", encoder="mlp")
+    tokenizer = model.backbone.tokenizer
+    rows = model.input_format.encode([TEXT])
+    ids = torch.tensor([rows[0]["input_ids"]])
+    text = torch.tensor([rows[0]["text_mask"]])
+    mask = torch.ones_like(text)
+    own = model.backbone.embed(ids)
+    nothing = model.backbone.embed(torch.full_like(ids, tokenizer.unk_token_id or 0))
+
+    def logits(tokens: torch.Tensor, presence: torch.Tensor | None) -> torch.Tensor:
+        there = model.backbone.embed(tokens)
+        if presence is not None:
+            there = nothing + presence.unsqueeze(-1) * (there - nothing)
+        faded = Instance(tokens, mask, text, there, presence=presence, absent=nothing[0, 0])
+        with torch.no_grad():
+            return model.scores(faded, model.hidden(faded), None)
+
+    assert own.shape[1] > 10
+    other = torch.where(text, ids.roll(3, 1), ids)
+    gone, all_there = torch.where(text, 0.0, 1.0), torch.ones(ids.shape)
+    assert torch.equal(logits(ids, gone), logits(other, gone))
+    assert not torch.equal(logits(ids, None), logits(other, None))
+    torch.testing.assert_close(logits(ids, all_there), logits(ids, None), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["random", "pretrained"])
+def test_an_absent_word_has_one_vector(strategy: str, tiny_folder: TinyFolder, tmp_path: Any) -> None:
+    """Whether training showed it or not."""
+    backbone = load(tiny_folder("bert"), lm_head=False)
+    options = {"knowledge": str(make_knowledge(backbone, tmp_path))} if strategy == "pretrained" else {}
+    model = make_prepared(backbone, base="prompt", strategy=strategy, **options)
+    nothing = backbone.embed(torch.tensor(backbone.tokenizer.mask_token_id))
+    made = []
+    for words, shown in (("the movie was", True), ("football players", False)):
+        ids = torch.tensor([backbone.tokenizer(words, add_special_tokens=False)["input_ids"][:3]])
+        there = torch.ones_like(ids, dtype=torch.bool)
+        assert torch.equal(model.strategy.table(ids)[1], there & shown)
+        faded = Instance(ids, there, there, nothing.expand(1, 3, -1), presence=torch.zeros(1, 3), absent=nothing)
+        made.append(model.strategy(faded).vectors)
+    torch.testing.assert_close(made[0], made[1])
+
+
 def test_the_model_is_left_as_it_was(tiny_folder: TinyFolder) -> None:
     """Predictions before and after are the same, and no gradient stays on a parameter."""
     model = make_prepared(load(tiny_folder("roberta"), lm_head=False), base="prefix", strategy="random")

@@ -13,7 +13,7 @@ from promptwise.config import FitConfig
 from promptwise.config.usual_training import FOUND, learning_rate
 from promptwise.errors import ConfigError
 from promptwise.registry import ENCODERS, INJECTORS, STRATEGIES
-from tests.contract.common import EXAMPLES, SPEC, TinyFolder, load, make_model, tensors_of
+from tests.contract.common import EXAMPLES, SPEC, K, TinyFolder, load, make_model, tensors_of
 from tests.tiny import BACKBONES
 
 FAMILIES = tuple(BACKBONES)
@@ -43,6 +43,27 @@ def test_without_a_prompt_the_head_reads_the_bare_model(tiny_folder: TinyFolder,
         torch.testing.assert_close(bare, expected, atol=1e-4, rtol=1e-4)
     if name != "deberta-v2":
         torch.testing.assert_close(make_model(backbone, strategy="none", base="prefix").logits(rows), logits)
+
+
+def test_layers_that_are_read_hear_that_training_is_over(tiny_folder: TinyFolder) -> None:
+    """BART's encoder drops states out by itself; what is read of a tuned one is the same each time at test."""
+    model = PromptedModel.from_backbone(
+        str(tiny_folder("bart")),
+        task=SPEC,
+        base="prompt",
+        strategy="attention",
+        reads_layer=1,
+        length=K,
+        tune_backbone=True,
+        dtype="fp32",
+        device="cpu",
+    )
+    rows = model.features(SHORT)
+    model.train()
+    instance, _ = model.aligned(**{key: value for key, value in model.collate(rows).items() if key != "labels"})
+    assert not torch.equal(model.backbone.states(instance, 1), model.backbone.states(instance, 1))
+    model.eval()
+    assert torch.equal(model.backbone.states(instance, 1), model.backbone.states(instance, 1))
 
 
 @pytest.mark.parametrize("head", ["classifier", "cloze"])

@@ -146,6 +146,14 @@ def test_the_seed_draws_common_words(tiny_folder: TinyFolder) -> None:
     assert not torch.equal(first, other)
 
 
+@pytest.mark.parametrize(("family", "mark"), [("gpt2", "Ġ"), ("llama", "▁"), ("t5", "▁")])
+def test_no_piece_from_within_a_word_is_drawn(family: str, mark: str, tiny_folder: TinyFolder) -> None:
+    """Where a vocabulary marks the space before a word, each token that is drawn has the mark."""
+    tokenizer = load(tiny_folder(family), lm_head=False).tokenizer
+    names = tokenizer.convert_ids_to_tokens(first_tokens(tokenizer, "vocabulary", 50, 0).tolist())
+    assert all(name.startswith(mark) and name[1:].isalpha() for name in names)
+
+
 def test_a_saved_adapter_starts_from_its_own_numbers(tiny_folder: TinyFolder, tmp_path: Path) -> None:
     """Loading it runs no text through the model, and the pool takes it for the kind of one that was drawn."""
     backbone = load(tiny_folder("bert"), lm_head=False)

@@ -70,6 +70,9 @@ def test_what_changes_the_weights_drops_the_fold(tiny_folder: TinyFolder, tmp_pa
     assert torch.equal(model(**batch).loss, wanted), "where gradients are wanted, nothing is rounded"
     model(**batch).loss.backward()
     assert model.strategy.down.grad.any()
+    assert model.strategy.folded is None, "a step of an optimizer may follow, which no mode tells of"
+    assert torch.equal(probabilities(model), before)
+    model.fold()
     model.train()
     model.eval()
     assert torch.equal(probabilities(model), before)

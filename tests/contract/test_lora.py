@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from promptwise import PromptConfig, PromptedModel
+from promptwise import AdapterPool, PromptConfig, PromptedModel, ZeroShotModel
 from promptwise.backbones.placement import prepare_backbone
 from promptwise.config import FitConfig, TrainConfig
 from promptwise.config.composition import config_from_mapping
@@ -31,6 +31,15 @@ OPTIONS: dict[str, Any] = {"task": SPEC, "strategy": "none", "base": "prompt", "
 def lora_model(folder: Path | str, **options: Any) -> PromptedModel:
     """An untrained model with LoRA."""
     return PromptedModel.from_backbone(str(folder), tune="lora", lora_rank=RANK, **{**OPTIONS, **options})
+
+
+def test_a_backbone_of_one_model_serves_no_others(tiny_folder: TinyFolder) -> None:
+    """Neither a pool nor a zero-shot question runs on weights that were added for another model."""
+    lora = lora_model(tiny_folder("bert"), head="cloze")
+    with pytest.raises(ConfigError, match="a pool needs a backbone that is frozen"):
+        AdapterPool.from_backbone(lora.backbone)
+    with pytest.raises(BackboneError, match="zero-shot questions are for the frozen model alone"):
+        ZeroShotModel.from_backbone(lora.backbone, task=SPEC)
 
 
 def take_step(model: PromptedModel) -> dict[str, Tensor]:

@@ -123,6 +123,17 @@ def test_words_behind_the_most_tokens_are_outside(adapters: Path) -> None:
     assert (answer.tags[-1], answer.shares[-1]) == ("O", 0.0)
 
 
+def test_the_scores_of_words_are_divided_by_a_rows_temperature(adapters: Path) -> None:
+    """Each word's by that of its own row, whatever the numbers of rows, words and tags."""
+    model = PromptedModel.from_pretrained(adapters / "tokens", dtype="fp32").eval()
+    rows = model.input_format.encode([(text, None) for text in TEXTS[:2]])
+    batch = model.collate(rows)
+    with torch.no_grad():
+        plain, divided = model(**batch).logits, model(**batch, temperature=torch.tensor([1.0, 2.0])).logits
+    assert torch.equal(divided[0], plain[0])
+    assert torch.equal(divided[1], plain[1] / 2)
+
+
 def test_a_pool_serves_every_problem_together(adapters: Path, tiny: Path) -> None:
     """One batch of adapters of three problems has the answers that each gives alone."""
     pool = AdapterPool.from_backbone(str(tiny), folder=adapters, dtype="fp32")

@@ -84,11 +84,16 @@ class Backbone(nn.Module):
         Raises:
             BackboneError: It is not frozen, or has the added weights of one model.
         """
-        if self.trainable or self.use != "shared":
+        if not self.is_shared:
             raise BackboneError(
                 f"A model that tunes {self.name} cannot be copied. Save it, and load it a second time from there."
             )
         return self
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is frozen and nothing was or will be added to its weights, so that any models can use it."""
+        return not self.trainable and self.use == "shared"
 
     @property
     def model_type(self) -> str:
@@ -404,13 +409,17 @@ class Backbone(nn.Module):
             raise BackboneError(f"{self.name} names no decoder_start_token_id, so its decoder cannot be asked.")
         start = instance.ids.new_full((instance.ids.shape[0], 1), begin)
         asks = instance.cloze
+        read: dict[str, Tensor]
         if self.family.reads_answer:
             sentinel = [torch.full_like(start, self.mask_token_id or 0)] if isinstance(asks, Tensor) or asks else []
-            ids = torch.cat([start, *sentinel], dim=1)
+            read = {"input_ids": torch.cat([start, *sentinel], dim=1)}
+        elif instance.presence is None:
+            read = {"input_ids": torch.cat([start, instance.ids[:, :-1]], dim=1)}
         else:
-            ids = torch.cat([start, instance.ids[:, :-1]], dim=1)
+            # Encoder and decoder share their embeddings, and what is faded for one is faded for the other.
+            read = {"inputs_embeds": torch.cat([self.embed(start), instance.embeddings[:, :-1]], dim=1)}
         hidden: Tensor = self.base.get_decoder()(
-            input_ids=ids, encoder_hidden_states=memory, encoder_attention_mask=mask.long(), use_cache=False
+            **read, encoder_hidden_states=memory, encoder_attention_mask=mask.long(), use_cache=False
         ).last_hidden_state
         if not self.family.reads_answer:
             return hidden

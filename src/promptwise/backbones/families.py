@@ -82,7 +82,7 @@ def _bert_like(head: heads.HeadParts, **differences: Any) -> Family:
     return Family("encoder", head=head, **{**known, **differences})
 
 
-def _llama_like(**differences: Any) -> Family:
+def _llama_like() -> Family:
     return Family(
         "decoder",
         "layers",
@@ -90,7 +90,6 @@ def _llama_like(**differences: Any) -> Family:
         feed_forward=("mlp", "mlp"),
         rotary=True,
         head=heads.output_layer,
-        **differences,
     )
 
 

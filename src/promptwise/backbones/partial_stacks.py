@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class PartialStacks:
-    """The parts of one backbone's prompted stack, made when they are first asked for.
+    """The parts of one backbone's prompted stack, made when they are first asked for; those of a tuned one, each time.
 
     This is no module, so that no weight of the backbone has a second name.
     """
@@ -35,6 +35,9 @@ class PartialStacks:
         return self._part("upper", layer)
 
     def _part(self, which: str, layer: int) -> nn.Module:
+        if self._backbone.trainable:
+            # It changes between training and test, which a copy that was made before would not hear of.
+            return self._make(which, layer)
         # The attention that a configuration names decides what masks a stack makes; it may change once.
         stack: Any = self._backbone.stack
         key = (which, layer, str(stack.config._attn_implementation))

@@ -163,7 +163,7 @@ class FitConfig:
     lr: float | None = setting(
         None,
         "Peak learning rate; a strategy may take a fixed share of it. By default what was found for the strategy and "
-        "base: 3e-3 to 3e-2, 3e-3 with --tune lora and 5e-5 with --tune-backbone.",
+        "base: 3e-3 to 3e-2 (less for token-bias in wide models), 3e-3 with --tune lora and 5e-5 with --tune-backbone.",
         minimum=0,
     )
     batch_size: int = setting(32, "Inputs per step and process.", minimum=1, maximum=2**20)
@@ -204,7 +204,7 @@ class FitConfig:
         False, "Make the activations of each layer again in the backward pass: less memory, more time."
     )
     half: bool = setting(
-        False, "Round what was trained to float16 before it is tested and saved: an adapter of half the size."
+        False, "Round what was trained to float16 before it is tested and saved, which halves that part of the adapter."
     )
     compile: bool = setting(False, "Run torch.compile, which needs a C++ compiler.")
     report_to: str = setting(

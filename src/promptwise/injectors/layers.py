@@ -39,15 +39,28 @@ def entry_layer(backbone: Backbone, layer: int) -> int:
         ConfigError: The model has no such layer.
         BackboneError: The layers of its family cannot be told apart.
     """
-    if layer == 0:
-        return 0
+    return 0 if layer == 0 else existing_layer(backbone, layer, "--from-layer")
+
+
+def existing_layer(backbone: Backbone, layer: int, flag: str) -> int:
+    """The number of a layer that there is.
+
+    Args:
+        backbone: The model.
+        layer: Which, from 0.
+        flag: The setting that names it, for errors.
+
+    Raises:
+        ConfigError: The model has no such layer.
+        BackboneError: The layers of its family cannot be told apart.
+    """
     try:
         count = len(backbone.layers)
     except BackboneError as error:
         raise BackboneError(
-            f"--from-layer {layer} cannot serve {backbone.model_type} ({backbone.name}), whose layers cannot be told "
-            "apart here. Leave --from-layer out."
+            f"{flag} {layer} cannot serve {backbone.model_type} ({backbone.name}), whose layers cannot be told apart "
+            f"here. Leave {flag} out."
         ) from error
     if layer >= count:
-        raise ConfigError(f"--from-layer {layer}: {backbone.name} has {count} layers, numbered from 0 to {count - 1}.")
+        raise ConfigError(f"{flag} {layer}: {backbone.name} has {count} layers, numbered from 0 to {count - 1}.")
     return layer

@@ -84,7 +84,8 @@ class _ConfigFile:
 def save_adapter(model: PromptedModel, folder: Path) -> dict[str, Any]:
     """Write the two files, each whole or not at all, and return the configuration.
 
-    A tensor is stored in float16 where that changes no number, as is the case for every tensor after ``--half``.
+    A tensor is stored in float16 where that changes no number, as is the case for all that was trained after
+    ``--half``.
 
     Raises:
         OutputError: A file cannot be written.

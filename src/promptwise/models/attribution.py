@@ -17,6 +17,7 @@ from torch import Tensor
 from promptwise.backbones.backbone import Backbone
 from promptwise.core.instance import Instance
 from promptwise.errors import ConfigError
+from promptwise.models.input_format import SPACE_MARKS
 from promptwise.models.prompted import PromptedModel
 from promptwise.tasks.problems import require_single
 from promptwise.tasks.template import Texts
@@ -165,15 +166,14 @@ def attribute_logits(
 
 
 def _merged(tokens: list[str], scores: list[float], places: list[int]) -> tuple[list[str], list[float]]:
-    """Tokens put together to words, as ``##`` or a mark of the space (``Ġ``, ``▁``) tells, and their sums."""
-    marks = ("Ġ", "▁")
-    marked = any(token.startswith(marks) for token in tokens)
+    """Tokens put together to words, as ``##`` or a mark of the space tells, and their sums."""
+    marked = any(token.startswith(SPACE_MARKS) for token in tokens)
     words: list[str] = []
     sums: list[float] = []
     for token, score, place, before in zip(tokens, scores, places, [-2, *places], strict=False):
         # A second text begins a word, whatever its first token looks like.
-        goes_on = place == before + 1 and (token.startswith("##") or (marked and not token.startswith(marks)))
-        bare = token.removeprefix("##").lstrip("".join(marks))
+        goes_on = place == before + 1 and (token.startswith("##") or (marked and not token.startswith(SPACE_MARKS)))
+        bare = token.removeprefix("##").lstrip("".join(SPACE_MARKS))
         if goes_on and words:
             words[-1] += bare
             sums[-1] += score

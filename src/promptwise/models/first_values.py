@@ -13,6 +13,7 @@ from promptwise.backbones.backbone import Backbone
 from promptwise.config import PromptConfig
 from promptwise.errors import ConfigError
 from promptwise.injectors.base import Injector
+from promptwise.models.input_format import SPACE_MARKS
 from promptwise.registry import INJECTORS, STRATEGIES
 from promptwise.strategies.base import Strategy
 
@@ -98,10 +99,15 @@ def _words(tokenizer: Any) -> Iterator[int]:
     """The tokens that stand for words or beginnings of them, from the lowest number on.
 
     Vocabularies number their tokens by frequency, or in the order in which they were merged, which is close to it. They
-    begin with special tokens, bytes and letters, which are left out.
+    begin with special tokens, bytes and letters, which are left out; so are pieces from within words, which lack the
+    mark of a space where a vocabulary has such marks.
     """
     special = set(tokenizer.all_special_ids)
-    for token in range(len(tokenizer)):
+    names = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    # Of a vocabulary with holes, a name is None.
+    marked = any(name.startswith(SPACE_MARKS) for name in names if name)
+    for token, name in enumerate(names):
         written = tokenizer.decode([token]).strip()
-        if token not in special and len(written) > 1 and written.isalpha():
+        begins = not marked or (name is not None and name.startswith(SPACE_MARKS))
+        if begins and token not in special and len(written) > 1 and written.isalpha():
             yield token

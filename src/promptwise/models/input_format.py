@@ -8,6 +8,9 @@ from promptwise.tasks.problems import problem_of
 from promptwise.tasks.spec import TaskSpec
 from promptwise.tasks.template import InputFormat
 
+SPACE_MARKS = ("Ġ", "▁")
+"""What the first token of a word begins with, in vocabularies that write down the space before it."""
+
 
 def input_format_for(
     backbone: Backbone, spec: TaskSpec, max_length: int, cloze: bool, reserved: int, hard_prompt: bool = False

@@ -9,6 +9,7 @@ from promptwise.config import PromptConfig
 from promptwise.config.composition import part_settings
 from promptwise.errors import ConfigError
 from promptwise.injectors.base import Injector
+from promptwise.injectors.layers import existing_layer
 from promptwise.injectors.none import NoInjector
 from promptwise.models.first_values import check_first_values
 from promptwise.registry import HEADS, INJECTORS, STRATEGIES, TUNINGS
@@ -61,12 +62,12 @@ def _check_layers(backbone: Backbone, injector: Injector, strategy: Strategy) ->
     """Refuse a layer to read that there is not, or that prompts have entered below.
 
     Raises:
-        BackboneError: The backbone has no such layer.
-        ConfigError: It is above the one at which prompts enter, or above an edit.
+        BackboneError: The backbone's layers cannot be told apart.
+        ConfigError: There is no such layer, or it is above the one at which prompts enter, or above an edit.
     """
     if strategy.reads_layer is None:
         return
-    backbone.check_layer(strategy.reads_layer)
+    existing_layer(backbone, strategy.reads_layer, "--reads-layer")
     if strategy.reads_layer > injector.from_layer > 0:
         raise ConfigError(
             f"--reads-layer {strategy.reads_layer} is above --from-layer {injector.from_layer}: the layers between "

@@ -66,7 +66,6 @@ def load_peft_adapter(
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise AdapterError(f"{folder / WEIGHTS_FILE} does not fit its own {CONFIG_FILE}: {error}") from error
-    model.loaded_from = None
     return model.eval()
 
 

@@ -301,7 +301,8 @@ class PromptedModel(TextModel):
 
         Answers stay the same up to the rounding of what is added to float16, by at most 2^-11 of it: probabilities
         within 2e-3 in float32 and 0.05 in bfloat16, in which the unfolded sums are rounded themselves. It holds until
-        the weights change: training and loading drop it, and it is not saved with the adapter.
+        the weights change: training, loading and a pass that keeps gradients drop it, and it is not saved with the
+        adapter.
 
         Args:
             most_bytes: The most memory that it may take: layers x vocabulary x width x 2 bytes.

@@ -111,7 +111,7 @@ class TextModel(nn.Module, ABC):
             labels = labels.gather(1, left_order(attention_mask.bool()))[:, : logits.shape[1]]
         loss = None if labels is None else self.loss(logits, labels)
         if temperature is not None:
-            logits = logits / temperature.unsqueeze(1)
+            logits = logits / temperature.view(-1, *[1] * (logits.dim() - 1))
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def aligned(

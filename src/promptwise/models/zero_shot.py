@@ -43,7 +43,7 @@ class ZeroShotModel(TextModel):
 
     Raises:
         ConfigError: The task's template or words cannot work with this backbone.
-        BackboneError: The backbone was loaded without its language-model head, or it is not known.
+        BackboneError: The backbone is not frozen, or was loaded without its language-model head, or that is not known.
         UnknownNameError: There is no such calibration.
     """
 
@@ -60,6 +60,11 @@ class ZeroShotModel(TextModel):
         require_single(spec, "A zero-shot question")
         if calibration not in CALIBRATIONS:
             raise UnknownNameError("calibration", calibration, CALIBRATIONS)
+        if not backbone.is_shared:
+            raise BackboneError(
+                f"{backbone.name} is or will be tuned by one model; zero-shot questions are for the frozen model "
+                "alone. Name the model instead of a loaded backbone."
+            )
         if not backbone.has_lm_head:
             raise BackboneError("Zero-shot questions need a backbone that was loaded with lm_head=True.")
         if backbone.kind == "decoder":

@@ -405,8 +405,11 @@ def _encoded(texts: Sequence[tuple[LoadedAdapter, Texts]]) -> list[Features]:
 
 def _prepare(backbone: Backbone) -> None:
     """Let prefixes and edits enter wherever they can, so that no adapter that comes later changes the model."""
-    if backbone.trainable:
-        raise ConfigError(f"{backbone.name} was loaded to be tuned; a pool needs a frozen backbone.")
+    if not backbone.is_shared:
+        raise ConfigError(
+            f"{backbone.name} is or will be tuned by one model; a pool needs a backbone that is frozen. Name the model "
+            "instead of a loaded backbone."
+        )
     for serve in (use_prefix_attention, Backbone.serve_edits):
         try:
             serve(backbone)

@@ -58,8 +58,8 @@ class TokenBias(_LayerBias):
     zero, so that training starts from the model as it is.
 
     For inference :meth:`fold` makes the bias of every token of the vocabulary once: ``[L, V, H]`` in float16, which
-    rounds what is added by at most 2^-11 of it. It is used where no gradient is wanted and no token is faded. It
-    belongs to the weights of that moment and is not saved; training and loading drop it.
+    rounds what is added by at most 2^-11 of it. It is used where no token is faded. It belongs to the weights of that
+    moment and is not saved; training, loading and a pass that keeps gradients drop it.
 
     Args:
         shape: What the injector asks for.
@@ -117,7 +117,10 @@ class TokenBias(_LayerBias):
 
     def forward(self, instance: Instance) -> Prompt:
         """Edits of what enters each layer."""
-        if self.folded is not None and instance.presence is None and not torch.is_grad_enabled():
+        if self.folded is not None and instance.presence is None and torch.is_grad_enabled():
+            # A gradient is wanted, so the weights are about to change.
+            self.folded = None
+        if self.folded is not None and instance.presence is None:
             edits: dict[Site, Edit] = {
                 (layer, "input"): partial(_looked_up, rows, instance.ids)
                 for layer, rows in zip(self.shape.layers, self.folded, strict=True)

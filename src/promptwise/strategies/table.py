@@ -64,11 +64,15 @@ class RandomTable(Strategy):
         own = self.output(rows)
         if first.presence is not None:
             # What stands in for unknown tokens is made of embeddings, which are faded already, or is the mean itself.
-            own = first.faded(own, self._mean())
+            own = first.faded(own, self.absent(first))
         return Prompt(torch.where(known.unsqueeze(-1), own, other), first.mask)
 
     def unknown(self, first: Instance) -> Tensor:
         """Vectors ``[B, K, W]`` (or ``[W]`` for all) in place of the rows that tokens do not have."""
+        return self._mean()
+
+    def absent(self, first: Instance) -> Tensor:
+        """The vector ``[W]`` of an absent token, for attribution: that of an unknown one."""
         return self._mean()
 
     def _mean(self) -> Tensor:
@@ -122,6 +126,11 @@ class PretrainedTable(RandomTable):
     def unknown(self, first: Instance) -> Tensor:
         """See :meth:`RandomTable.unknown`."""
         return self._prompts(first.embeddings.float())
+
+    def absent(self, first: Instance) -> Tensor:
+        """See :meth:`RandomTable.absent`."""
+        assert first.absent is not None, "given with presence"
+        return self._prompts(first.absent.float())
 
     def _prompts(self, vectors: Tensor) -> Tensor:
         """Prompt vectors ``[..., W]`` of token vectors ``[..., E]``.
