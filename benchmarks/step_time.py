@@ -53,9 +53,13 @@ OTHERS: dict[str, dict[str, Any]] = {
         f"{base}, {name}, classifier": {"base": base, **options}
         for base in (*BASES, "hidden")
         for name, options in {
-            "attention": {"strategy": "attention"},
+            **{name: {"strategy": name} for name in ("attention", "lopa", "idpg", "mixture")},
             "topic": {"strategy": "topic", "knowledge": "made up"},
         }.items()
+    },
+    **{
+        f"{base}, pretrained, classifier": {"base": base, "strategy": "pretrained", "knowledge": "made up"}
+        for base in BASES
     },
     **{
         f"hidden, {name}, classifier": {"base": "hidden", **options}
@@ -69,6 +73,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     },
     "none, probe, classifier": {"strategy": "none"},
     "none, LoRA rank 4, classifier": {"strategy": "none", "tune": "lora", "lora_rank": 4},
+    "none, fine-tuning, classifier": {"strategy": "none", "tune_backbone": True},
 }
 """Cases of one head. The folded one trains as the other token bias does, and differs in its inference."""
 KINDS = ("peft prompt tuning", "peft prefix tuning", "peft LoRA r=8", "fine-tuning")
@@ -244,9 +249,10 @@ class Setup:
         cloze = head == "cloze"
         if "knowledge" in options:
             options["knowledge"] = self._knowledge()
-        # A tuning adds weights to the backbone it is put on.
-        backbone: Any = self.model_name if "tune" in options else self.backbones[cloze]
-        dtype = self.dtype if "tune" in options else "auto"
+        # A tuning changes the backbone it is put on.
+        alone = "tune" in options or "tune_backbone" in options
+        backbone: Any = self.model_name if alone else self.backbones[cloze]
+        dtype = self.dtype if alone else "auto"
 
         def make() -> Any:
             made = PromptedModel.from_backbone(

@@ -31,12 +31,12 @@ def test_every_case_has_its_row(tmp_path: Path) -> None:
     ways = ("", ", no dropout", ", no dropout, eager")
     peers = [f"peft {base} tuning{way}" for base in ("prompt", "prefix") for way in ways]
     peers += ["peft LoRA r=8", "fine-tuning"]
-    others = [
-        f"{base}, {name}, classifier" for base in ("prompt", "prefix", "hidden") for name in ("attention", "topic")
-    ]
+    made = ("attention", "lopa", "idpg", "mixture", "topic")
+    others = [f"{base}, {name}, classifier" for base in ("prompt", "prefix", "hidden") for name in made]
+    others += [f"{base}, pretrained, classifier" for base in ("prompt", "prefix")]
     edits = ("shared", "encoder mlp", "token bias", "token bias folded", "context bias")
     others += [f"hidden, {name}, classifier" for name in edits]
-    others += ["none, probe, classifier", "none, LoRA rank 4, classifier"]
+    others += [f"none, {name}, classifier" for name in ("probe", "LoRA rank 4", "fine-tuning")]
     floors = [", ".join(("floor", *one)) for one in product(("prompt", "prefix"), ("classifier", "cloze"))]
     assert list(results) == ["floor, plain", *floors, *ours, *others, *peers]
     for name, one in results.items():
