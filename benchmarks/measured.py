@@ -2,10 +2,12 @@
 
 Shares and positions are computed from the default settings on the default model.
 Accuracies are the means over an experiment's tasks and seeds, of methods that have a finished run for each of them;
-times are ratios to the floor that ``step_time.py`` measured, of classifier heads. Of several settings of one strategy
-on one base those nearest to the defaults are taken. The dates are those of the commits that the files are from.
+times are of classifier heads, ratios that ``step_time.py`` measured to the forward and backward pass of the frozen
+model on the text alone. Of several settings of one strategy on one base those nearest to the defaults are taken. The
+dates are those of the commits that the files are from.
 
-    python benchmarks/measured.py --experiment docs/results/token-biases --times docs/results/speed/minilm.json
+    python benchmarks/measured.py --experiment docs/results/every-strategy \
+        --times docs/results/speed/strategies-fp32.json
 """
 
 from __future__ import annotations
@@ -96,16 +98,20 @@ def accuracy(folder: Path, tasks_of: list[str] | None = None) -> Accuracy:
 
 
 def step_time(file: Path, setup: str, dtype: str) -> StepTime:
-    """The ratios of a benchmark's output."""
+    """The ratios of a benchmark's output: to a case's floor, times that floor's own to the bare model."""
     import step_time as benchmark
 
     content = json.loads(file.read_text(encoding="utf-8"))
-    found = {}
-    for one in content["results"]:
-        name = one["case"]
-        ours = name.endswith(", classifier") and not name.startswith("floor") and benchmark.FOLDED not in name
-        if (one["setup"], one["dtype"]) == (setup, dtype) and ours and one["to_floor"] is not None:
-            found[name] = {"config": PromptConfig(**benchmark.settings_of(name)), "value": one["to_floor"]["median"]}
+    ratios = {
+        one["case"]: one["to_floor"]["median"]
+        for one in content["results"]
+        if (one["setup"], one["dtype"]) == (setup, dtype) and one["to_floor"] is not None
+    }
+    found = {
+        name: {"config": PromptConfig(**benchmark.settings_of(name)), "value": ratio * ratios[benchmark.floor_of(name)]}
+        for name, ratio in ratios.items()
+        if name.endswith(", classifier") and not name.startswith("floor") and benchmark.FOLDED not in name
+    }
     if not found:
         raise SystemExit(f"{file} has no case of {setup} in {dtype} with a classifier head and its floor.")
     machine = content["machine"]
@@ -119,7 +125,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", help="entries of the experiment to take; by default all")
     parser.add_argument("--times", type=Path, required=True, help="output of step_time.py --json")
     parser.add_argument("--setup", default="minilm", help="setup of step_time.py")
-    parser.add_argument("--dtype", default="bf16", help="dtype of step_time.py")
+    parser.add_argument("--dtype", default="fp32", help="dtype of step_time.py")
     parser.add_argument("--out", type=Path, default=PACKAGE_FILE, help="where to; by default into the package")
     arguments = parser.parse_args()
     from promptwise.backbones.hub import DEFAULT_MODEL

@@ -37,6 +37,7 @@ from promptwise.training import memory
 
 K = 32
 BASES, HEADS = ("prompt", "prefix"), ("classifier", "cloze")
+PLAIN = "floor, plain"
 FLOORS = tuple(f"floor, {base}, {head}" for base in BASES for head in HEADS)
 """A cloze question has more tokens than the text alone, so each head has its floor."""
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -193,7 +194,7 @@ class Setup:
 
     def cases(self, only: Sequence[str]) -> Iterator[Case]:
         """The cases whose names fit one of these patterns."""
-        makers: dict[str, Callable[[str], Case]] = dict.fromkeys(("floor, plain", *FLOORS), self._floor)
+        makers: dict[str, Callable[[str], Case]] = dict.fromkeys((PLAIN, *FLOORS), self._floor)
         makers |= {
             f"{base}, {strategy}, {head}": self._ours for base in BASES for strategy in STRATEGIES for head in HEADS
         }
@@ -413,6 +414,12 @@ def time_setup(setup: Setup, rounds: int, only: Sequence[str] = ("*",)) -> list[
     ]
 
 
+def floor_of(name: str) -> str:
+    """The floor that a case is divided by: that of its base and head, or of the bare model."""
+    own = f"floor, {name.partition(', ')[0]}, {name.split(', ')[-1]}"
+    return own if own in FLOORS else PLAIN
+
+
 def _ratios(name: str, times: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
     """A training step by the floor of its base and head, and by peft's for its base, in each round.
 
@@ -421,8 +428,7 @@ def _ratios(name: str, times: dict[str, dict[str, list[float]]]) -> dict[str, An
     peft's is taken as it is loaded, and at its fastest.
     """
     base = name.partition(", ")[0]
-    own = f"floor, {base}, {name.split(', ')[-1]}"
-    floor = times.get(own if own in FLOORS else "floor, plain")
+    floor = times.get(floor_of(name))
     peers = [times[peer]["train"] for peer in PEERS_OF.get(base, []) if peer in times]
     others = {
         "to_floor": None if floor is None else floor["train"],
@@ -430,7 +436,7 @@ def _ratios(name: str, times: dict[str, dict[str, list[float]]]) -> dict[str, An
         "to_fastest_peer": min(peers, key=statistics.median) if peers else None,
     }
     mine = dict.fromkeys(others, times[name]["train"])
-    bare = times.get("floor, plain")
+    bare = times.get(PLAIN)
     # A cloze question has other tokens than the bare model's inputs.
     others["infer_to_bare"] = None if bare is None or name.endswith("cloze") else bare["infer"]
     mine["infer_to_bare"] = times[name]["infer"]

@@ -16,11 +16,11 @@ class StrategyFigures(Size):
     """A strategy on a base with default settings.
 
     Attributes:
-        step_to_floor: Time of a training step by that of the frozen model's floor, as measured.
+        step_to_frozen: Time of a training step by that of the frozen model alone, as measured.
         accuracy: As measured.
     """
 
-    step_to_floor: float | None
+    step_to_frozen: float | None
     accuracy: float | None
 
 
@@ -29,7 +29,7 @@ def strategy_figures(sizes: Sizes, measured: Measured) -> list[StrategyFigures]:
     return [
         StrategyFigures(
             **asdict(one),
-            step_to_floor=measured.time.to_floor.get(key_of(one.base, one.strategy)),
+            step_to_frozen=measured.time.to_frozen.get(key_of(one.base, one.strategy)),
             accuracy=measured.accuracy.mean.get(key_of(one.base, one.strategy)),
         )
         for one in sizes.strategies
@@ -56,7 +56,7 @@ def figures_as_json(model: str | None) -> dict[str, Any]:
     """What ``--json`` prints of the figures and of where they are from."""
     sizes, measured = figures(model)
     accuracy, time = asdict(measured.accuracy), asdict(measured.time)
-    del accuracy["mean"], time["to_floor"]
+    del accuracy["mean"], time["to_frozen"]
     rows = [asdict(one) for one in strategy_figures(sizes, measured)]
     return {"figures": rows, "model": sizes.model, "accuracy_from": accuracy, "time_from": time}
 
@@ -64,13 +64,13 @@ def figures_as_json(model: str | None) -> dict[str, Any]:
 def print_figures(model: str | None) -> None:
     """The table, and below it where its numbers are from."""
     sizes, measured = figures(model)
-    table = plain_table("strategy", "base", "tuned share", "step, to floor", "extra positions", "accuracy")
+    table = plain_table("strategy", "base", "tuned share", "step, to frozen", "extra positions", "accuracy")
     for one in strategy_figures(sizes, measured):
         table.add_row(
             "linear probe" if one.strategy == "none" else one.strategy,
             one.base or DASH,
             DASH if one.tuned_share is None else f"{one.tuned_share:.2%}",
-            DASH if one.step_to_floor is None else f"{one.step_to_floor:.2f}",
+            DASH if one.step_to_frozen is None else f"{one.step_to_frozen:.2f}",
             f"0 ({one.keys} keys in each layer)" if one.keys else str(one.positions),
             DASH if one.accuracy is None else f"{one.accuracy:.1%}",
         )
@@ -80,7 +80,7 @@ def print_figures(model: str | None) -> None:
     console.print(
         f"\nTuned share: default settings and a head of two classes on {sizes.model}; {DASH} where it depends "
         "on the texts or the knowledge.\n"
-        f"Step: a training step by the forward and backward pass of the frozen model alone; {time.setup}, "
+        f"Step: a training step by the forward and backward pass of the frozen model on the text alone; {time.setup}, "
         f"{time.dtype}, {time.processor}, {time.threads} threads, {time.date} ({time.file}).\n"
         f"Accuracy: mean over {tasks} test rows, at most {accuracy.train_rows:,} training rows, "
         f"{accuracy.seeds} seeds, on {accuracy.model}, {accuracy.date} ({accuracy.experiment}).\n"

@@ -48,7 +48,7 @@ class StepTime:
         dtype: What the frozen model computed in.
         processor: The processor.
         threads: How many threads.
-        to_floor: By :func:`key_of`, the median of a step's time by that of the frozen model's floor.
+        to_frozen: By :func:`key_of`, a step's time by that of the frozen model's forward and backward pass on the text.
     """
 
     file: str
@@ -57,7 +57,7 @@ class StepTime:
     dtype: str
     processor: str
     threads: int
-    to_floor: Mapping[str, float]
+    to_frozen: Mapping[str, float]
 
 
 @dataclass(frozen=True)
