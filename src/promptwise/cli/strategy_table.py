@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -77,13 +79,16 @@ def print_figures(model: str | None) -> None:
     print_table(table)
     accuracy, time = measured.accuracy, measured.time
     tasks = ", ".join(f"{name} ({rows:,})" for name, rows in accuracy.tasks.items())
+    middle = statistics.median(accuracy.mean.values())
+    chance = math.sqrt(middle * (1 - middle) / sum(accuracy.tasks.values()))
     console.print(
         f"\nTuned share: default settings and a head of two classes on {sizes.model}; {DASH} where it depends "
         "on the texts or the knowledge.\n"
         f"Step: a training step by the forward and backward pass of the frozen model on the text alone; {time.setup}, "
         f"{time.dtype}, {time.processor}, {time.threads} threads, {time.date} ({time.file}).\n"
         f"Accuracy: mean over {tasks} test rows, at most {accuracy.train_rows:,} training rows, "
-        f"{accuracy.seeds} seeds, on {accuracy.model}, {accuracy.date} ({accuracy.experiment}).\n"
+        f"{accuracy.seeds} seeds, on {accuracy.model}, {accuracy.date} ({accuracy.experiment}). Chance in the "
+        f"choice of test rows alone is a standard error of {100 * chance:.1f} points.\n"
         f"{DASH}: not measured.",
         highlight=False,
         soft_wrap=True,
