@@ -111,9 +111,12 @@ def step_time(file: Path, setup: str, dtype: str) -> StepTime:
         name: {"config": PromptConfig(**benchmark.settings_of(name)), "value": ratio * ratios[benchmark.floor_of(name)]}
         for name, ratio in ratios.items()
         if name.endswith(", classifier") and not name.startswith("floor") and benchmark.FOLDED not in name
+        if benchmark.floor_of(name) in ratios
     }
     if not found:
-        raise SystemExit(f"{file} has no case of {setup} in {dtype} with a classifier head and its floor.")
+        raise SystemExit(
+            f"{file} has no case of {setup} in {dtype} with a classifier head, its floor and the plain floor."
+        )
     machine = content["machine"]
     return StepTime(file.name, committed(file), setup, dtype, machine["processor"], machine["threads"], nearest(found))
 

@@ -117,15 +117,15 @@ class TokenBias(_LayerBias):
 
     def forward(self, instance: Instance) -> Prompt:
         """Edits of what enters each layer."""
-        if self.folded is not None and instance.presence is None and torch.is_grad_enabled():
+        if self.folded is not None and instance.presence is None:
+            if not torch.is_grad_enabled():
+                edits: dict[Site, Edit] = {
+                    (layer, "input"): partial(_looked_up, rows, instance.ids)
+                    for layer, rows in zip(self.shape.layers, self.folded, strict=True)
+                }
+                return edits_of(edits, instance)
             # A gradient is wanted, so the weights are about to change.
             self.folded = None
-        if self.folded is not None and instance.presence is None:
-            edits: dict[Site, Edit] = {
-                (layer, "input"): partial(_looked_up, rows, instance.ids)
-                for layer, rows in zip(self.shape.layers, self.folded, strict=True)
-            }
-            return edits_of(edits, instance)
         return edits_of(self.from_vectors(instance.embeddings, self.activation, "input"), instance)
 
 
