@@ -18,6 +18,8 @@ CARD_FILE = "README.md"
 """Files that every run writes beside its product: what was measured, and a card for people."""
 STATES_FOLDER = "states"
 """Where states are kept when nobody says where: below a run's checkpoints, or in the folder of an experiment."""
+NO_STATES = "none"
+"""In place of that folder: the states are made anew in each step."""
 STREAM_FOLDER = "stream"
 """Where rows and tokens are kept when nobody says where: in the folder of a run."""
 

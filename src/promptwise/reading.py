@@ -102,8 +102,21 @@ def yaml_of(text: str | Path, where: str) -> Any:
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """YAML's own, which would take the last of two equal keys without a word."""
+
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                    if key.value in seen:
+                        raise yaml.MarkedYAMLError(problem=f"{key.value!r} is there twice", problem_mark=key.start_mark)
+                    seen.add(key.value)
+            return node
+
     try:
-        return yaml.safe_load(text.read_text(encoding="utf-8") if isinstance(text, Path) else text)
+        return yaml.load(text.read_text(encoding="utf-8") if isinstance(text, Path) else text, Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
     except OSError as error:

@@ -30,7 +30,7 @@ from promptwise.experiments.compare import compare
 from promptwise.experiments.folder import LOCK
 from promptwise.experiments.plan import Plan
 from promptwise.experiments.read import read_experiment
-from promptwise.experiments.record import read_records
+from promptwise.experiments.record import Record, read_records
 from promptwise.experiments.worker import perform
 from promptwise.models.prompted import PromptedModel
 from promptwise.runs import engines, workers
@@ -175,6 +175,37 @@ def test_the_learning_rate_is_chosen_on_validation_data(make_spec: MakeSpec, tmp
     best = max(search, key=lambda record: (record["metrics"]["validation"]["accuracy"], -record["lr"]))["lr"]
     results = {(record["method"], record["lr"]) for record in records if record["purpose"] == "result"}
     assert results == {("searched", best), ("fixed", 0.02)}
+
+
+def rated(make_spec: MakeSpec, errors: dict[float, float]) -> tuple[Plan, list[Record]]:
+    """A plan with a search that has ended with these errors of validation, and one method whose rate it chooses."""
+    file = make_spec(methods={"probe": {"strategy": "none"}}, lr_search={"values": list(errors)}, seeds=[0])
+    plan = Plan(read_experiment(file), {})
+    found = []
+    for planned in list(plan.planned()):
+        metrics = {"validation": {"mae": errors[planned.lr or 0.0]}, "time": {"total_s": 1.0, "resumed": False}}
+        found.append(plan.run(planned).record("finished", metrics=metrics))
+        plan.add(found[-1])
+    return plan, found
+
+
+def test_the_rate_with_the_least_error_is_chosen(make_spec: MakeSpec) -> None:
+    """Where less is better, that is the best."""
+    plan, _ = rated(make_spec, {1e-3: 1.9, 1e-2: 0.5, 1e-1: 7.3})
+    assert plan.best_rate(plan.experiment.cells[0]) == 1e-2
+
+
+def test_states_that_are_not_kept_make_another_run(make_spec: MakeSpec) -> None:
+    """Those that are kept are rounded, wherever they are kept, so such runs share no record with the others."""
+    settings = yaml.safe_load(make_spec().read_text(encoding="utf-8"))["settings"]
+
+    def run(**more: Any) -> str:
+        prefix = {"base": "prefix", "strategy": "shared"}
+        file = make_spec(settings={**settings, "from_layer": 1, **more}, methods={"prefix tuning": prefix}, seeds=[0])
+        plan = Plan(read_experiment(file), {})
+        return plan.run(next(plan.planned())).id
+
+    assert run() == run(states_cache="kept") != run(states_cache="none")
 
 
 def test_a_failed_run_is_recorded_and_the_others_go_on(make_spec: MakeSpec, tmp_path: Path, tiny: Path) -> None:
@@ -402,6 +433,44 @@ def test_a_worker_that_dies_after_its_record_leaves_a_finished_run(
     assert "1 of 1 runs finished" in ok("compare", file, "--out", tmp_path / "out").out
     (record,) = records_of(tmp_path / "out").values()
     assert record["status"] == "finished"
+
+
+def test_ctrl_c_leaves_what_a_run_has_finished_at_a_url(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that wrote its record there just before is not written over as cancelled: its checkpoints are gone."""
+
+    class Interrupted(Here):
+        def ended(self, timeout: float) -> list[Ended]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(EngineChoice, "workers", lambda choice: Interrupted(1, 1))
+    monkeypatch.chdir(tmp_path)
+    url = f"memory://{tmp_path.name}"
+    file = make_spec(methods={"prompt tuning": {"base": "prompt", "strategy": "shared"}}, seeds=[0])
+    with pytest.raises(KeyboardInterrupt):
+        compare(file, url)
+    RemoteFolder(url).pull("", tmp_path / "there")
+    for folder in (tmp_path / "there", tmp_path / "runs" / "small"):
+        assert [record["status"] for record in records_of(folder).values()] == ["finished"]
+
+
+def test_a_report_before_the_end_has_what_a_search_named(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that is killed after its first result has written which runs the chosen rate made."""
+    seen: list[bytes] = []
+
+    class Watched(Here):
+        def start(self, key: str, work: Any, *arguments: Any) -> None:
+            seen.append((tmp_path / "out" / "experiment.json").read_bytes())
+            super().start(key, work, *arguments)
+
+    monkeypatch.setattr(EngineChoice, "workers", lambda choice: Watched(1, 1))
+    file = make_spec(methods={"probe": {"strategy": "none"}}, lr_search={"values": [0.01, 0.05]}, seeds=[0, 1])
+    compare(file, tmp_path / "out")
+    runs = [json.loads(layout)["cells"][0]["runs"] for layout in seen]
+    assert [len(named) for named in runs] == [0, 0, 2, 2]
 
 
 def test_runs_share_what_is_tokenised(tickets: Path, tiny: Path) -> None:
@@ -644,6 +713,12 @@ def test_one_at_work_in_a_folder_and_nothing_left_of_a_killed_one(
         ({"sedes": [1]}, ["'sedes'", "'seeds'"]),
         ({"settings": {"seed": 3}}, ["settings", "'seed'"]),
         ({"lr_search": {"rates": [1]}}, ["lr_search", "'rates'"]),
+        ({"seeds": [0, 0]}, ["seeds", "[0, 0]", "twice"]),
+        ({"lr_search": {"values": [0.1], "seeds": [1, 1]}}, ["lr_search: seeds", "twice"]),
+        (
+            {"grid": {"head": ["classifier"]}, "figure": {"kind": "lines", "x": "head"}},
+            ["figure", "'classifier'", "bars"],
+        ),
     ],
 )
 def test_a_malformed_experiment_is_refused_before_anything_runs(
@@ -652,6 +727,14 @@ def test_a_malformed_experiment_is_refused_before_anything_runs(
     """The message names the place and the word; nothing is written."""
     fails(2, "compare", make_spec(**change), "--out", tmp_path / "out", says=says)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_key_that_is_there_twice_is_refused(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """YAML would take the last of two methods of one name."""
+    file = make_spec()
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("  probe:", "  prompt tuning:"), encoding="utf-8")
+    fails(2, "compare", file, "--out", tmp_path / "out", says=["'prompt tuning' is there twice", "line"])
 
 
 def test_a_foreign_file_among_the_records(make_spec: MakeSpec, tmp_path: Path) -> None:

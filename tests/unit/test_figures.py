@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from promptwise.errors import ConfigError, OutputError
+from promptwise.reports.figures import _place
 from promptwise.reports.reliability import reliability
 from promptwise.reports.results import read_results
 from promptwise.reports.write import write_report
@@ -59,6 +60,19 @@ def test_lines_have_a_panel_for_each_base(lengths: Path) -> None:
     page = (lengths / "report.html").read_text(encoding="utf-8")
     assert "<svg" in page
     assert "<?xml" not in page
+
+
+def test_a_share_of_tokens_is_drawn_at_the_tokens_that_were_read(tmp_path: Path) -> None:
+    """Whatever strategy is the default: a share of 0.21 of 10 tokens is two of them, and a number is what it says."""
+    cells = [
+        cell("films", f"plain, {n}", (0,), entry="plain", grid={"read_tokens": n}, settings={"max_length": 10})
+        for n in (0.21, 0.5, 7)
+    ]
+    for made in cells:
+        record("films", made["method"], 0, 0.6).write(tmp_path / "records")
+    figure = {"kind": "lines", "x": "read_tokens"}
+    assert write_report(write_layout(tmp_path, cells, figure=figure))
+    assert {_place(one, "read_tokens") for one in read_results(tmp_path).cells.values()} == {0.2, 0.5, 7}
 
 
 def test_equal_scores_are_not_drawn_apart(tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ import pytest
 
 from promptwise.errors import DataError, UnknownNameError
 from promptwise.tasks.entities import entities
+from promptwise.tasks.examples import Example
 from promptwise.tasks.metrics import METRICS, compute, get_metric, majority_accuracy
 from promptwise.tasks.problems import SINGLE
+from promptwise.tasks.spec import TaskSpec
+from promptwise.training.scoring import majority_score
 
 
 def test_accuracy_is_share_of_hits() -> None:
@@ -100,6 +103,15 @@ def test_registry_holds_metrics_by_their_names() -> None:
     assert {name for name, one in METRICS.items() if SINGLE in one.problems} == {"accuracy", "macro_f1", "f1a", "em"}
     assert all(METRICS[name].name == name for name in METRICS)
     assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {"mae", "mse"}
+
+
+def test_the_majority_is_scored_by_the_first_metric() -> None:
+    """Nine of ten are one class: an accuracy of 0.9, and a macro F1 of half of 18/19."""
+    rows = [Example(f"text {place}", None, int(place == 0)) for place in range(10)]
+    spec = TaskSpec("t", "", "{text}", "label", ("a", "b"))
+    assert majority_score(spec, rows) == 0.9
+    by_f1 = TaskSpec("t", "", "{text}", "label", ("a", "b"), metrics=("macro_f1", "accuracy"))
+    assert majority_score(by_f1, rows) == pytest.approx(9 / 19)
 
 
 def test_majority_accuracy() -> None:

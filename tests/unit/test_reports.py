@@ -5,7 +5,7 @@ from __future__ import annotations
 import html.parser
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -241,6 +241,60 @@ def test_records_of_other_settings_are_left_out(folder: Path) -> None:
     before = make_table(read_results(folder))
     replace(record("films", "plain", 0, 0.99), id="another").write(folder / "records")
     assert make_table(read_results(folder)) == before
+
+
+def errors_of(folder: Path, figures: Mapping[str, float], constant: float) -> None:
+    """An experiment on a task of numbers whose metric is the mean absolute error, by method."""
+    write_layout(folder, [cell("films", method, (0, 1), against="good") for method in figures])
+    for method, error in figures.items():
+        for seed in (0, 1):
+            scores = [-error - 0.01 * seed] * EXAMPLES
+            made = record("films", method, seed, 0.5)
+            changed = {
+                "test": {"mae": -scores[0]},
+                "majority": constant,
+                "problem": "regression",
+                "constant": {"test_scores": [-constant] * EXAMPLES},
+                "data": {**made.metrics["data"], "fingerprint": "stars"},
+            }
+            replace(made, metrics={**made.metrics, **changed}, choices="", labels="", scores=scores).write(
+                folder / "records"
+            )
+
+
+def test_errors_are_in_their_units_and_the_least_is_the_best(tmp_path: Path) -> None:
+    """Stars are no percent, a large error is not in bold, and one above the constant answer's is marked."""
+    errors_of(tmp_path, {"good": 0.45, "worse": 0.75, "bad": 12.5}, constant=1.25)
+    table = make_table(read_results(tmp_path))
+    rows = {method: entries[0] for method, entries in table.rows}
+    assert rows["good"].text == "0.455 ± 0.007071"
+    assert rows["majority class"].text == "1.25"
+    assert [method for method, entry in rows.items() if entry.best] == ["good"]
+    assert [method for method, entry in rows.items() if NO_BETTER in entry.marks] == ["bad"]
+    assert "(mae in the units of the labels)" in table.notes[0]
+    assert "| films | worse | good | -0.3 |" in markdown(table)
+    assert write_report(tmp_path)
+
+
+def test_what_cannot_be_tested_against_the_majority_is_marked(tmp_path: Path) -> None:
+    """Records of more than 36 classes have no predictions; below the majority's accuracy none is in bold either."""
+    write_layout(tmp_path, [cell("films", "one", (0, 1))])
+    for seed in (0, 1):
+        made = record("films", "one", seed, 0.5)
+        scored = {**made.metrics, "test": {"accuracy": 0.1}, "majority": 0.3}
+        replace(made, metrics=scored, choices="", labels="").write(tmp_path / "records")
+    (entry, *_) = dict(make_table(read_results(tmp_path)).rows)["one"]
+    assert (entry.best, entry.marks) == (False, NO_BETTER)
+
+
+def test_a_note_says_where_tests_are_of_accuracy(folder: Path) -> None:
+    """The table may have another metric of classes first."""
+    assert not any("tests are of accuracy" in note for note in make_table(read_results(folder)).notes)
+    for file in (folder / "records").glob("films*"):
+        one = json.loads(file.read_text(encoding="utf-8"))
+        one["metrics"]["test"] = {"macro_f1": one["metrics"]["test"]["accuracy"]}
+        file.write_text(json.dumps(one), encoding="utf-8")
+    assert "Where the table has macro_f1, tests are of accuracy." in make_table(read_results(folder)).notes
 
 
 def test_published_figures_are_marked_as_theirs(folder: Path) -> None:

@@ -14,6 +14,7 @@ from promptwise.experiments.record import Record
 from promptwise.reports.results import ResultCell
 from promptwise.reports.significance import (
     REPLICATES,
+    Comparison,
     Differences,
     Spread,
     bootstrap,
@@ -164,6 +165,40 @@ def test_the_spread_of_seeds_is_the_pooled_variance() -> None:
     assert found.variance == pytest.approx(pooled)
     assert found.freedom == 3
     assert spread_of_seeds([lonely]) == spread_of_seeds([]) == Spread(0.0, 0)
+
+
+def test_the_spread_is_that_of_the_score_that_is_tested() -> None:
+    """Of numbers it is that of absolute errors, whatever the metric of the table, so that units do not matter."""
+
+    def compared_in(unit: float) -> Comparison:
+        generator = np.random.default_rng(0)
+        cells = []
+        for level in (1.0, 1.2):
+            seeds = [unit * np.abs(level + 0.1 * generator.standard_normal(50) + 0.02 * seed) for seed in range(3)]
+            scored = [
+                dataclasses.replace(
+                    record(seed, "0", "0"),
+                    choices="",
+                    labels="",
+                    scores=[-float(error) for error in errors],
+                    metrics={
+                        "test": {"pearson": 0.5 + 0.1 * seed},
+                        "problem": "regression",
+                        "data": {"fingerprint": "numbers"},
+                    },
+                )
+                for seed, errors in enumerate(seeds)
+            ]
+            cells.append(cell(*scored))
+        found = compare_cells(cells[0], cells[1], spread_of_seeds(cells))
+        assert found is not None
+        return found
+
+    one, large, small = (compared_in(unit) for unit in (1, 1024, 1 / 128))
+    assert one.in_units
+    assert one.difference == pytest.approx(0.2, abs=0.05)
+    assert one.p == large.p == small.p < 0.05
+    assert large.low == pytest.approx(1024 * one.low)
 
 
 EQUAL_SEEDS = Spread(0.0, 4)

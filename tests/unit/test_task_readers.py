@@ -179,6 +179,27 @@ def test_csv_quote_that_is_never_closed(tmp_path: Path) -> None:
     assert "line 3: broken row" in message
 
 
+@pytest.mark.parametrize(
+    ("rows", "where"),
+    [
+        (['"good film\t1', 'bad film"\t0', "fine\t1"], "lines 3 to 4"),
+        (["fine\t1", '"good\tfilm"'], "line 4"),
+    ],
+)
+def test_tsv_quotes_that_are_a_part_of_texts(tmp_path: Path, rows: list[str], where: str) -> None:
+    """Rows that a lone quote would draw together are named; read as quoting allows, one of two would be lost."""
+    text = "\n".join(["text\tlabel", "first\t0", *rows])
+    assert f"x.tsv, {where}: the quote" in error_of(write(tmp_path, "x.tsv", text.encode()))
+
+
+def test_tsv_fields_in_quotes(tmp_path: Path) -> None:
+    """A field that was written in quotes may hold tabs, line ends and quotes."""
+    rows = [{"text": "a\tb", "label": "1"}, {"text": 'say "yes"\nor no', "label": "0"}, {"text": '"', "label": "1"}]
+    assert [row for _, row in read_rows(write(tmp_path, "x.tsv", delimited(rows, "\t")))] == rows
+    one = [{"text": "two\nlines"}]
+    assert [row for _, row in read_rows(write(tmp_path, "x.tsv", delimited(one, "\t")))] == one
+
+
 def test_csv_header_that_repeats_a_name(tmp_path: Path) -> None:
     """Two columns of one name would hide one of them."""
     assert "repeats 'text'" in error_of(write(tmp_path, "x.csv", b"text,text\na,b\n"))

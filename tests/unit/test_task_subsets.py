@@ -141,3 +141,24 @@ def test_splits_from_files(tmp_path: Path) -> None:
     check(with_files(whole, str(files[0]), None), 20, len(whole.validation))
     check(with_files(whole, None, str(files[1])), len(whole.train), 6)
     assert str(files[0]) in with_files(whole, str(files[0]), None).origin
+
+
+def test_a_training_file_is_not_chosen_on(tmp_path: Path) -> None:
+    """Rows of validation whose texts are trained on are left out of it; a file that has them all is refused."""
+    whole = load_task("topics13")
+
+    def written(texts: list[str]) -> str:
+        file = tmp_path / "train.jsonl"
+        file.write_text("".join(json.dumps({"text": text, "label": 0}) + "\n" for text in texts), encoding="utf-8")
+        return str(file)
+
+    shared = [example.text for example in whole.validation[:7]]
+    found = with_files(whole, written([*shared, whole.train[0].text]), None)
+    assert list(found.validation) == list(whole.validation[7:])
+    assert [example.text for example in found.train[:7]] == shared
+    everything = written([example.text for example in whole.validation])
+    with pytest.raises(DataError, match=rf"all {len(whole.validation)} validation rows.*--validation-file"):
+        with_files(whole, everything, None)
+    assert list(with_files(whole, everything, everything).validation) == list(
+        with_files(whole, everything, everything).train
+    )

@@ -18,12 +18,11 @@ from promptwise.files import open_atomic
 from promptwise.tasks.data import load_task
 from promptwise.tasks.examples import Example, examples_from_rows
 from promptwise.tasks.fields import column_field
-from promptwise.tasks.metrics import majority_accuracy
 from promptwise.tasks.readers import read_rows
 from promptwise.tasks.spec import TaskSpec, load_spec, read_spec, task_names
 from promptwise.tasks.texts import iter_texts
 from promptwise.terminal import standard_output
-from promptwise.training.scoring import score
+from promptwise.training.scoring import majority_score, score
 
 if TYPE_CHECKING:
     from promptwise.models.prompted import PromptedModel
@@ -155,7 +154,7 @@ def zero_shot_scores(config: TrainConfig, calibration: str, batch_size: int = 64
     )
     return {
         **score(model, data.spec, examples, batch_size, "scoring"),
-        "majority": majority_accuracy([example.label for example in examples]),
+        "majority": majority_score(data.spec, examples),
         "rows": len(examples),
     }
 

@@ -55,10 +55,9 @@ def evaluate(
     from promptwise.cli.adapter_use import load_examples, load_for_use
     from promptwise.models.adapter import adapter_folder, read_config
     from promptwise.tasks.examples import labels_of
-    from promptwise.tasks.metrics import majority_accuracy
     from promptwise.tasks.problems import require_single
     from promptwise.training.calibration import calibration_scores, coverage_curve, probabilities
-    from promptwise.training.scoring import score_choices
+    from promptwise.training.scoring import majority_score, score_choices
 
     standard_output()
     spec, examples = load_examples(read_config(adapter_folder(adapter)), **flags)
@@ -80,7 +79,7 @@ def evaluate(
         "ece_before": before.ece,
         "brier": after.brier,
         "brier_before": before.brier,
-        "majority": majority_accuracy(labels),
+        "majority": majority_score(spec, examples),
         "rows": len(examples),
     }
     print_scores(result, as_json, coverage_curve(shares, labels) if coverage else [])

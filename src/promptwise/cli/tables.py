@@ -14,6 +14,7 @@ from promptwise.errors import ConfigError
 from promptwise.models.adapter import read_metrics
 from promptwise.registry import ENCODERS, HEADS, INJECTORS, STRATEGIES, TUNINGS, Registry
 from promptwise.search.search import BEST, Conclusion
+from promptwise.tasks.metrics import get_metric
 from promptwise.tasks.spec import load_spec, task_names
 from promptwise.terminal import console, plain_table, print_table, program, size_text, standard_output
 from promptwise.training.run_metrics import RunMetrics
@@ -57,8 +58,12 @@ def print_result(metrics: RunMetrics, folder: str) -> None:
         console.print(f"stopped after {metrics.stopped.epochs:.4g} epochs, step {metrics.steps:,}: {asked}")
     console.print(f"trained in {metrics.time.train_s:.0f} s, saved in {folder}")
     first, value = next(iter(metrics.test.items()))
-    if first == "accuracy" and value <= metrics.majority:
-        console.print("note: this is no better than always saying the most frequent label")
+    merit = get_metric(first).merit
+    if merit(value) <= merit(metrics.majority):
+        answer = (
+            "always saying the most frequent label" if metrics.constant is None else f"the {metrics.constant.answer}"
+        )
+        console.print(f"note: this is no better than {answer}")
     console.print(f'next: {program()} predict --adapter {folder} --text "..."')
 
 

@@ -11,7 +11,13 @@ from promptwise.config.choices import CLASS_WEIGHTS, DTYPES, PROBLEMS
 from promptwise.config.composition import off_default, resolved, values_of, without_useless
 from promptwise.config.settings import check_values, flag_name, setting, settings_in, settings_of_parts
 from promptwise.errors import ConfigError
+from promptwise.files import NO_STATES
 from promptwise.registry import STRATEGIES
+
+
+def tokens_read(read_tokens: float, max_length: int) -> int:
+    """How many tokens of a text are meant by ``--read-tokens``: a share of the maximum length, or their number."""
+    return max(1, round(read_tokens * max_length if read_tokens < 1 else read_tokens))
 
 
 @dataclass(frozen=True, init=False)
@@ -108,10 +114,7 @@ class PromptConfig:
 
         A share is the paper's sequence utilization rate (section 4): tokens read over the maximum length.
         """
-        if self.read_tokens is None:
-            return None
-        tokens = self.read_tokens * self.max_length if self.read_tokens < 1 else self.read_tokens
-        return max(1, round(tokens))
+        return None if self.read_tokens is None else tokens_read(self.read_tokens, self.max_length)
 
     @property
     def method(self) -> str:
@@ -351,7 +354,7 @@ class TrainConfig(ModelConfig):
         whole = [flag_name(name) for name in ("shots", "train_file", "validation_file") if name in chosen]
         if whole:
             raise ConfigError(f"{', '.join(whole)} is for few rows, which need no --stream; leave one of the two out.")
-        if self.get("from_layer") and self.states_cache != "none":
+        if self.get("from_layer") and self.states_cache != NO_STATES:
             raise ConfigError(
                 "--stream is for more rows than the disk has room for the states of: add --states-cache none to "
                 "--from-layer."

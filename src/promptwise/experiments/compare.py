@@ -12,8 +12,8 @@ from typing import Any
 from promptwise.config import TrainConfig
 from promptwise.errors import ConfigError, OutputError, PromptwiseError
 from promptwise.experiments.away import fetch, send
-from promptwise.experiments.engine import Engine
-from promptwise.experiments.folder import LAYOUT, LOCK, RECORDS
+from promptwise.experiments.engine import Engine, write_layout
+from promptwise.experiments.folder import LOCK, RECORDS
 from promptwise.experiments.plan import Plan
 from promptwise.experiments.pretrained import Pretraining
 from promptwise.experiments.read import read_experiment
@@ -22,7 +22,7 @@ from promptwise.experiments.spec import Experiment
 from promptwise.experiments.status import Display, overview, print_plan, print_without_rate
 from promptwise.experiments.studies import with_found, with_found_so_far
 from promptwise.experiments.worker import is_complete, pretrain
-from promptwise.files import STATES_FOLDER, write_json
+from promptwise.files import STATES_FOLDER
 from promptwise.runs.engines import EngineChoice
 from promptwise.runs.folder import locked
 from promptwise.runs.remote_folder import RemoteFolder, is_url
@@ -166,10 +166,7 @@ def _check_packages(experiment: Experiment) -> None:
 
 
 def _run(plan: Plan, out: Path, workers: Workers, url: str | None) -> None:
-    def write_layout() -> None:
-        write_json(out / LAYOUT, plan.layout())
-
-    write_layout()
+    write_layout(plan, out)
     for entry in _to_pretrain(plan, out):
         _pretrain(entry, plan, out, workers, url)
     with Display(plan) as display:
@@ -177,8 +174,8 @@ def _run(plan: Plan, out: Path, workers: Workers, url: str | None) -> None:
         try:
             engine.run()
         finally:
-            # A search names the runs of its cell when it ends.
-            write_layout()
+            # Which rates failed is known to the end.
+            write_layout(plan, out)
     # Until here they are shared by the runs, those of a command that was stopped included.
     shutil.rmtree(out / STATES_FOLDER, ignore_errors=True)
     console.print(overview(engine), highlight=False)

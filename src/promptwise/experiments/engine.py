@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from promptwise.experiments.away import perform_away
-from promptwise.experiments.folder import RECORDS
+from promptwise.experiments.folder import LAYOUT, RECORDS
 from promptwise.experiments.plan import Plan
-from promptwise.experiments.record import Record, read_record, read_records
+from promptwise.experiments.record import Record, read_record
 from promptwise.experiments.run import Run
 from promptwise.experiments.worker import is_complete, perform
+from promptwise.files import write_json
+from promptwise.runs.remote_folder import RemoteFolder
 from promptwise.runs.workers import Ended, Workers
 
 
@@ -54,10 +56,10 @@ class Engine:
                 self.on_change(self)
         except KeyboardInterrupt:
             self.workers.stop()
-            written = read_records(self.out / RECORDS)
             for run, _ in self.running:
                 # A run may have written its record just before its worker was ended.
-                if run.id not in written or written[run.id].status != "finished":
+                written = self._written(run)
+                if written is None or written.status != "finished":
                     run.record("cancelled").write(self.out / RECORDS)
             raise
         finally:
@@ -76,12 +78,19 @@ class Engine:
                 self.workers.start(run.id, perform_away, run, self.url)
             self.on_change(self)
 
+    def _written(self, run: Run) -> Record | None:
+        """The record that a run wrote itself, if it did: at the URL, where workers cannot see the folder."""
+        if self.url is not None:
+            RemoteFolder(self.url).pull(f"{RECORDS}/{run.id}.json", self.out)
+        return read_record(self.out / RECORDS, run.id)
+
     def _collect(self, ended: Ended) -> None:
         """Take a record; where a worker died or failed before it wrote one, one is written for it."""
         run, _ = self._under_way.pop(ended.key)
         record: Record
-        before = read_record(self.out / RECORDS, run.id) if ended.died else None
-        if before is not None and is_complete(before, self.out, run.keep_adapter):
+        before = self._written(run) if ended.died else None
+        # What is at a URL came there before its record.
+        if before is not None and is_complete(before, self.out, run.keep_adapter and self.url is None):
             # It had done all of the run but to say so.
             record = before
         elif ended.died or ended.error:
@@ -93,6 +102,14 @@ class Engine:
             if self.url is not None:
                 record.write(self.out / RECORDS)
         self.plan.add(record)
+        if record.purpose == "search":
+            # The last search of a cell names the runs of its results, which a report of what is there so far needs.
+            write_layout(self.plan, self.out)
+
+
+def write_layout(plan: Plan, out: Path) -> None:
+    """Write which cells there are and the ids of their runs, which a report reads beside the records."""
+    write_json(out / LAYOUT, plan.layout())
 
 
 def seconds_left(plan: Plan, running: list[tuple[Run, float]], jobs: int) -> float | None:

@@ -17,6 +17,7 @@ from promptwise.experiments.record import Record, run_id
 from promptwise.experiments.run import Run
 from promptwise.experiments.spec import Cell, Experiment, chosen_settings
 from promptwise.runs.cache import InputCache, data_settings, told_to_model
+from promptwise.tasks.metrics import get_metric
 
 Kind = Literal["finished", "failed", "cancelled", "missing"]
 
@@ -94,7 +95,7 @@ class Plan:
             records = [self.record(planned) for planned in runs]
             if any(record is None or record.status == "cancelled" for record in records):
                 return None
-            scores = [_first(record.metrics["validation"]) for record in records if record and record.metrics]
+            scores = [_merit(record.metrics["validation"]) for record in records if record and record.metrics]
             if len(scores) == len(records):
                 means[rate] = statistics.mean(scores)
         return max(means, key=lambda rate: means[rate]) if means else None
@@ -317,9 +318,10 @@ def _backbone_of(cell: Cell) -> tuple[object, ...]:
     return config.model, config.head, config.dtype, config.tune_backbone, config.tune
 
 
-def _first(scores: dict[str, float]) -> float:
-    """The first metric of a task, which is the one that decides."""
-    return float(next(iter(scores.values())))
+def _merit(scores: dict[str, float]) -> float:
+    """The first metric of a task, which is the one that decides, so that more is better."""
+    name, value = next(iter(scores.items()))
+    return get_metric(name).merit(value)
 
 
 def _width(model: str) -> int:

@@ -37,6 +37,7 @@ Methods may start from what is pre-trained once, before any run: ``knowledge: to
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -170,7 +171,9 @@ def _text(name: str | Path) -> str | Path:
     if file.is_file():
         return file
     if file.suffix in (".yaml", ".yml"):
-        raise ConfigError(f"{file} does not exist.")
+        raise ConfigError(
+            f"{file} does not exist. Name an experiment's file, or a preset: {', '.join(preset_names())}."
+        )
     if str(name) not in preset_names():
         raise UnknownNameError("experiment", str(name), preset_names())
     return _presets().joinpath(f"{str(name).partition('/')[2]}.yaml").read_text(encoding="utf-8")
@@ -210,7 +213,7 @@ def experiment_from(
         name=f"{file.name}-full" if full else file.name,
         description=file.description,
         cells=cells,
-        search_seeds=_some(search.seeds, f"{where}: lr_search: seeds"),
+        search_seeds=_seeds(search.seeds, f"{where}: lr_search: seeds"),
         search_tasks=_search_tasks(search, cells, f"{where}: lr_search: tasks"),
         keep_adapters=file.keep_adapters,
         pretrained=pretrained,
@@ -234,7 +237,7 @@ def _file(raw: Any, where: str, full: bool) -> _File:
     for needed in ("name",) if file.figure and file.pretrain else ("name", "tasks", "methods"):
         if not getattr(file, needed):
             raise ConfigError(f"{where}: {needed} is missing.")
-    _some(file.seeds, f"{where}: seeds")
+    _seeds(file.seeds, f"{where}: seeds")
     return file
 
 
@@ -276,7 +279,7 @@ def _cells(
                 grid=tuple(chosen.items()),
                 settings=settings,
                 unused=unused,
-                seeds=_some(_own_or(task, "seeds", file.seeds), f"{where}: {task.name}: seeds"),
+                seeds=_seeds(_own_or(task, "seeds", file.seeds), f"{where}: {task.name}: seeds"),
                 against=names_in(method.own.get("against")),
                 rates=_own_or(method, "lr_search", usual),
                 space=() if space is None else tuple(f"{one.name}={one.text}" for one in space.dimensions),
@@ -380,10 +383,21 @@ def _check_figure(file: _File, pretrained: Mapping[str, Any], where: str) -> Non
     if figure.kind == "lines" and figure.x not in file.grid:
         known = ", ".join(file.grid) or "none"
         raise ConfigError(f"{where}: x is {figure.x!r}, which is no key of grid ({known}).")
+    if figure.kind == "lines":
+        words = [value for value in file.grid[str(figure.x)] if not _is_number(value)]
+        if words:
+            raise ConfigError(f"{where}: x is {figure.x!r}, of which {words[0]!r} is no number. Use kind: bars.")
     if figure.kind == "topics map" and figure.knowledge not in pretrained:
         raise ConfigError(f"{where}: knowledge is {figure.knowledge!r}; it must name an entry of pretrain.")
     if figure.kind == "case study" and not file.keep_adapters:
         raise ConfigError(f"{where}: a case study needs keep_adapters: true.")
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False
 
 
 def _search_tasks(search: _Search, cells: Sequence[Cell], where: str) -> tuple[str, ...]:
@@ -442,6 +456,13 @@ def _check_keys(values: Mapping[str, Any], known: Sequence[str], where: str) -> 
     wrong = [unknown_key(key, known) for key in values if key not in known]
     if wrong:
         raise ConfigError(f"{where}: {listed(wrong)}")
+
+
+def _seeds(values: tuple[int, ...], where: str) -> tuple[int, ...]:
+    """Seeds; one that is there twice would pass for two runs."""
+    if len(set(values)) < len(values):
+        raise ConfigError(f"{where}: {list(values)!r} has a seed twice. Name each once.")
+    return _some(values, where)
 
 
 def _some(values: tuple[Any, ...], where: str) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 from promptwise.config import TrainConfig
 from promptwise.config.composition import config_from_mapping, known_settings, off_default, values_of
 from promptwise.experiments.pretrained import Pretraining
+from promptwise.files import NO_STATES
 
 FIRST_DEFAULTS = {"strategy": "encoder", "base": "prefix", "epochs": 5.0}
 """The defaults, of those that were changed since, by which runs are named."""
@@ -105,8 +106,13 @@ class Experiment:
 
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:
-    """What a run's result depends on: everything but where it and its states are written, and its threads."""
-    apart = ("out", "threads", "states_cache", "stream", "stream_cache")
+    """What a run's result depends on: everything but where it and its states are written, and its threads.
+
+    Whether states are kept at all does matter, as those that are kept are rounded.
+    """
+    apart = {"out", "threads", "states_cache", "stream", "stream_cache"}
+    if config.states_cache == NO_STATES:
+        apart.remove("states_cache")
     return {key: value for key, value in values_of(config).items() if value is not None and key not in apart}
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from promptwise.experiments.engine import Engine, seconds_left
 from promptwise.experiments.plan import Plan
 from promptwise.experiments.pretrained import Pretraining
+from promptwise.tasks.metrics import Metric, get_metric
 from promptwise.terminal import console, plain_table, print_table
 
 
@@ -87,15 +88,18 @@ def best_so_far(plan: Plan) -> Table:
     """The best mean of each task among the cells that have a result."""
     table = plain_table("task", "best so far", "mean", "seeds")
     scores: dict[str, dict[str, list[float]]] = {cell.task: {} for cell in plan.experiment.cells}
+    metrics: dict[str, Metric] = {}
     for planned in plan.planned():
         record = plan.record(planned) if planned.purpose == "result" else None
         if record is not None and record.status == "finished":
-            score = float(next(iter(record.metrics["test"].values())))
+            name, score = next(iter(record.metrics["test"].items()))
+            metrics[planned.cell.task] = get_metric(name)
             scores[planned.cell.task].setdefault(planned.cell.label, []).append(score)
-    for task, means in scores.items():
-        if means:
-            best = max(means, key=lambda method: statistics.mean(means[method]))
-            table.add_row(task, best, f"{statistics.mean(means[best]):.4f}", str(len(means[best])))
+    for task, methods in scores.items():
+        if methods:
+            means = {method: statistics.mean(seeds) for method, seeds in methods.items()}
+            best = max(means, key=lambda method: metrics[task].merit(means[method]))
+            table.add_row(task, best, f"{means[best]:.4f}", str(len(methods[best])))
         else:
             table.add_row(task, "-", "-", "0")
     return table

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptwise.config import PromptConfig
+from promptwise.config.run import tokens_read
 from promptwise.errors import ConfigError, OutputError
 from promptwise.experiments.read import FIGURES
 from promptwise.reports.results import ResultCell, Results
@@ -100,7 +101,8 @@ def _lines(results: Results, folder: Path) -> Figure:
             continue
         for number, entry in enumerate(dict.fromkeys(cell.entry for cell in mine)):
             line = sorted((cell for cell in mine if cell.entry == entry), key=lambda cell: float(cell.grid[x]))
-            _one_line(ax, entry, number, [(factor * _place(cell, x), cell) for cell in line])
+            points = [(factor * _place(cell, x), cell) for cell in line]
+            _one_line(ax, entry, number, points, results.metric(task).scale)
             published = [
                 (factor * float(cell.grid[x]), results.published.get(cell.method, {}).get(task)) for cell in line
             ]
@@ -108,10 +110,11 @@ def _lines(results: Results, folder: Path) -> Figure:
             if known:
                 ax.plot(*zip(*known, strict=True), label=f"{entry}, paper", color="#999999", **_style(number))
         _majority_line(ax, results, task)
-        _widen(ax)
+        if not results.metric(task).in_units:
+            _widen(ax)
         ax.set_title(task if value is None else f"{task}, {value} base")
         ax.set_xlabel(str(results.figure.get("x_label", x)))
-        ax.set_ylabel(f"{results.metric(task)} on test (%)")
+        ax.set_ylabel(_score_label(results, task))
         ax.legend(fontsize=8)
     return figure
 
@@ -121,17 +124,22 @@ def _place(cell: ResultCell, x: str) -> float:
     value = float(cell.grid[x])
     if x != "read_tokens" or value >= 1:
         return value
-    config = PromptConfig(read_tokens=value, max_length=cell.settings.get("max_length", PromptConfig.max_length))
-    return (config.reading or 0) / config.max_length
+    longest = cell.settings.get("max_length", PromptConfig.max_length)
+    return tokens_read(value, longest) / longest
 
 
-def _one_line(ax: Axes, entry: str, number: int, points: Sequence[tuple[float, ResultCell]]) -> None:
+def _score_label(results: Results, task: str) -> str:
+    metric = results.metric(task)
+    return f"{metric.name} on test" + ("" if metric.in_units else " (%)")
+
+
+def _one_line(ax: Axes, entry: str, number: int, points: Sequence[tuple[float, ResultCell]], scale: int) -> None:
     done = [(place, cell) for place, cell in points if cell.mean is not None]
     if done:
         ax.errorbar(
             [place for place, _ in done],
-            [100 * (cell.mean or 0) for _, cell in done],
-            yerr=[_whisker(cell) for _, cell in done],
+            [scale * (cell.mean or 0) for _, cell in done],
+            yerr=[_whisker(cell, scale) for _, cell in done],
             label=entry,
             color=COLOURS[number % len(COLOURS)],
             capsize=2,
@@ -146,9 +154,9 @@ def _widen(ax: Axes) -> None:
     ax.set_ylim(low - missing / 2, high + missing / 2)
 
 
-def _whisker(cell: ResultCell) -> float:
-    """Its length in points; none is drawn for one seed."""
-    return math.nan if cell.deviation is None else 100 * cell.deviation
+def _whisker(cell: ResultCell, scale: int) -> float:
+    """Its length; none is drawn for one seed."""
+    return math.nan if cell.deviation is None else scale * cell.deviation
 
 
 def _style(number: int) -> dict[str, Any]:
@@ -157,12 +165,13 @@ def _style(number: int) -> dict[str, Any]:
 
 
 def _majority_line(ax: Axes, results: Results, task: str) -> None:
-    record = results.any_record(task)
-    if record is not None:
-        ax.axhline(100 * record.metrics["majority"], color="#555555", linewidth=0.8, linestyle=(0, (1, 3)))
+    majority = results.majority(task)
+    if majority is not None:
+        height = results.metric(task).scale * majority
+        ax.axhline(height, color="#555555", linewidth=0.8, linestyle=(0, (1, 3)))
         ax.annotate(
             "majority class",
-            (0.99, 100 * record.metrics["majority"]),
+            (0.99, height),
             xycoords=("axes fraction", "data"),
             ha="right",
             va="bottom",
@@ -175,13 +184,14 @@ def _bars(results: Results, folder: Path) -> Figure:
     """The score of each method, a panel for each task."""
     figure, axes = _panels(len(results.tasks), wide=2.6)
     for ax, task in zip(axes, results.tasks, strict=True):
+        scale = results.metric(task).scale
         for number, cell in enumerate(results.of_task(task)):
             if cell.mean is None:
                 continue
             ax.bar(
                 number,
-                100 * cell.mean,
-                yerr=_whisker(cell),
+                scale * cell.mean,
+                yerr=_whisker(cell, scale),
                 color=COLOURS[number % len(COLOURS)],
                 edgecolor="black",
                 hatch=HATCHES[number % len(HATCHES)],
@@ -189,16 +199,16 @@ def _bars(results: Results, folder: Path) -> Figure:
                 capsize=4,
             )
             for score in cell.scores:
-                ax.plot(number, 100 * score, marker="o", markersize=3, color="black")
+                ax.plot(number, scale * score, marker="o", markersize=3, color="black")
         _majority_line(ax, results, task)
         scores = [score for cell in results.of_task(task) for score in cell.scores]
         if scores:
-            low = min(*scores, results.majority(task) or 1.0)
+            low = min(*scores, results.majority(task) or max(scores))
             # Bars that start at zero hide differences of a few points; the axis says where it starts.
-            ax.set_ylim(bottom=max(0.0, 100 * low - 5))
+            ax.set_ylim(bottom=max(0.0, 100 * low - 5) if scale == 100 else 0.0)
         ax.set_xticks(range(len(results.methods)), results.methods, fontsize=8)
         ax.set_title(task)
-        ax.set_ylabel(f"{results.metric(task)} on test (%)")
+        ax.set_ylabel(_score_label(results, task))
     return figure
 
 

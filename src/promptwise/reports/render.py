@@ -119,9 +119,13 @@ def _label(title: str) -> str:
 
 def _numbers(comparison: Comparison) -> list[str]:
     """A comparison's columns in the table of differences."""
+    difference, low, high = (
+        f"{value:+.3g}" if comparison.in_units else f"{100 * value:+.1f}"
+        for value in (comparison.difference, comparison.low, comparison.high)
+    )
     return [
-        f"{100 * comparison.difference:+.1f}" + ("" if comparison.significant else NOT_SIGNIFICANT),
-        f"{100 * comparison.low:+.1f} to {100 * comparison.high:+.1f}",
+        difference + ("" if comparison.significant else NOT_SIGNIFICANT),
+        f"{low} to {high}",
         f"{comparison.p:.3f}" if comparison.p >= 0.001 else "< 0.001",
         str(comparison.seeds),
         f"{comparison.examples:,}",

@@ -13,6 +13,7 @@ from promptwise.errors import OutputError
 from promptwise.experiments.folder import LAYOUT, RECORDS
 from promptwise.experiments.read import names_in
 from promptwise.experiments.record import Record, read_records
+from promptwise.tasks.metrics import Metric, get_metric
 
 
 @dataclass(frozen=True)
@@ -99,17 +100,18 @@ class Results:
         return [self.cells[task, method] for method in self.methods if (task, method) in self.cells]
 
     def best(self, task: str) -> float | None:
-        """The highest mean of a task."""
-        return max((cell.mean for cell in self.of_task(task) if cell.mean is not None), default=None)
+        """The best mean of a task."""
+        means = (cell.mean for cell in self.of_task(task) if cell.mean is not None)
+        return max(means, key=self.metric(task).merit, default=None)
 
     def any_record(self, task: str) -> Record | None:
         """A finished record of a task."""
         return next((record for cell in self.of_task(task) for record in cell.finished), None)
 
-    def metric(self, task: str) -> str:
-        """The name of a task's first metric."""
+    def metric(self, task: str) -> Metric:
+        """A task's first metric; accuracy while it has no result to tell it from."""
         record = self.any_record(task)
-        return "score" if record is None else str(next(iter(record.metrics["test"])))
+        return get_metric("accuracy" if record is None else next(iter(record.metrics["test"])))
 
     def seeds(self, task: str | None = None) -> str:
         """How many seeds the means of a task, or of all, are over, such as ``"2 to 5 seeds"``."""
@@ -120,7 +122,7 @@ class Results:
         return f"{counts[0]} seed{'s' * (counts[0] != 1)}"
 
     def majority(self, task: str) -> float | None:
-        """The accuracy of the most frequent class of a task."""
+        """The first metric of always saying the most frequent class of a task, or of the best constant answer."""
         record = self.any_record(task)
         return None if record is None else float(record.metrics["majority"])
 

@@ -16,7 +16,7 @@ from promptwise.reports.significance import (
     compare_with_majority,
     spread_of_seeds,
 )
-from promptwise.tasks.problems import PROBLEMS
+from promptwise.tasks.problems import PROBLEMS, SINGLE
 
 MISSING = "-"
 MEAN = "mean of the tasks"
@@ -131,7 +131,7 @@ def _opponents(results: Results, method: str) -> tuple[str, ...]:
 
 def _means(results: Results) -> dict[str, float]:
     """The mean of each method over tasks; empty where there is one task alone, or where metrics differ."""
-    if len(results.tasks) < 2 or len({results.metric(task) for task in results.tasks}) > 1:
+    if len(results.tasks) < 2 or len({results.metric(task).name for task in results.tasks}) > 1:
         return {}
     found = {}
     for method in results.methods:
@@ -145,14 +145,16 @@ def _means(results: Results) -> dict[str, float]:
 def _mean_majority(results: Results) -> str:
     """The mean of the majority classes over tasks."""
     found = [value for value in map(results.majority, results.tasks) if value is not None]
-    return _percent(statistics.mean(found)) if len(found) == len(results.tasks) else MISSING
+    metric = results.metric(results.tasks[0])
+    return metric.text(statistics.mean(found)) if len(found) == len(results.tasks) else MISSING
 
 
 def _mean_entry(results: Results, means: dict[str, float], method: str, comparison: Comparison | None) -> Entry:
     if method not in means:
         return Entry(MISSING)
-    text = _percent(means[method])
-    return Entry(text, best=text == _percent(max(means.values())), marks=_mark(_opponents(results, method), comparison))
+    metric = results.metric(results.tasks[0])
+    text, best = metric.text(means[method]), metric.text(max(means.values(), key=metric.merit))
+    return Entry(text, best=text == best, marks=_mark(_opponents(results, method), comparison))
 
 
 def _mark(opponents: tuple[str, ...], comparison: Comparison | None) -> str:
@@ -169,26 +171,25 @@ def _entry(results: Results, task: str, method: str, comparison: Comparison | No
         notes.append(f"paper {published:g}")
     if cell is None or cell.mean is None:
         return Entry(MISSING, "; ".join(notes))
-    text = _percent(cell.mean)
-    # Means that are printed alike are all the best; none is that a constant answer reaches, see below.
-    best = text == _percent(results.best(task) or 0.0)
+    metric, majority = results.metric(task), results.majority(task)
+    text = metric.text(cell.mean)
+    # Means that are printed alike are all the best; none is that a constant answer reaches.
+    best = text == metric.text(results.best(task) or 0.0)
+    if majority is not None and metric.merit(cell.mean) <= metric.merit(majority):
+        best = False
     if cell.deviation is not None:
-        text += f" ± {_percent(cell.deviation)}"
+        text += f" ± {metric.text(cell.deviation)}"
     if len(cell.scores) == 1:
         notes.insert(0, "1 seed")
     marks = _mark(cell.against, comparison)
     chance = compare_with_majority(cell, spread)
+    better = chance is not None and chance.p < LEVEL and chance.difference > 0
     if chance is not None:
-        better = chance.p < LEVEL and chance.difference > 0
         best = best and better
-        # However many examples speak for a single seed, nobody knows the next one.
-        if not (better and chance.significant):
-            marks += NO_BETTER
+    # However many examples speak for a single seed, nobody knows the next one.
+    if chance is None or not (better and chance.significant):
+        marks += NO_BETTER
     return Entry(text, "; ".join(notes), best, marks)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
 
 
 def _sizes(results: Results, task: str) -> str:
@@ -198,12 +199,12 @@ def _sizes(results: Results, task: str) -> str:
         return ""
     rows = record.metrics["data"]["rows"]
     counts = " / ".join(f"{rows[split]:,}" for split in ("train", "validation", "test"))
-    return f"{results.metric(task)}; {counts}; {results.seeds(task)}"
+    return f"{results.metric(task).name}; {counts}; {results.seeds(task)}"
 
 
 def _majority(results: Results, task: str) -> str:
-    record = results.any_record(task)
-    return MISSING if record is None else _percent(record.metrics["majority"])
+    majority = results.majority(task)
+    return MISSING if majority is None else results.metric(task).text(majority)
 
 
 def _tuned(cells: list[ResultCell]) -> str:
@@ -241,10 +242,14 @@ def _notes(results: Results) -> tuple[str, ...]:
     if not results.cells:
         return ()
     cells = list(results.cells.values())
+    metrics = {results.metric(task).name: results.metric(task) for task in results.tasks}
+    in_units = [name for name, metric in metrics.items() if metric.in_units]
+    units = f" ({', '.join(in_units)} in the units of the labels)" if in_units else ""
     notes = [
-        f"Percent on the test split, mean ± standard deviation over {results.seeds()}; the checkpoint of each run was "
-        "chosen on validation data. The best means of a column are set in bold. Tests are two-sided paired bootstraps "
-        "over examples with the spread of seeds; p below 0.05 counts as significant, whatever the number of tests."
+        f"Percent on the test split{units}, mean ± standard deviation over {results.seeds()}; the checkpoint of each "
+        "run was chosen on validation data. The best means of a column are set in bold. Tests are two-sided paired "
+        "bootstraps over examples with the spread of seeds; p below 0.05 counts as significant, whatever the number of "
+        "tests."
     ]
     if any(cell.against for cell in cells):
         notes.append(
@@ -257,9 +262,12 @@ def _notes(results: Results) -> tuple[str, ...]:
             f"{', '.join(kinds)}: the row of the majority class has the best constant answer, learnt from train, and "
             f"tests are of a score of each row: {'; '.join(f'{PROBLEMS[kind].row_score}' for kind in kinds)}."
         )
+    others = sorted(name for name, metric in metrics.items() if name != "accuracy" and SINGLE in metric.problems)
+    if others:
+        notes.append(f"Where the table has {' or '.join(others)}, tests are of accuracy.")
     notes.append(
-        f"{NO_BETTER} not significantly better than always saying the most frequent class of the test split; "
-        "from one seed none is."
+        f"{NO_BETTER} not significantly better than always saying the most frequent class of the test split, or could "
+        "not be tested; from one seed none is."
     )
     if results.published:
         notes.append("paper: the published figure, of the paper's model on all training data; theirs and not ours.")

@@ -110,8 +110,7 @@ def _logistic_regression(model: PromptedModel, data: TaskData, balanced: bool, p
         return score_choices(data.spec, splits[split], fitted.predict(seen[split]).tolist())
 
     def value(fitted: Any) -> float:
-        score = scores(fitted, "validation")[metric.name]
-        return score if metric.higher_is_better else -score
+        return metric.merit(scores(fitted, "validation")[metric.name])
 
     best = chosen_regression(seen["train"], labels, value, balanced)
     return [

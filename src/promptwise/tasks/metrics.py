@@ -37,6 +37,7 @@ class Metric:
             for all but those of a regression.
         description: One line for help and reports.
         higher_is_better: Whether a checkpoint with the larger value is the better one.
+        in_units: Whether it is in the units of the labels; the others are shares of one, which tables print in percent.
         needs_groups: Whether every row must carry a group.
         two_classes: Whether it is defined for tasks of exactly two classes only.
         problems: The kinds of problems that it is for.
@@ -46,9 +47,23 @@ class Metric:
     function: MetricFunction
     description: str
     higher_is_better: bool = True
+    in_units: bool = False
     needs_groups: bool = False
     two_classes: bool = False
     problems: tuple[str, ...] = (_SINGLE,)
+
+    def merit(self, value: float) -> float:
+        """A value so that more is better: itself, or of an error its negative."""
+        return value if self.higher_is_better else -value
+
+    @property
+    def scale(self) -> int:
+        """What tables and figures multiply a value by: 100 for percent, 1 for one in the units of the labels."""
+        return 1 if self.in_units else 100
+
+    def text(self, value: float) -> str:
+        """A value, or a difference of two, as tables print it."""
+        return f"{value:.4g}" if self.in_units else f"{100 * value:.1f}"
 
 
 def accuracy(predictions: Sequence[int], labels: Sequence[int], groups: Groups = None) -> float:
@@ -195,8 +210,8 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             Metric("subset_accuracy", subset_accuracy, "share of rows with all labels right", problems=(_MULTI,)),
             Metric("pearson", pearson, "Pearson's correlation", problems=(_NUMBER,)),
             Metric("spearman", spearman, "Spearman's rank correlation", problems=(_NUMBER,)),
-            Metric("mae", mae, "mean absolute error", higher_is_better=False, problems=(_NUMBER,)),
-            Metric("mse", mse, "mean squared error", higher_is_better=False, problems=(_NUMBER,)),
+            Metric("mae", mae, "mean absolute error", higher_is_better=False, in_units=True, problems=(_NUMBER,)),
+            Metric("mse", mse, "mean squared error", higher_is_better=False, in_units=True, problems=(_NUMBER,)),
             Metric("entity_f1", entity_f1, "F1 of entities, as seqeval computes it", problems=(_TOKENS,)),
             Metric("entity_precision", entity_precision, "share of found entities that are right", problems=(_TOKENS,)),
             Metric("entity_recall", entity_recall, "share of entities that are found", problems=(_TOKENS,)),

@@ -204,20 +204,31 @@ def _csv_rows(path: Path) -> Iterator[Row]:
     # The limit is global to the process and only ever raised, so that no reader of another library gets less.
     csv.field_size_limit(max(csv.field_size_limit(), _FIELD_LIMIT))
     delimiter = "\t" if suffix_of(path, (".tsv", ".tsv.gz")) else ","
+    lines: list[str] = []
+
+    def remembered() -> Iterator[str]:
+        for _, line in read_lines(path):
+            lines.append(line)
+            yield line
+
     # strict: otherwise a quote that is never closed swallows the rest of the file without a word.
-    reader = csv.reader((line for _, line in read_lines(path)), delimiter=delimiter, strict=True)
+    reader = csv.reader(remembered(), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     empty = True
     start = 1
     try:
         for cells in reader:
             number, start = start, reader.line_num + 1
+            whole = lines.copy()
+            lines.clear()
             if not cells:
                 continue
             if header is None:
                 header = _header(cells, path)
                 continue
             empty = False
+            if delimiter == "\t":
+                _check_quotes(cells, whole, header, path, number)
             yield number, _csv_row(cells, header, f"{path}, line {number}")
     except csv.Error as error:
         raise DataError(
@@ -226,6 +237,29 @@ def _csv_rows(path: Path) -> Iterator[Row]:
         ) from error
     if empty:
         raise _empty(path)
+
+
+def _check_quotes(cells: list[str], lines: list[str], header: list[str], path: Path, number: int) -> None:
+    """Refuse a row of a file with tabs that a quote at the start of a text has drawn together.
+
+    In many such files quotes are a part of the texts. Where each line has as many fields as the header if quotes mean
+    nothing, and others if they do, the lines were most likely written so.
+
+    Args:
+        cells: The row as it was read.
+        lines: Its lines.
+        header: The names of the columns.
+        path: The file.
+        number: The first of the lines.
+    """
+    alike = all(len(line.split("\t")) == len(header) for line in lines)
+    if len(header) > 1 and alike and (len(lines) > 1 or len(cells) < len(header)):
+        where = f"line {number}" if len(lines) == 1 else f"lines {number} to {number + len(lines) - 1}"
+        raise DataError(
+            f"{path}, {where}: the quote at the start of a field draws what follows up to the next quote into it, tabs "
+            "and line ends too. Where quotes are a part of texts, put such a text in quotes and double those in it, or "
+            "save the file as JSON lines."
+        )
 
 
 def _header(cells: list[str], path: Path) -> list[str]:

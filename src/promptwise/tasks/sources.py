@@ -69,7 +69,7 @@ def open_source(spec: TaskSpec, data_dir: Path | None, streaming: bool = False) 
     if spec.source is None:
         raise DataError(
             f"The task {spec.name!r} is neither embedded in the package nor on the Hub. "
-            "Name the folder with its train and test files: --data-dir DIR."
+            "Name a file of its rows, --data FILE, or the folder with its train and test files, --data-dir DIR."
         )
     return HubDataset(spec.source, streaming=streaming)
 

@@ -12,7 +12,7 @@ from promptwise.tasks.data import TaskData, task_data
 from promptwise.tasks.examples import Example, examples_from_rows
 from promptwise.tasks.problems import require_single
 from promptwise.tasks.readers import read_rows
-from promptwise.tasks.splits import hold_out, pick_across, units_across
+from promptwise.tasks.splits import hold_out, pick_across, texts_or_group, units_across
 
 
 def with_rows(
@@ -81,9 +81,11 @@ def with_shots(data: TaskData, shots: int, seed: int) -> TaskData:
     for label, name in enumerate(data.spec.labels):
         if min(count[label] for count in counts) < shots:
             found = sum(example.label == label for example in data.train)
+            most = min(sum(example.label == one for example in data.train) for one in range(len(data.spec.labels))) // 2
             raise DataError(
                 f"--shots {shots} takes {2 * shots} training rows of each class, {shots} to learn from and {shots} of "
-                f"other texts to choose the checkpoint on; {data.spec.name} ({data.origin}) has {found} of {name!r}."
+                f"other texts to choose the checkpoint on; {data.spec.name} ({data.origin}) has {found} of {name!r}. "
+                + (f"Give --shots {most} or less." if 0 < most < shots else "Give more rows of it, or fewer --shots.")
             )
     return _replaced(data, f"{shots} shots, seed {seed}", train=sides[0], validation=sides[1])
 
@@ -91,19 +93,31 @@ def with_shots(data: TaskData, shots: int, seed: int) -> TaskData:
 def with_files(data: TaskData, train: str | None, validation: str | None) -> TaskData:
     """The same task with its training or its validation rows from files, such as those of FewGLUE.
 
+    With a training file alone, rows of validation whose texts or split groups it has are left out: a checkpoint is
+    never chosen on what was trained on.
+
     Raises:
-        DataError: A file cannot be read, or its rows do not fit the task.
+        DataError: A file cannot be read, its rows do not fit the task, or leave no row of validation.
     """
     read = {
         path: examples_from_rows(data.spec, read_rows(Path(path)), Path(path))
         for path in (train, validation)
         if path is not None
     }
+    kept = data.validation if validation is None else read[validation]
+    if train is not None and validation is None:
+        trained = {tuple(texts_or_group(example)) for example in read[train]}
+        kept = [example for example in kept if tuple(texts_or_group(example)) not in trained]
+        if data.validation and not kept:
+            raise DataError(
+                f"{train} has the texts of all {len(data.validation)} validation rows of {data.spec.name}, which the "
+                "checkpoint is chosen on. Leave some out of it, or give --validation-file too."
+            )
     return _replaced(
         data,
         " and ".join(read),
         train=data.train if train is None else read[train],
-        validation=data.validation if validation is None else read[validation],
+        validation=data.validation if len(kept) == len(data.validation) and validation is None else kept,
     )
 
 

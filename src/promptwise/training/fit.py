@@ -19,16 +19,16 @@ from promptwise.config import FitConfig, KnowledgeConfig
 from promptwise.config.composition import values_of
 from promptwise.config.usual_training import with_usual
 from promptwise.errors import ConfigError, DataError
-from promptwise.files import STATES_FOLDER
+from promptwise.files import NO_STATES, STATES_FOLDER
 from promptwise.tasks.batching import Reordered, by_length
 from promptwise.tasks.examples import group_numbers, labels_of
-from promptwise.tasks.metrics import get_metric, majority_accuracy
+from promptwise.tasks.metrics import get_metric
 from promptwise.tasks.problems import problem_of
 from promptwise.tasks.problems.base import Label
 from promptwise.training.calibration import calibration_scores, fit_temperature, probabilities
 from promptwise.training.environment import versions
 from promptwise.training.epoch_scores import EpochScores
-from promptwise.training.kept_states import NONE, collate_with_states, keep_states
+from promptwise.training.kept_states import collate_with_states, keep_states
 from promptwise.training.launcher import process_count
 from promptwise.training.memory import peak_memory, reset_peak_memory
 from promptwise.training.progress import ProgressBar
@@ -42,7 +42,7 @@ from promptwise.training.run_metrics import (
     RunTime,
     Stopped,
 )
-from promptwise.training.scoring import packed_choices, score_choices
+from promptwise.training.scoring import majority_score, packed_choices, score_choices
 from promptwise.training.stopping import Stopping
 from promptwise.training.trainer import PromptTrainer, check_compiler, check_logger, last_checkpoint, training_arguments
 
@@ -210,7 +210,7 @@ def states_folder(model: PromptedModel, output_dir: Path, states_cache: str | Pa
         if states_cache is not None:
             raise ConfigError("--states-cache would change nothing without --from-layer; leave it out.")
         return None
-    if str(states_cache) == NONE:
+    if str(states_cache) == NO_STATES:
         return None
     return output_dir / STATES_FOLDER if states_cache is None else Path(states_cache)
 
@@ -272,7 +272,7 @@ def _measured(
         test_scores=[] if tested is None or single else _row_scores(data, choices),
         test_groups=[] if tested is None else group_numbers(data.test),
         validation=best_validation(trainer, data.spec.metrics),
-        majority=majority_accuracy(labels) if constant is None else next(iter(constant.test.values()), 0.0),
+        majority=majority_score(data.spec, data.test) if constant is None else next(iter(constant.test.values()), 0.0),
         constant=constant,
         problem="" if single else problem.name,
         thresholds=list(model.decoding.thresholds),

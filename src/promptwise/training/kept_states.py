@@ -29,15 +29,12 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from promptwise.errors import BackboneError, OutputError
-from promptwise.files import open_atomic, unfinished, write_json
+from promptwise.files import NO_STATES, open_atomic, unfinished, write_json
 from promptwise.tasks.batching import by_length, chunks
 from promptwise.tasks.template import Features
 
 if TYPE_CHECKING:
     from promptwise.models.prompted import PromptedModel
-
-NONE = "none"
-"""In place of a folder: the states are made anew in each step."""
 
 FORMAT = 1
 _BATCH = 64
@@ -129,7 +126,7 @@ class StatesFile:
 
     @property
     def _remove(self) -> str:
-        return f"Remove it, or give another --states-cache; {_OTHER.format(NONE)}."
+        return f"Remove it, or give another --states-cache; {_OTHER.format(NO_STATES)}."
 
     def wait(self) -> None:
         """Wait for a process that is writing the file."""
@@ -172,7 +169,7 @@ class StatesFile:
                 if not bool(torch.isfinite(states).all()):
                     raise BackboneError(
                         f"States that enter layer {self.layer} of {model.backbone.name} are larger than the 65504 that "
-                        f"float16 holds. Enter at a lower --from-layer; {_OTHER.format(NONE)}."
+                        f"float16 holds. Enter at a lower --from-layer; {_OTHER.format(NO_STATES)}."
                     )
                 yield states.cpu()
                 bar.update(len(rows))
@@ -197,7 +194,7 @@ class StatesFile:
         except (OSError, NotImplementedError) as error:
             why = getattr(error, "strerror", None) or error
             raise OutputError(
-                f"{self.folder} cannot be written: {why}. Give another --states-cache; {_OTHER.format(NONE)}."
+                f"{self.folder} cannot be written: {why}. Give another --states-cache; {_OTHER.format(NO_STATES)}."
             ) from error
         try:
             yield
@@ -219,7 +216,7 @@ def require_room(files: Sequence[StatesFile]) -> None:
         raise OutputError(
             f"The states that enter layer {files[0].layer} of {rows:,} rows take {needed / 2**20:,.1f} MiB, and "
             f"{folder} has {free / 2**20:,.1f} MiB free. Give --states-cache a folder on a larger disk, or train on "
-            f"fewer tokens (--train-rows, --validation-rows, --max-length); {_OTHER.format(NONE)}."
+            f"fewer tokens (--train-rows, --validation-rows, --max-length); {_OTHER.format(NO_STATES)}."
         )
 
 

@@ -141,7 +141,7 @@ class RunMetrics:
         validation: Metrics of the chosen checkpoint on the validation split.
         test_scores: The score of each test row in place of these, of problems other than a single label; higher is
             better.
-        majority: Accuracy on test of the class that is most frequent there; of other problems the first metric of the
+        majority: The first metric, on test, of the class that is most frequent there; of other problems that of the
             constant answer.
         constant: The constant answer; not for a single label.
         problem: The kind of problem; empty for a single label.

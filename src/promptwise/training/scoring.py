@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,14 @@ def score_choices(spec: TaskSpec, examples: Sequence[Example], answers: Sequence
     """The metrics of a task, by name, of answers."""
     groups = [example.group for example in examples]
     return problem_of(spec).scores(spec.metrics, list(answers), labels_of(examples), spec.labels, groups)
+
+
+def majority_score(spec: TaskSpec, examples: Sequence[Example]) -> float:
+    """A task's first metric of always saying the class that is most frequent among examples: the floor of a result."""
+    labels = labels_of(examples)
+    counts = Counter(labels)
+    most = min(counts, key=lambda label: (-counts[label], label))
+    return next(iter(score_choices(spec, examples, [most] * len(labels)).values()))
 
 
 def packed_choices(choices: Sequence[int], labels: Sequence[int]) -> tuple[str, str]:

@@ -44,8 +44,7 @@ class Stopping(TrainerCallback):
     def lost_patience(self, log: Sequence[Mapping[str, Any]]) -> bool:
         """Whether as many validation scores as ``patience`` says came after the best one; equal ones are no better."""
         name = f"eval_{self.metric.name}"
-        sign = 1 if self.metric.higher_is_better else -1
-        scores = [sign * entry[name] for entry in log if name in entry]
+        scores = [self.metric.merit(entry[name]) for entry in log if name in entry]
         return self.patience is not None and bool(scores) and len(scores) - scores.index(max(scores)) > self.patience
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

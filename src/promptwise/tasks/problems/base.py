@@ -46,6 +46,7 @@ class Problem(ABC):
         calibrated: Whether probabilities of one class of several are made, which a temperature can correct.
         chosen_after: Whether validation chooses anything after training: a temperature, or what :meth:`fitted` does.
         row_score: What :meth:`row_scores` gives, in words.
+        row_score_in_units: Whether that is in the units of the labels, and not a share of one.
         constant: The answer that :meth:`constant_answers` gives, in words.
     """
 
@@ -55,6 +56,7 @@ class Problem(ABC):
     chosen_after: ClassVar[bool] = False
     has_classes: ClassVar[bool] = True
     row_score: ClassVar[str]
+    row_score_in_units: ClassVar[bool] = False
     constant: ClassVar[str]
 
     # What a task and its files hold.

@@ -28,7 +28,8 @@ class Regression(Problem):
 
     name: ClassVar[str] = "regression"
     has_classes: ClassVar[bool] = False
-    row_score: ClassVar[str] = "absolute error, negated"
+    row_score: ClassVar[str] = "absolute error, negated, in the units of the labels"
+    row_score_in_units: ClassVar[bool] = True
     constant: ClassVar[str] = "mean of train"
 
     def usual_metrics(self, labels: Sequence[str]) -> tuple[str, ...]:
