@@ -201,7 +201,7 @@ STRATEGIES = Registry(
         ),
         "none": (
             "promptwise.strategies.none:NoPrompt",
-            "no prompt: linear probing, LoRA with --tune lora, or fine-tuning with --tune-backbone",
+            "no prompt: linear probing, LoRA with --tune lora beside it, or fine-tuning with --tune-backbone",
             "promptwise.strategies.settings:NoPromptSettings",
         ),
     },

@@ -216,7 +216,7 @@ def test_settings_of_a_plugin_are_checked(distribution: Distribution, fresh_stra
     for wrong, said in (
         ({"temprature": 2}, "'temperature'"),
         ({"temperature": -1}, "--temperature is -1.0; the least is 0"),
-        ({"temperature": "hot"}, "--temperature must be float, found 'hot'"),
+        ({"temperature": "hot"}, "--temperature must be a number, found 'hot'"),
         ({"encoder": "cnn"}, "--encoder would change nothing beside --strategy warm"),
     ):
         with pytest.raises(ConfigError) as caught:

@@ -81,7 +81,7 @@ def test_flags_convert_as_files_and_python_do() -> None:
     train = cli.commands["train"]
     context = train.make_context("train", ["--length", "8.0", "--epochs", "2", "--layers", "3,1"])
     assert (context.params["length"], context.params["epochs"], context.params["layers"]) == (8, 2.0, "1,3")
-    with pytest.raises(ConfigError, match=r"--length must be int, found '8\.5'"):
+    with pytest.raises(ConfigError, match=r"--length must be a whole number, found '8\.5'"):
         train.make_context("train", ["--length", "8.5"])
 
 

@@ -52,7 +52,7 @@ def test_the_most_epochs_are_those_of_any_trial() -> None:
         (["lr"], ["'lr'", "no setting with its values"]),
         (["length=8"], ["one value", "--length 8"]),
         (["length=8,8"], ["twice"]),
-        (["length=8,many"], ["--length", "be int", "'many'"]),
+        (["length=8,many"], ["--length", "be a whole number", "'many'"]),
         (["length=8,5000"], ["--length is 5000", "4096"]),
         (["length=uniform:0:8"], ["--length is 0", "1"]),
         (["lr=loguniform:0:0.1"], ["above 0", "uniform"]),

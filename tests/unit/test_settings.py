@@ -210,7 +210,7 @@ def test_other_configurations_convert_too() -> None:
     assert FitConfig(epochs="2", batch_size=8.0, half="false") == FitConfig(epochs=2.0, batch_size=8)
     assert ClozeConfig(corpus=["a.txt"], rank="3") == ClozeConfig(corpus=("a.txt",), rank=3)
     assert KnowledgeConfig(encoder=["cnn"], epochs=3).encoder == ("cnn",)
-    with pytest.raises(ConfigError, match=r"--batch-size must be int, found 8\.5"):
+    with pytest.raises(ConfigError, match=r"--batch-size must be a whole number, found 8\.5"):
         FitConfig(batch_size=8.5)
     with pytest.raises(ConfigError, match="--corpus must be"):
         ClozeConfig(corpus="a.txt")

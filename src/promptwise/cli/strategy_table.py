@@ -67,7 +67,8 @@ def print_figures(model: str | None) -> None:
     """The table, and below it where its numbers are from."""
     sizes, measured = figures(model)
     table = plain_table("strategy", "base", "tuned share", "step, to frozen", "extra positions", "accuracy")
-    for one in strategy_figures(sizes, measured):
+    rows = strategy_figures(sizes, measured)
+    for one in rows:
         table.add_row(
             "linear probe" if one.strategy == "none" else one.strategy,
             one.base or DASH,
@@ -77,6 +78,7 @@ def print_figures(model: str | None) -> None:
             DASH if one.accuracy is None else f"{one.accuracy:.1%}",
         )
     print_table(table)
+    unmeasured = any(one.step_to_frozen is None or one.accuracy is None for one in rows)
     accuracy, time = measured.accuracy, measured.time
     tasks = ", ".join(f"{name} ({rows:,})" for name, rows in accuracy.tasks.items())
     middle = statistics.median(accuracy.mean.values())
@@ -88,8 +90,8 @@ def print_figures(model: str | None) -> None:
         f"{time.dtype}, {time.processor}, {time.threads} threads, {time.date} ({time.file}).\n"
         f"Accuracy: mean over {tasks} test rows, at most {accuracy.train_rows:,} training rows, "
         f"{accuracy.seeds} seeds, on {accuracy.model}, {accuracy.date} ({accuracy.experiment}). Chance in the "
-        f"choice of test rows alone is a standard error of {100 * chance:.1f} points.\n"
-        f"{DASH}: not measured.",
+        f"choice of test rows alone is a standard error of {100 * chance:.1f} points."
+        + (f"\n{DASH} for a step or an accuracy: not measured." if unmeasured else ""),
         highlight=False,
         soft_wrap=True,
     )

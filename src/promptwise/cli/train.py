@@ -9,7 +9,7 @@ import click
 
 from promptwise.cli.flags import config_option, folder_options, given, options_of, read_settings, set_option
 from promptwise.config import TrainConfig
-from promptwise.config.composition import config_from_mapping
+from promptwise.config.composition import check_typed, config_from_mapping
 from promptwise.terminal import console, quiet
 
 
@@ -48,8 +48,10 @@ def train(config_file: Path | None, baselines: bool, overwrite: bool, resume: bo
     source: {dataset: me/tickets, splits: {train: train, test: test}}
     """
     values = read_settings(config_file) if config_file else {}
-    values |= given(flags)
+    typed = given(flags)
+    values |= typed
     config = config_from_mapping(TrainConfig, values, str(config_file or "flags"))
+    check_typed(TrainConfig, values, typed)
     from promptwise.runs.lifecycle import is_main_process
     from promptwise.runs.train import train as run
 

@@ -7,7 +7,7 @@ such as the network of the strategy ``encoder``. In files, flags and keyword arg
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import cache
@@ -171,11 +171,15 @@ def idle(kind: type[Any], name: str, values: Mapping[str, Any]) -> str | None:
     return None
 
 
-def useless(kind: type[Any], values: Mapping[str, Any]) -> dict[str, str]:
+def useless(kind: type[Any], values: Mapping[str, Any], typed: Collection[str] = ()) -> dict[str, str]:
     """The settings among ``values`` that would change nothing, each with the choice beside which it would not.
 
-    One at its default is none of them: nothing was asked for.
+    One at its default is none of them, as nothing was asked for, unless it is among ``typed``: a flag was.
     """
+
+    def asked(name: str, one: Setting) -> bool:
+        return name in typed or not _is_default(one, values[name])
+
     known = settings_for(kind, values)
     chosen = values.get("strategy", default_of(known["strategy"], values)) if "strategy" in known else None
     declared = STRATEGIES.declaration(chosen) if isinstance(chosen, str) else None
@@ -183,14 +187,14 @@ def useless(kind: type[Any], values: Mapping[str, Any]) -> dict[str, str]:
     # The class of a plug-in may do without.
     unread: Mapping[str, str] = getattr(declared, "unread", lambda values: {})(values)
     found = {}
-    for name, given in values.items():
+    for name in values:
         if name not in known:
             beside = idle(kind, name, values)
-            if beside is not None and not _is_default(known_settings(kind)[name], given):
+            if beside is not None and asked(name, known_settings(kind)[name]):
                 found[name] = beside
-        elif name in unmet and not _is_default(known[name], given):
+        elif name in unmet and asked(name, known[name]):
             found[name] = f"--strategy {chosen}"
-        elif name in unread and not _is_default(known[name], given):
+        elif name in unread and asked(name, known[name]):
             found[name] = unread[name]
     return found
 
@@ -212,10 +216,7 @@ def resolved(kind: type[Any], values: Mapping[str, Any]) -> tuple[dict[str, Any]
     problems = [
         unknown_setting(name, known) for name in values if name not in known and idle(kind, name, values) is None
     ]
-    problems += [
-        f"{flag_name(name)} would change nothing beside {beside}{_way_out(kind, name, beside, values)}"
-        for name, beside in useless(kind, values).items()
-    ]
+    problems += _useless_sentences(kind, values, useless(kind, values))
     cleaned, wrong = converted(known, {name: value for name, value in values.items() if name in known}, flag_name)
     complete = {name: cleaned.get(name, default_of(one, values)) for name, one in known.items()}
     problems += [f"{problem}." for problem in wrong] + problems_of(known, complete)
@@ -231,6 +232,30 @@ def resolved(kind: type[Any], values: Mapping[str, Any]) -> tuple[dict[str, Any]
         {name: value for name, value in complete.items() if name in own},
         {name: value for name, value in complete.items() if name not in own},
     )
+
+
+def check_typed(kind: type[Any], values: Mapping[str, Any], typed: Collection[str]) -> None:
+    """Refuse flags that would change nothing, those with their default value too: whoever types one means something.
+
+    Args:
+        kind: The configuration.
+        values: All that was chosen, in a file too.
+        typed: The settings whose flags were given.
+
+    Raises:
+        ConfigError: There are such flags; all of them are named.
+    """
+    given = {str(key).replace("-", "_"): value for key, value in values.items()}
+    found = {name: beside for name, beside in useless(kind, given, typed).items() if name in typed}
+    if found:
+        raise ConfigError(" ".join(_useless_sentences(kind, given, found)))
+
+
+def _useless_sentences(kind: type[Any], values: Mapping[str, Any], found: Mapping[str, str]) -> list[str]:
+    return [
+        f"{flag_name(name)} would change nothing beside {beside}{_way_out(kind, name, beside, values)}"
+        for name, beside in found.items()
+    ]
 
 
 def _axes(kind: type[Any]) -> list[Setting]:

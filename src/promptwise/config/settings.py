@@ -115,7 +115,10 @@ class Setting:
 
     def expected(self) -> str:
         """What is wanted of a value, for messages."""
-        return f"be {self.metavar}" if self.read is not None else f"be {getattr(self.type, '__name__', self.type)}"
+        if self.read is not None:
+            return f"be {self.metavar}"
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+        return f"be {words.get(self.type, getattr(self.type, '__name__', self.type))}"
 
     def problem(self, value: Any) -> str | None:
         """What is wrong with a value of the right type, as a sentence.

@@ -149,7 +149,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         near = get_close_matches(folder.name, [path.parent.name for path in folder.parent.glob(f"*/{CONFIG_FILE}")])
         if near and not folder.exists():
             found += f"; {folder.parent} has {', '.join(near)}"
-        raise AdapterError(f"{folder} is no saved adapter: {CONFIG_FILE} is missing ({found}).")
+        raise AdapterError(
+            f"{folder} is no saved adapter: {CONFIG_FILE} is missing ({found}). Name the --out of `promptwise train`."
+        )
     config = json_of(file, AdapterError, _AGAIN)
     form = config.get("format") if isinstance(config, dict) else None
     if isinstance(form, int) and form != FORMAT:
