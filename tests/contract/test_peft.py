@@ -174,6 +174,8 @@ def test_peft_saves_and_loads_it(tiny_folder: Folder, tmp_path: Path, method: di
     read = PromptedModel.from_peft(tmp_path / "saved", task=SPEC, dtype="fp32", device="cpu")
     assert torch.equal(logits(read, batch), expected)
     assert read.predict(TEXTS[:3]) == tuned.predict(TEXTS[:3])
+    untold = PromptedModel.from_peft(tmp_path / "saved", dtype="fp32", device="cpu")
+    assert untold.predict(TEXTS[:3]) == tuned.predict(TEXTS[:3]), "the classes keep their names"
 
 
 def test_a_checkpoint_of_the_trainer_is_gone_on_with(tiny_folder: Folder, tmp_path: Path) -> None:

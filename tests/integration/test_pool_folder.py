@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -19,6 +20,9 @@ from promptwise import AdapterPool, Prediction, PromptedModel, load_backbone, lo
 from promptwise.backbones import loading as backbone_loading
 from promptwise.errors import AdapterError, BackboneError, ConfigError
 from promptwise.serving import loading
+from promptwise.serving.batch import Row
+from promptwise.serving.pool import HINTS
+from promptwise.tasks.template import InputFormat
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TEXT = "a good film"
@@ -393,6 +397,83 @@ def test_reading_an_adapter_waits_for_no_batch(save: Any, backbone: Any, folder:
         assert not reader.is_alive()
         assert pool.memory.adapters == 2
     assert pool.predict([TEXT], ["b"]) == expected
+
+
+def test_the_tokenizer_serves_one_thread_at_a_time(save: Any, backbone: Any, folder: Path) -> None:
+    """Reading an adapter asks it for the words around a text; another thread's texts must not be cut by that."""
+    save("a")
+    pool = AdapterPool.from_backbone(backbone, folder=folder)
+    with pool.store.loader.encoding:
+        for work in (lambda: pool.adapter("a"), lambda: pool.add_zero_shot("asked", "sst2")):
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join(1.0)
+            assert thread.is_alive()
+            waiting = thread
+    waiting.join(60)
+    assert pool.names() == ["a", "asked"]
+    assert isinstance(pool.rows([(TEXT, "a")])[0], Row)
+
+
+def test_a_text_is_tokenised_once_for_all_that_are_asked(save: Any, backbone: Any, folder: Path) -> None:
+    """However many adapters a request names, and the answers are those of each alone."""
+    models = {name: save(name, seed) for seed, name in enumerate("abc")}
+    pool = AdapterPool.from_backbone(backbone, folder=folder)
+    texts = [TEXT, "a bad film"]
+    for name in models:
+        pool.adapter(name)
+    with mock.patch.object(InputFormat, "encode", autospec=True, side_effect=InputFormat.encode) as encode:
+        rows = pool.rows([(text, name) for text in texts for name in models])
+    assert [list(call.args[1]) for call in encode.call_args_list] == [[(text, None) for text in texts]]
+    found = pool.answers(rows)
+    expected = [models[name].predict([text])[0] for text in texts for name in models]
+    assert near(found, expected)
+
+
+def test_unknown_names_cost_little(save: Any, backbone: Any, folder: Path) -> None:
+    """The nearest names are looked for a few times in a call, and never to list what there is."""
+    save("good")
+    for number in range(20):
+        (folder / f"other{number}").mkdir()
+    pool = AdapterPool.from_backbone(backbone, folder=folder)
+    listed = pool.store.source._plain_names
+    with mock.patch.object(pool.store.source, "_plain_names", side_effect=listed) as looked:
+        assert pool.names() == ["good"]
+        assert not looked.called
+        found = pool.rows([(TEXT, f"goood{number}") for number in range(100)])
+        assert looked.call_count == HINTS
+    assert "Did you mean 'good'" in str(found[0])
+    assert all("There is no adapter 'goood" in str(error) for error in found)
+
+
+def test_a_name_that_is_no_text_is_passed_over(save: Any, backbone: Any, folder: Path) -> None:
+    """A folder whose name has other bytes than UTF-8 cannot be asked for, and neither can half a character."""
+    save("good")
+    os.rename(os.fsencode(shutil.copytree(folder / "good", folder / "copy")), os.fsencode(folder) + b"/caf\xe9")
+    pool = AdapterPool.from_backbone(backbone, folder=folder)
+    assert pool.names() == ["good"]
+    (error,) = pool.predict([TEXT], ["\ud800"], on_error="return")
+    assert isinstance(error, AdapterError)
+
+
+def test_many_claimed_classes_take_no_memory(save: Any, backbone: Any, folder: Path) -> None:
+    """A refused adapter leaves nothing behind; what classifiers share are shapes."""
+    save("bad")
+    config = json.loads((folder / "bad" / CONFIG).read_text(encoding="utf-8"))
+    config["task"]["labels"] = [f"label {number}" for number in range(20_000)]
+    (folder / "bad" / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(AdapterError, match=r"label_words has no word for the label 'label 0'") as caught:
+        AdapterPool.from_backbone(backbone, folder=folder).adapter("bad")
+    assert len(str(caught.value)) < 3000
+    for key in ("template", "label_words"):
+        del config["task"][key]
+    (folder / "bad" / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+    pool = AdapterPool.from_backbone(backbone, folder=folder)
+    with pytest.raises(AdapterError, match="has shape"):
+        pool.adapter("bad")
+    heads = pool.store.loader._heads.values()
+    assert heads
+    assert all(tensor.is_meta for head in heads for tensor in head.state_dict().values())
 
 
 def test_an_encoder_without_a_head_is_read_once(headless_tiny: Path, folder: Path, monkeypatch: Any) -> None:

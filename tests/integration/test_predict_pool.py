@@ -12,6 +12,7 @@ import pytest
 from promptwise.cli import pool_use
 from promptwise.models.prompted import PromptedModel
 from promptwise.serving.pool import AdapterPool
+from promptwise.serving.settings import ServerSettings
 from tests.integration.command import fails, ok, ticket_rows, train_flags, write_csv, write_jsonl
 
 
@@ -114,6 +115,37 @@ def test_a_row_that_cannot_be_answered_is_named(adapters: Path, tmp_path: Path) 
     fails(1, *use(adapters, missing), says=[f"{missing}, line 1", "'adapter'"])
 
 
+def test_rows_without_a_text_or_a_name_are_named_too(adapters: Path, tmp_path: Path) -> None:
+    """With --keep-going they come out with their error in their place, wherever they stand."""
+    whole = {"body": "good", "adapter": "prefix"}
+    rows = [{"body": "good"}, whole, {"adapter": "prefix"}, {**whole, "adapter": None}, whole, {**whole, "body": None}]
+    file, out = write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "answers.jsonl"
+    fails(1, *use(adapters, "--keep-going", "--batch-size", 1, "--out", out, file), says=["4 of 6 rows"])
+    found = lines(out.read_text(encoding="utf-8"))
+    assert [("error" in one, one["row"], one["adapter"]) for one in found] == [
+        (True, 1, ""),
+        (False, 2, "prefix"),
+        (True, 3, "prefix"),
+        (True, 4, ""),
+        (False, 5, "prefix"),
+        (True, 6, "prefix"),
+    ]
+    assert f"{file}, line 3" in found[2]["error"]
+    fails(1, *use(adapters, file), says=[f"{file}, line 1"])
+
+
+def test_a_folder_that_is_no_adapter_names_no_backbone(adapters: Path, tmp_path: Path) -> None:
+    """peft's adapters have a file of the same name; the first one that can be read says what they were made for."""
+    folder = Path(shutil.copytree(adapters, tmp_path / "mixed"))
+    (folder / "a-lora").mkdir()
+    (folder / "a-lora" / "adapter_config.json").write_text('{"peft_type": "LORA"}', encoding="utf-8")
+    assert len(lines(ok(*use(folder, "--names", "prefix", "--text", "good")).out)) == 1
+    assert ServerSettings(adapters=str(folder)).backbone == ServerSettings(adapters=str(adapters)).backbone
+    for name in ("prefix", "shared"):
+        shutil.rmtree(folder / name)
+    fails(1, *use(folder, "--names", "prefix", "--text", "good"), says=["a-lora", "was not written by promptwise"])
+
+
 def test_few_adapters_stay_in_memory(adapters: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as --keep and --keep-bytes say; the answers are the same, and an adapter that is too large is named."""
     pools: list[AdapterPool] = []
@@ -143,6 +175,7 @@ def test_flags_that_do_not_go_together(adapters: Path, trained: Path, tmp_path: 
     for flag in ("--keep", "--keep-bytes"):
         fails(2, *use(adapters, "--names", "a", flag, 0, *text), says=[flag, "0 is not in the range x>=1"])
     fails(2, *use(adapters, *text), says=["--names"])
+    fails(2, *use(adapters, "--names", "prefix", "--text-column", "x", *text), says=["--text-column", "leave it out"])
     fails(2, *use(adapters, "--names", "a,,b", *text), says=["--names a,,b"])
     fails(2, *use(adapters, "--names", "a", "--adapter-column", "x", *text), says=["--adapter-column"])
     fails(1, *use(tmp_path, "--names", "a", *text), says=[tmp_path, "adapter_config.json"])

@@ -172,6 +172,16 @@ def test_predict_folds_token_biases(trained: Path, tiny: Path, tmp_path: Path) -
     fails(2, "predict", "--adapter", trained, "--fold", "--text", "good", says=refused)
 
 
+def test_flags_that_would_change_nothing_are_refused(trained: Path, tmp_path: Path) -> None:
+    """A second text without a first one, and columns where there is no file."""
+    (tmp_path / "texts.txt").write_text("good\n", encoding="utf-8")
+    use = ("--adapter", trained)
+    fails(2, "predict", *use, "--text-pair", "b", tmp_path / "texts.txt", says=["--text-pair", "--text;"])
+    fails(2, "predict", *use, "--text", "a", "--text-column", "body", says=["--text-column", "beside --text"])
+    for flag in ("--text-column", "--text-pair-column", "--label-column"):
+        fails(2, "evaluate", *use, flag, "body", says=[flag, "without --data"])
+
+
 def test_evaluate_agrees_with_predict(trained: Path, tickets: Path) -> None:
     """The accuracy of evaluate is the share of predict's labels that are right."""
     result = json.loads(ok("evaluate", "--adapter", trained, "--data", tickets, "--json", "--dtype", "fp32").out)

@@ -92,6 +92,7 @@ def load_examples(
         if not examples:
             raise DataError(f"{data} has no rows.")
         return spec, examples
+    refuse_columns(text_column, text_pair_column, label_column, where="without --data")
     if named is not None:
         spec = named
     elif task is not None or _is_packaged(own):
@@ -177,7 +178,10 @@ def input_texts(
         # The shell hands over any bytes; those that are no UTF-8 arrive as lone surrogates.
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise ConfigError(f"The text {text!r} is not UTF-8. Convert it, or write it to a file in UTF-8.")
+    if pairs and not texts:
+        raise ConfigError("--text-pair is the second text of a --text; give that too.")
     if texts:
+        refuse_columns(text_column, text_pair_column, where="beside --text")
         if file is not None:
             raise ConfigError(f"Give either --text or FILE, not both (FILE is {str(file)!r}).")
         if spec.text_pair is not None and len(pairs) != len(texts):
@@ -190,6 +194,14 @@ def input_texts(
         return iter(list(zip(texts, seconds, strict=True)))
     source: Path | TextIO = _standard_input() if file is None or str(file) == "-" else file
     return iter_texts(source, spec, text_column=text_column, text_pair_column=text_pair_column)
+
+
+def refuse_columns(text: str | None, text_pair: str | None, label: str | None = None, *, where: str) -> None:
+    """Refuse flags that name columns of a file where there is none."""
+    flags = {"--text-column": text, "--text-pair-column": text_pair, "--label-column": label}
+    for flag, column in flags.items():
+        if column is not None:
+            raise ConfigError(f"{flag} names a column of a file, and would change nothing {where}; leave it out.")
 
 
 def _standard_input() -> TextIO:

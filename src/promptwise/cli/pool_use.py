@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promptwise.cli.adapter_use import abstains, answer_of, data_output, input_texts, json_line
+from promptwise.cli.adapter_use import abstains, answer_of, data_output, input_texts, json_line, refuse_columns
 from promptwise.errors import AdapterError, ConfigError, DataError, PromptwiseError
 from promptwise.files import open_atomic
-from promptwise.models.adapter import CONFIG_FILE, read_config, recorded_revision
 from promptwise.serving.pool import AdapterPool
+from promptwise.serving.source import AdapterSource
 from promptwise.tasks.fields import column_field, missing_column, parse_format
 from promptwise.tasks.predictions import Prediction
 from promptwise.tasks.problems import problem_of, require_single
@@ -45,11 +45,11 @@ class PoolRows:
     text_column: str | None = None
     text_pair_column: str | None = None
 
-    def questions(self, pool: AdapterPool) -> Iterator[tuple[int, str, str, Texts]]:
-        """For each question the number of its row, the words that name the row, the adapter and the text.
+    def questions(self, pool: AdapterPool) -> Iterator[tuple[int, str, str, Texts | DataError]]:
+        """For each question the number of its row, the words that name the row, the adapter, and the text or its error.
 
         Raises:
-            DataError: A row lacks a column.
+            DataError: The file cannot be read.
         """
         if self.texts is not None:
             for number, text in enumerate(self.texts, 1):
@@ -59,12 +59,22 @@ class PoolRows:
         assert self.file is not None
         for number, (place, row) in enumerate(read_rows(self.file), 1):
             where = location(self.file, place)
-            for name in self.names or (self._adapter_of(row, where),):
-                yield number, where, name, self._text(pool, name, row, where)
+            try:
+                names = self.names or (self._adapter_of(row, where),)
+            except DataError as error:
+                yield number, where, "", error
+                continue
+            for name in names:
+                try:
+                    yield number, where, name, self._text(pool, name, row, where)
+                except DataError as error:
+                    yield number, where, name, error
 
     def _adapter_of(self, row: Any, where: str) -> str:
         if self.adapter_column not in row:
             raise missing_column(self.adapter_column, row, where)
+        if row[self.adapter_column] is None:
+            raise DataError(f"{where}: the column {self.adapter_column!r} is empty. Name an adapter in it.")
         return str(row[self.adapter_column])
 
     def _text(self, pool: AdapterPool, name: str, row: Any, where: str) -> Texts:
@@ -104,6 +114,7 @@ def pool_rows(
             raise ConfigError(f"Give either --text or FILE, not both (FILE is {str(file)!r}).")
         column = ADAPTER_COLUMN if adapter_column is None else adapter_column
         return PoolRows(asked, None, file, column, text_column, text_pair_column)
+    refuse_columns(text_column, text_pair_column, where="beside plain texts")
     if not asked:
         raise ConfigError(
             "Plain texts name no adapter: give --names, or a FILE with a column of adapters "
@@ -146,12 +157,7 @@ def open_pool(
     set_threads(threads)
     revision = None
     if model is None:
-        found = sorted(path.parent for path in Path(folder).expanduser().glob(f"*/{CONFIG_FILE}"))
-        if not found:
-            raise AdapterError(f"{folder} has no sub-folder with a saved adapter ({CONFIG_FILE}).")
-        first = next((path for path in found if path.name in names), found[0])
-        made_for = read_config(first)["backbone"]
-        model, revision = str(made_for["name"]), recorded_revision(made_for)
+        model, revision = AdapterSource(folder).made_for(names)
     return AdapterPool.from_backbone(
         model, folder=folder, keep=keep, keep_bytes=keep_bytes, dtype=dtype, fold=fold, revision=revision
     )
@@ -181,22 +187,16 @@ def write_answers(
     Raises:
         PromptwiseError: A row cannot be answered; names it. With ``keep_going`` at the end, with how many there are.
     """
-    waiting: deque[tuple[int, str, str]] = deque()
-
-    def questions() -> Iterator[tuple[str | Texts, str]]:
-        for number, where, name, text in rows.questions(pool):
-            waiting.append((number, where, name))
-            yield text, name
-
     failed = count = 0
     with contextlib.nullcontext(data_output()) if out is None else open_atomic(out) as stream:
         table = csv.writer(stream, lineterminator="\n")
         if form == "csv":
             table.writerow(["row", "adapter", "label", "probability", *(["error"] if keep_going else [])])
-        for answer in pool.predict_stream(questions(), batch_size):
-            number, where, name = waiting.popleft()
+        for number, where, name, answer in _answered(pool, rows, batch_size):
             count += 1
             if isinstance(answer, PromptwiseError):
+                if not keep_going and isinstance(answer, DataError):
+                    raise answer
                 if not keep_going:
                     kind = type(answer) if type(answer) in (AdapterError, ConfigError) else PromptwiseError
                     raise kind(f"{where}: {answer}") from answer
@@ -217,3 +217,27 @@ def write_answers(
             stream.flush()
     if failed:
         raise DataError(f"{failed} of {count} rows could not be answered; each has its error in the output.")
+
+
+def _answered(
+    pool: AdapterPool, rows: PoolRows, batch_size: int
+) -> Iterator[tuple[int, str, str, Prediction | PromptwiseError]]:
+    """For each question, in order, the number of its row, the words that name it, the adapter, and what comes of it."""
+    waiting: deque[tuple[int, str, str, DataError | None]] = deque()
+
+    def questions() -> Iterator[tuple[str | Texts, str]]:
+        for number, where, name, text in rows.questions(pool):
+            waiting.append((number, where, name, text if isinstance(text, DataError) else None))
+            if not isinstance(text, DataError):
+                yield text, name
+
+    def without_text() -> Iterator[tuple[int, str, str, DataError]]:
+        while waiting and (error := waiting[0][3]) is not None:
+            number, where, name, _ = waiting.popleft()
+            yield number, where, name, error
+
+    for answer in pool.predict_stream(questions(), batch_size):
+        yield from without_text()
+        number, where, name, _ = waiting.popleft()
+        yield number, where, name, answer
+    yield from without_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +107,8 @@ def serve(
     promptwise serve --adapters adapters
     curl localhost:8000/v1/classify -d '{"texts": ["It broke again."], "adapters": ["tickets", "topics"]}'
     """
+    if not math.isfinite(timeout):
+        raise ConfigError(f"--timeout is {timeout}; give a finite number of seconds, such as 3600.")
     if not ray and (ray_address is not None or ray_config is not None):
         raise ConfigError("--ray-address and --ray-config are about --ray: give that too, or leave them out.")
     if not read_keys(keys) and not allow_open and not _is_loopback(host):

@@ -99,10 +99,10 @@ class IPTModel(BaseTuner):
             # In a list, because it is part of each adapter's model already.
             self._backbone = [_backbone_of(model, config)]
         backbone = self._backbone[0]
-        prompted = PromptedModel(
-            backbone, _spec_of(model, config), config.prompt_config, config.seed, new=not config.inference_mode
-        )
-        # What the folder of the backbone declares is not at hand wherever the adapter will be loaded.
+        spec = _spec_of(model, config)
+        prompted = PromptedModel(backbone, spec, config.prompt_config, config.seed, new=not config.inference_mode)
+        # The classes' names, and what the backbone's folder declares, are not at hand wherever it will be loaded.
+        config.labels = list(spec.labels)
         config.prompt["pooling"] = prompted.head.pooling
         config.revision = config.revision or getattr(model.config, "_commit_hash", None)
         self._prompts.add(adapter_name, prompted)

@@ -124,7 +124,7 @@ def _place(cell: ResultCell, x: str) -> float:
     value = float(cell.grid[x])
     if x != "read_tokens" or value >= 1:
         return value
-    longest = cell.settings.get("max_length", PromptConfig.max_length)
+    longest = int(cell.settings.get("max_length", PromptConfig.max_length))
     return tokens_read(value, longest) / longest
 
 

@@ -26,8 +26,8 @@ from promptwise.tasks.template import require_mask_last
 _WEIGHT, _BIAS = "head.linear.weight", "head.linear.bias"
 
 
-def make_head(backbone: Backbone, spec: TaskSpec, config: PromptConfig) -> Head:
-    """A head, as :class:`~promptwise.models.prompted.PromptedModel` makes it.
+def make_head(backbone: Backbone, spec: TaskSpec, config: PromptConfig, device: torch.device) -> Head:
+    """A head, as :class:`~promptwise.models.prompted.PromptedModel` makes it, on a device.
 
     Raises:
         ConfigError: The task or the backbone cannot serve it.
@@ -38,9 +38,9 @@ def make_head(backbone: Backbone, spec: TaskSpec, config: PromptConfig) -> Head:
         raise ConfigError("The cloze head needs a backbone that was loaded with lm_head=True.")
     if kind.cloze and backbone.kind == "decoder":
         require_mask_last(spec, backbone.name)
-    with seeded(0):
+    with seeded(0), device:
         head: Head = kind(backbone, spec, **head_options(config))
-    return head.to(backbone.device).eval()
+    return head.to(device).eval()
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, NonNegativeInt, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load
@@ -119,11 +120,13 @@ class AdapterLoader:
     Attributes:
         running: Held while adapters run: those of a kind run through one module, whose tensors are others meanwhile.
             Reading an adapter does not touch that module, so it waits for nobody.
+        encoding: Held while the tokenizer works. All adapters have one, which is not made for several threads: what one
+            of them says of cutting a text would be taken for the text of another.
     """
 
     def __init__(self, backbone: Backbone, most_bytes: int, fold: bool = False) -> None:
         self.backbone, self.most_bytes, self.fold = backbone, most_bytes, fold
-        self.running = threading.Lock()
+        self.running, self.encoding = threading.Lock(), threading.Lock()
         self._kinds: dict[tuple[object, ...], PromptKind] = {}
         self._heads: dict[tuple[object, ...], Head] = {}
         self._formats: dict[tuple[object, ...], InputFormat] = {}
@@ -163,7 +166,8 @@ class AdapterLoader:
         check_backbone(folder, described["backbone"], self.backbone, HEADS.get(config.head).cloze)
         spec = self._spec(described["task"])
         kind = self._kind(config)
-        head = self._head(spec, config)
+        with self.encoding:
+            head = self._head(spec, config)
         weights = folder / WEIGHTS_FILE
         self._check_size(weights, kind, head)
         content = weights.read_bytes()
@@ -177,11 +181,12 @@ class AdapterLoader:
         self._check_shapes(weights, {key: tuple(value.shape) for key, value in tensors.items()}, kind, head)
         check_finite(weights, tensors)
         prompts = kind.prompts(self.backbone, {k: v for k, v in tensors.items() if not k.startswith(_HEAD)})
-        reader = self._reader(head, spec, config, {k: v for k, v in tensors.items() if k.startswith(_HEAD)})
+        with self.encoding:
+            reader = self._reader(head, spec, config, {k: v for k, v in tensors.items() if k.startswith(_HEAD)})
+            form = self._format(spec, config, kind)
         numbers = sum(value.nbytes for value in (*prompts.tensors.values(), *reader.tensors.values()))
         size = numbers + kind.folded_bytes
-        form, decoding = self._format(spec, config, kind), decoding_of(described)
-        return LoadedAdapter(name, spec, form, prompts, reader, size, found, decoding)
+        return LoadedAdapter(name, spec, form, prompts, reader, size, found, decoding_of(described))
 
     def _check_shapes(self, weights: Path, found: Shapes, kind: PromptKind, head: Head) -> None:
         of_head = {_HEAD + key: tuple(value.shape) for key, value in head.state_dict().items()}
@@ -232,14 +237,16 @@ class AdapterLoader:
         about: object = problem_of(spec).outputs(spec.labels) if kind is ClassifierHead else id(spec)
         key = (config.head, repr(sorted(head_options(config).items())), about)
         if key not in self._heads:
-            self._heads[key] = make_head(self.backbone, spec, config)
+            # What is shared of a classifier is its shapes: a configuration that claims many classes takes no memory.
+            device = torch.device("meta") if kind is ClassifierHead else self.backbone.device
+            self._heads[key] = make_head(self.backbone, spec, config, device)
         return self._heads[key]
 
     def _reader(self, head: Head, spec: TaskSpec, config: PromptConfig, tensors: Mapping[str, Tensor]) -> Reader:
         if type(head) is ClassifierHead:
             return Reader(head, {name: tensor.to(self.backbone.device) for name, tensor in tensors.items()})
         if tensors:
-            head = make_head(self.backbone, spec, config)
+            head = make_head(self.backbone, spec, config, self.backbone.device)
             head.load_state_dict({name.removeprefix(_HEAD): tensor for name, tensor in tensors.items()})
         return Reader(head, head.state_dict())
 

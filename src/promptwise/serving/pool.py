@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, overload
@@ -33,6 +32,9 @@ from promptwise.tasks.template import Features, Texts
 
 OnError = Literal["raise", "return"]
 
+HINTS = 5
+"""The most unknown names of a call that get the nearest known ones, as those are looked for in all there are."""
+
 
 class AdapterPool:
     """Adapters that share one frozen backbone, and its forward pass.
@@ -55,8 +57,6 @@ class AdapterPool:
 
     def __init__(self, backbone: Backbone, store: AdapterStore) -> None:
         self.backbone, self.store = backbone, store
-        # The adapters' tokenisers are one, and not made for several threads.
-        self._encoding = threading.Lock()
 
     @classmethod
     def from_backbone(
@@ -153,7 +153,7 @@ class AdapterPool:
             ConfigError: The task's template or words cannot work with this backbone.
             BackboneError: The backbone has no language-model head.
         """
-        with self.store.loader.running:
+        with self.store.loader.running, self.store.loader.encoding:
             model = ZeroShotModel.from_backbone(
                 self.backbone, task=task, calibration=calibration, max_length=max_length
             )
@@ -274,7 +274,8 @@ class AdapterPool:
             found.append([])
             for number, (text, name) in enumerate(of_one, first):
                 if name not in known:
-                    known[name] = self._loaded(name)
+                    unknown = sum(isinstance(one, PromptwiseError) for one in known.values())
+                    known[name] = self._loaded(name, hint=unknown < HINTS)
                 adapter = known[name]
                 if isinstance(adapter, PromptwiseError):
                     found[asker].append(adapter)
@@ -287,7 +288,7 @@ class AdapterPool:
                 places.append((asker, len(found[asker])))
                 # Its features take the place once all are tokenised.
                 found[asker].append(Row(adapter, {}))
-        with self._encoding:
+        with self.store.loader.encoding:
             encoded = _encoded(texts)
         for (asker, place), (adapter, _), features in zip(places, texts, encoded, strict=True):
             found[asker][place] = Row(adapter, features)
@@ -322,9 +323,9 @@ class AdapterPool:
             raise row
         return explain(self.store.loader, row, steps, go_on)
 
-    def _loaded(self, name: str) -> LoadedAdapter | PromptwiseError:
+    def _loaded(self, name: str, hint: bool = True) -> LoadedAdapter | PromptwiseError:
         try:
-            return self.adapter(name)
+            return self.store.get(name, hint)
         except PromptwiseError as error:
             return error
 
@@ -391,7 +392,7 @@ class AdapterPool:
 
 
 def _encoded(texts: Sequence[tuple[LoadedAdapter, Texts]]) -> list[Features]:
-    """The features of each text; those that enter the model in the same way are tokenised together."""
+    """The features of each text; those that enter the model in the same way are tokenised together, equal ones once."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for place, (adapter, _) in enumerate(texts):
         form = adapter.input_format
@@ -399,7 +400,9 @@ def _encoded(texts: Sequence[tuple[LoadedAdapter, Texts]]) -> list[Features]:
     features: dict[int, Features] = {}
     for places in groups.values():
         form = texts[places[0]][0].input_format
-        features.update(zip(places, form.encode([texts[place][1] for place in places]), strict=True))
+        distinct = list(dict.fromkeys(texts[place][1] for place in places))
+        made = dict(zip(distinct, form.encode(distinct), strict=True))
+        features.update((place, made[texts[place][1]]) for place in places)
     return [features[place] for place in range(len(texts))]
 
 

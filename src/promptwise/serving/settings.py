@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +59,8 @@ class ServerSettings:
         for name in ("threads", "queue", "batch_tokens", "keep", "keep_bytes"):
             if (value := getattr(made, name)) is not None and value < 1:
                 raise ConfigError(f"args: {name} must be at least 1, found {value}.")
-        if not made.timeout > 0:
-            raise ConfigError(f"args: timeout must be above 0 seconds, found {made.timeout}.")
+        if not 0 < made.timeout < math.inf:
+            raise ConfigError(f"args: timeout must be a finite number above 0 seconds, found {made.timeout}.")
         return made
 
     @property
@@ -69,19 +70,16 @@ class ServerSettings:
         Raises:
             AdapterError: None is named, and there is no adapter to take it from.
         """
-        from promptwise.models.adapter import read_config, recorded_revision
         from promptwise.serving.source import AdapterSource
 
         source = AdapterSource(self.adapters)
         if self.model is not None:
             return self.model, None
-        names = source.names()
-        if not names:
+        if not source.names():
             raise AdapterError(
                 f"{self.adapters} has no adapters yet. Name the model that they will be for with --model."
             )
-        made_for = read_config(source.locate(names[0]))["backbone"]
-        return str(made_for["name"]), recorded_revision(made_for)
+        return source.made_for()
 
 
 def read_keys(file: Path | None) -> tuple[str, ...]:

@@ -6,12 +6,13 @@ Names may come from strangers, so no name leads out of the folder.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 from promptwise.errors import AdapterError
 from promptwise.files import CARD_FILE
-from promptwise.models.adapter import CONFIG_FILE, WEIGHTS_FILE
+from promptwise.models.adapter import CONFIG_FILE, WEIGHTS_FILE, read_config, recorded_revision
 
 Stamp = tuple[tuple[int, int, int], ...]
 """What tells whether files were replaced: inode, size and time of the last change of each."""
@@ -39,14 +40,42 @@ class AdapterSource:
         found = []
         for path in self.folder.iterdir():
             try:
-                self.locate(path.name)
-            except AdapterError:
+                path.name.encode()
+                self.locate(path.name, hint=False)
+            except (AdapterError, UnicodeEncodeError):
+                # A name in another encoding is none that anybody could ask for.
                 continue
             found.append(path.name)
         return sorted(found)
 
-    def locate(self, name: str) -> Path:
+    def made_for(self, names: Sequence[str] = ()) -> tuple[str, str | None]:
+        """The backbone of the first adapter that can be read, and its commit where one is recorded.
+
+        Args:
+            names: Those that are asked for, which come first.
+
+        Raises:
+            AdapterError: There is none; where some cannot be read it says what is wrong with the first of them.
+        """
+        found = self.names()
+        if not found:
+            raise AdapterError(f"{self.folder} has no sub-folder with a saved adapter ({CONFIG_FILE}).")
+        problems = []
+        for name in sorted(found, key=lambda name: name not in names):
+            try:
+                backbone = read_config(self.locate(name))["backbone"]
+            except AdapterError as error:
+                problems.append(error)
+                continue
+            return str(backbone["name"]), recorded_revision(backbone)
+        raise problems[0]
+
+    def locate(self, name: str, hint: bool = True) -> Path:
         """The folder of an adapter.
+
+        Args:
+            name: Its name.
+            hint: Whether an error names the nearest of all there are, which reads the folder.
 
         Raises:
             AdapterError: There is none of that name, or it lies outside.
@@ -64,16 +93,16 @@ class AdapterSource:
         try:
             inside = [folder.resolve(), *((folder / file).resolve() for file in (CONFIG_FILE, WEIGHTS_FILE))]
             is_adapter = (folder / CONFIG_FILE).is_file()
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise AdapterError(f"The adapter {name[:80]!r} cannot be looked for: {error}.") from error
         if not all(path.is_relative_to(root) for path in inside):
             raise AdapterError(
                 f"The adapter {name!r} is a link that leads out of {self.folder}; copy it there instead."
             )
         if not is_adapter:
-            near = get_close_matches(name, self._plain_names(), n=3, cutoff=0.5)
-            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-            raise AdapterError(f"There is no adapter {name[:80]!r} in {self.folder}.{hint}")
+            near = get_close_matches(name, self._plain_names(), n=3, cutoff=0.5) if hint else []
+            meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise AdapterError(f"There is no adapter {name[:80]!r} in {self.folder}.{meant}")
         return folder
 
     def _plain_names(self) -> list[str]:

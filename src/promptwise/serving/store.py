@@ -85,8 +85,12 @@ class AdapterStore:
         """Whether a name was added, so that it never leaves and takes no place of others."""
         return name in self._fixed
 
-    def get(self, name: str) -> LoadedAdapter:
+    def get(self, name: str, hint: bool = True) -> LoadedAdapter:
         """An adapter, as its files are now; the one in memory where they are being written or broken.
+
+        Args:
+            name: Its name.
+            hint: As in :meth:`AdapterSource.locate`.
 
         Raises:
             AdapterError: There is none of that name, or it cannot be loaded.
@@ -99,7 +103,7 @@ class AdapterStore:
                 self._held.move_to_end(name)
                 if stamp_of(held.folder) == held.stamp:
                     return held.adapter
-            return self._renewed(name, held, again=False)
+            return self._renewed(name, held, again=False, hint=hint)
 
     def reload(self, name: str) -> LoadedAdapter:
         """Read an adapter anew, whether or not its files have changed.
@@ -112,9 +116,9 @@ class AdapterStore:
                 return self._fixed[name]
             return self._renewed(name, self._held.get(name), again=True)
 
-    def _renewed(self, name: str, held: _Held | None, again: bool) -> LoadedAdapter:
+    def _renewed(self, name: str, held: _Held | None, again: bool, hint: bool = True) -> LoadedAdapter:
         try:
-            folder = self.source.locate(name)
+            folder = self.source.locate(name, hint)
         except AdapterError:
             # What is no longer there is not served either.
             self._drop(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -58,7 +59,7 @@ def _format_problems(data: Mapping[str, Any]) -> Iterator[str]:
 def _label_problems(data: Mapping[str, Any]) -> Iterator[str]:
     yield from PROBLEMS[data.get("problem", SINGLE)].spec_problems(data)
     labels = data.get("labels", ())
-    repeated = sorted({label for label in labels if list(labels).count(label) > 1})
+    repeated = sorted(label for label, count in Counter(labels).items() if count > 1)
     if repeated:
         yield f"labels repeats {', '.join(map(repr, repeated))}"
     padded = [label for label in labels if label != label.strip() or not label]

@@ -19,6 +19,9 @@ from promptwise.tasks.problems import PROBLEMS, SINGLE
 _DEFAULT_TEMPLATE = "{text} It is about {mask}."
 _DEFAULT_PAIR_TEMPLATE = "{text} {text_pair} It is about {mask}."
 
+MOST_PROBLEMS = 20
+"""The most problems of a spec that a message names."""
+
 
 @dataclass(frozen=True)
 class HubSource:
@@ -180,7 +183,8 @@ def _checked(data: Mapping[str, Any], name: str) -> dict[str, Any]:
         sentences += spec_problems(data)
     if sentences:
         count = "1 problem" if len(sentences) == 1 else f"{len(sentences)} problems"
-        lines = "\n".join(f"  - {sentence}" for sentence in sentences)
+        more = [f"and {len(sentences) - MOST_PROBLEMS:,} more"] if len(sentences) > MOST_PROBLEMS else []
+        lines = "\n".join(f"  - {sentence}" for sentence in [*sentences[:MOST_PROBLEMS], *more])
         raise ConfigError(f"The task spec {name!r} has {count}; correct the spec:\n{lines}")
     return values
 
