@@ -104,7 +104,7 @@ def with_files(data: TaskData, train: str | None, validation: str | None) -> Tas
         for path in (train, validation)
         if path is not None
     }
-    kept = data.validation if validation is None else read[validation]
+    kept: Sequence[Example] = data.validation if validation is None else read[validation]
     if train is not None and validation is None:
         trained = {tuple(texts_or_group(example)) for example in read[train]}
         kept = [example for example in kept if tuple(texts_or_group(example)) not in trained]
@@ -117,7 +117,7 @@ def with_files(data: TaskData, train: str | None, validation: str | None) -> Tas
         data,
         " and ".join(read),
         train=data.train if train is None else read[train],
-        validation=data.validation if len(kept) == len(data.validation) and validation is None else kept,
+        validation=kept,
     )
 
 
