@@ -107,12 +107,12 @@ def yaml_of(text: str | Path, where: str) -> Any:
 
         def compose_mapping_node(self, anchor: Any) -> Any:
             node = super().compose_mapping_node(anchor)
-            seen: set[str] = set()
+            seen: set[tuple[str, str]] = set()
             for key, _ in node.value:
                 if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                    if key.value in seen:
+                    if (key.tag, key.value) in seen:
                         raise yaml.MarkedYAMLError(problem=f"{key.value!r} is there twice", problem_mark=key.start_mark)
-                    seen.add(key.value)
+                    seen.add((key.tag, key.value))
             return node
 
     try:

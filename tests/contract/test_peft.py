@@ -178,6 +178,17 @@ def test_peft_saves_and_loads_it(tiny_folder: Folder, tmp_path: Path, method: di
     assert untold.predict(TEXTS[:3]) == tuned.predict(TEXTS[:3]), "the classes keep their names"
 
 
+def test_a_configuration_serves_several_models(tiny_folder: Folder) -> None:
+    """What one model says of its classes stays with it."""
+    config = IPTConfig(base="prompt", strategy="shared", length=2)
+    for labels in (["no", "yes"], ["bad", "okay", "good"]):
+        names = {"id2label": dict(enumerate(labels)), "label2id": {name: one for one, name in enumerate(labels)}}
+        model = AutoModelForSequenceClassification.from_pretrained(tiny_folder("bert"), **names)
+        tuned = get_peft_model(model, config)
+        assert list(tuned.predict(TEXTS[:1])[0].probabilities) == labels
+    assert config.labels is None
+
+
 def test_a_checkpoint_of_the_trainer_is_gone_on_with(tiny_folder: Folder, tmp_path: Path) -> None:
     """A plain ``Trainer`` writes adapters alone, and goes on from one to the same weights bit by bit."""
     folder = tiny_folder("bert")

@@ -367,3 +367,13 @@ def test_a_flag_of_another_strategy_is_refused_with_its_default_too(tmp_path: Pa
     run = ("train", "--task", "topics13", "--out", tmp_path / "run")
     fails(2, *run, flag, value, says=[f"{flag} would change nothing beside"])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_flag_may_undo_what_a_file_says(tmp_path: Path) -> None:
+    """With its default, which asks for nothing: the command gets as far as the data, which is not there."""
+    file = tmp_path / "run.yaml"
+    file.write_text("strategy: encoder\nbase: prefix\nencoder: cnn\nlength: 64\n", encoding="utf-8")
+    run = ("train", "--config", file, "--task", "topics13", "--data-dir", tmp_path / "none", "--out", tmp_path / "run")
+    flags = ("--strategy", "token-bias", "--base", "hidden")
+    fails(1, *run, *flags, "--encoder", "mlp", "--length", 32, says=[tmp_path / "none"])
+    fails(2, *run, *flags, says=["--length would change nothing", "--encoder would change nothing"])

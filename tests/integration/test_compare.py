@@ -30,7 +30,7 @@ from promptwise.experiments.compare import compare
 from promptwise.experiments.folder import LOCK
 from promptwise.experiments.plan import Plan
 from promptwise.experiments.read import read_experiment
-from promptwise.experiments.record import Record, read_records
+from promptwise.experiments.record import read_records
 from promptwise.experiments.worker import perform
 from promptwise.models.prompted import PromptedModel
 from promptwise.runs import engines, workers
@@ -177,21 +177,14 @@ def test_the_learning_rate_is_chosen_on_validation_data(make_spec: MakeSpec, tmp
     assert results == {("searched", best), ("fixed", 0.02)}
 
 
-def rated(make_spec: MakeSpec, errors: dict[float, float]) -> tuple[Plan, list[Record]]:
-    """A plan with a search that has ended with these errors of validation, and one method whose rate it chooses."""
-    file = make_spec(methods={"probe": {"strategy": "none"}}, lr_search={"values": list(errors)}, seeds=[0])
-    plan = Plan(read_experiment(file), {})
-    found = []
-    for planned in list(plan.planned()):
-        metrics = {"validation": {"mae": errors[planned.lr or 0.0]}, "time": {"total_s": 1.0, "resumed": False}}
-        found.append(plan.run(planned).record("finished", metrics=metrics))
-        plan.add(found[-1])
-    return plan, found
-
-
 def test_the_rate_with_the_least_error_is_chosen(make_spec: MakeSpec) -> None:
     """Where less is better, that is the best."""
-    plan, _ = rated(make_spec, {1e-3: 1.9, 1e-2: 0.5, 1e-1: 7.3})
+    errors = {1e-3: 1.9, 1e-2: 0.5, 1e-1: 7.3}
+    file = make_spec(methods={"probe": {"strategy": "none"}}, lr_search={"values": list(errors)}, seeds=[0])
+    plan = Plan(read_experiment(file), {})
+    for planned in list(plan.planned()):
+        metrics = {"validation": {"mae": errors[planned.lr or 0.0]}, "time": {"total_s": 1.0, "resumed": False}}
+        plan.add(plan.run(planned).record("finished", metrics=metrics))
     assert plan.best_rate(plan.experiment.cells[0]) == 1e-2
 
 

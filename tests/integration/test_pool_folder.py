@@ -444,6 +444,9 @@ def test_unknown_names_cost_little(save: Any, backbone: Any, folder: Path) -> No
         assert looked.call_count == HINTS
     assert "Did you mean 'good'" in str(found[0])
     assert all("There is no adapter 'goood" in str(error) for error in found)
+    with mock.patch.object(pool.store.source, "_plain_names", side_effect=listed) as looked:
+        assert len(list(pool.predict_stream([(TEXT, f"goood{number}") for number in range(100)]))) == 100
+        assert looked.call_count == HINTS
 
 
 def test_a_name_that_is_no_text_is_passed_over(save: Any, backbone: Any, folder: Path) -> None:

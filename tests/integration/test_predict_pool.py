@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -13,6 +15,7 @@ from promptwise.cli import pool_use
 from promptwise.models.prompted import PromptedModel
 from promptwise.serving.pool import AdapterPool
 from promptwise.serving.settings import ServerSettings
+from promptwise.tasks.readers import read_rows
 from tests.integration.command import fails, ok, ticket_rows, train_flags, write_csv, write_jsonl
 
 
@@ -132,6 +135,21 @@ def test_rows_without_a_text_or_a_name_are_named_too(adapters: Path, tmp_path: P
     ]
     assert f"{file}, line 3" in found[2]["error"]
     fails(1, *use(adapters, file), says=[f"{file}, line 1"])
+
+
+def test_a_wrong_column_is_named_before_the_file_is_read(adapters: Path, tmp_path: Path) -> None:
+    """Without --keep-going the first row that fails ends the command, however many there are."""
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"body": "good", "adapter": "prefix"}] * 3000)
+    read: list[int] = []
+
+    def watched(path: Path) -> Iterator[Any]:
+        for number, row in read_rows(path):
+            read.append(number)
+            yield number, row
+
+    with mock.patch.object(pool_use, "read_rows", watched):
+        fails(1, *use(adapters, "--batch-size", 1, "--text-column", "x", file), says=["line 1", "'x'"])
+    assert len(read) < 1000
 
 
 def test_a_folder_that_is_no_adapter_names_no_backbone(adapters: Path, tmp_path: Path) -> None:

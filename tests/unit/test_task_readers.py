@@ -196,6 +196,8 @@ def test_tsv_fields_in_quotes(tmp_path: Path) -> None:
     """A field that was written in quotes may hold tabs, line ends and quotes."""
     rows = [{"text": "a\tb", "label": "1"}, {"text": 'say "yes"\nor no', "label": "0"}, {"text": '"', "label": "1"}]
     assert [row for _, row in read_rows(write(tmp_path, "x.tsv", delimited(rows, "\t")))] == rows
+    short = write(tmp_path, "y.tsv", b'text\tlabel\tmore\n"a\tb"\tc\n')
+    assert [row for _, row in read_rows(short)] == [{"text": "a\tb", "label": "c", "more": None}]
     one = [{"text": "two\nlines"}]
     assert [row for _, row in read_rows(write(tmp_path, "x.tsv", delimited(one, "\t")))] == one
 

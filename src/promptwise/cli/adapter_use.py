@@ -18,7 +18,7 @@ from promptwise.files import open_atomic
 from promptwise.tasks.data import load_task
 from promptwise.tasks.examples import Example, examples_from_rows
 from promptwise.tasks.fields import column_field
-from promptwise.tasks.readers import read_rows
+from promptwise.tasks.readers import TEXT_SUFFIXES, read_rows, suffix_of
 from promptwise.tasks.spec import TaskSpec, load_spec, read_spec, task_names
 from promptwise.tasks.texts import iter_texts
 from promptwise.terminal import standard_output
@@ -193,6 +193,8 @@ def input_texts(
         seconds: Sequence[str | None] = pairs or [None] * len(texts)
         return iter(list(zip(texts, seconds, strict=True)))
     source: Path | TextIO = _standard_input() if file is None or str(file) == "-" else file
+    if not isinstance(source, Path) or suffix_of(source, TEXT_SUFFIXES) is not None:
+        refuse_columns(text_column, text_pair_column, where="beside texts that are one a line")
     return iter_texts(source, spec, text_column=text_column, text_pair_column=text_pair_column)
 
 

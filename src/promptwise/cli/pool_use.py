@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promptwise.cli.adapter_use import abstains, answer_of, data_output, input_texts, json_line, refuse_columns
+from promptwise.cli.adapter_use import abstains, answer_of, data_output, input_texts, json_line
 from promptwise.errors import AdapterError, ConfigError, DataError, PromptwiseError
 from promptwise.files import open_atomic
-from promptwise.serving.pool import AdapterPool
+from promptwise.serving.pool import AdapterPool, Asked
 from promptwise.serving.source import AdapterSource
 from promptwise.tasks.fields import column_field, missing_column, parse_format
 from promptwise.tasks.predictions import Prediction
@@ -79,7 +79,7 @@ class PoolRows:
 
     def _text(self, pool: AdapterPool, name: str, row: Any, where: str) -> Texts:
         try:
-            spec: TaskSpec = pool.adapter(name).spec
+            spec: TaskSpec = pool.store.get(name, hint=False).spec
         except AdapterError:
             # The pool says so in the row's place.
             return "", None
@@ -114,7 +114,6 @@ def pool_rows(
             raise ConfigError(f"Give either --text or FILE, not both (FILE is {str(file)!r}).")
         column = ADAPTER_COLUMN if adapter_column is None else adapter_column
         return PoolRows(asked, None, file, column, text_column, text_pair_column)
-    refuse_columns(text_column, text_pair_column, where="beside plain texts")
     if not asked:
         raise ConfigError(
             "Plain texts name no adapter: give --names, or a FILE with a column of adapters "
@@ -124,7 +123,7 @@ def pool_rows(
         raise ConfigError(f"{len(texts)} --text need as many --text-pair, found {len(pairs)}.")
     single = {"name": "texts", "description": "", "text": "{text}", "label": "label", "labels": ["no", "yes"]}
     task = {**single, "text_pair": "{text_pair}"} if pairs else single
-    return PoolRows(asked, input_texts(task, texts, pairs, file, None, None), None)
+    return PoolRows(asked, input_texts(task, texts, pairs, file, text_column, text_pair_column), None)
 
 
 def open_pool(
@@ -223,21 +222,12 @@ def _answered(
     pool: AdapterPool, rows: PoolRows, batch_size: int
 ) -> Iterator[tuple[int, str, str, Prediction | PromptwiseError]]:
     """For each question, in order, the number of its row, the words that name it, the adapter, and what comes of it."""
-    waiting: deque[tuple[int, str, str, DataError | None]] = deque()
+    waiting: deque[tuple[int, str, str]] = deque()
 
-    def questions() -> Iterator[tuple[str | Texts, str]]:
+    def questions() -> Iterator[tuple[Asked, str]]:
         for number, where, name, text in rows.questions(pool):
-            waiting.append((number, where, name, text if isinstance(text, DataError) else None))
-            if not isinstance(text, DataError):
-                yield text, name
-
-    def without_text() -> Iterator[tuple[int, str, str, DataError]]:
-        while waiting and (error := waiting[0][3]) is not None:
-            number, where, name, _ = waiting.popleft()
-            yield number, where, name, error
+            waiting.append((number, where, name))
+            yield text, name
 
     for answer in pool.predict_stream(questions(), batch_size):
-        yield from without_text()
-        number, where, name, _ = waiting.popleft()
-        yield number, where, name, answer
-    yield from without_text()
+        yield *waiting.popleft(), answer

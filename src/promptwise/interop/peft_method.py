@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -93,7 +94,9 @@ class IPTModel(BaseTuner):
             ConfigError: A setting cannot work with this model.
             BackboneError: It cannot be prompted this way, or computes in a dtype that is not served.
         """
-        config: IPTConfig = self.peft_config[adapter_name]
+        # What is filled in below is of this model: the caller may put the configuration on another one.
+        config: IPTConfig = copy.deepcopy(self.peft_config[adapter_name])
+        self.peft_config[adapter_name] = config
         if PREFIX not in self._modules:
             self.add_module(PREFIX, Prompts(adapter_name))
             # In a list, because it is part of each adapter's model already.

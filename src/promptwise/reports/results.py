@@ -14,6 +14,7 @@ from promptwise.experiments.folder import LAYOUT, RECORDS
 from promptwise.experiments.read import names_in
 from promptwise.experiments.record import Record, read_records
 from promptwise.tasks.metrics import Metric, get_metric
+from promptwise.tasks.problems import SINGLE
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,11 @@ class Results:
         """A task's first metric; accuracy while it has no result to tell it from."""
         record = self.any_record(task)
         return get_metric("accuracy" if record is None else next(iter(record.metrics["test"])))
+
+    def problem(self, task: str) -> str:
+        """The kind of problem that a task is."""
+        record = self.any_record(task)
+        return SINGLE if record is None else record.metrics.get("problem") or SINGLE
 
     def seeds(self, task: str | None = None) -> str:
         """How many seeds the means of a task, or of all, are over, such as ``"2 to 5 seeds"``."""

@@ -173,10 +173,8 @@ def _entry(results: Results, task: str, method: str, comparison: Comparison | No
         return Entry(MISSING, "; ".join(notes))
     metric, majority = results.metric(task), results.majority(task)
     text = metric.text(cell.mean)
-    # Means that are printed alike are all the best; none is that a constant answer reaches.
+    # Means that are printed alike are all the best; none is that a constant answer reaches, see below.
     best = text == metric.text(results.best(task) or 0.0)
-    if majority is not None and metric.merit(cell.mean) <= metric.merit(majority):
-        best = False
     if cell.deviation is not None:
         text += f" ± {metric.text(cell.deviation)}"
     if len(cell.scores) == 1:
@@ -186,6 +184,8 @@ def _entry(results: Results, task: str, method: str, comparison: Comparison | No
     better = chance is not None and chance.p < LEVEL and chance.difference > 0
     if chance is not None:
         best = best and better
+    elif majority is not None:
+        best = best and metric.merit(cell.mean) > metric.merit(majority)
     # However many examples speak for a single seed, nobody knows the next one.
     if chance is None or not (better and chance.significant):
         marks += NO_BETTER
@@ -262,7 +262,8 @@ def _notes(results: Results) -> tuple[str, ...]:
             f"{', '.join(kinds)}: the row of the majority class has the best constant answer, learnt from train, and "
             f"tests are of a score of each row: {'; '.join(f'{PROBLEMS[kind].row_score}' for kind in kinds)}."
         )
-    others = sorted(name for name, metric in metrics.items() if name != "accuracy" and SINGLE in metric.problems)
+    single = [task for task in results.tasks if results.problem(task) == SINGLE]
+    others = sorted({results.metric(task).name for task in single} - {"accuracy"})
     if others:
         notes.append(f"Where the table has {' or '.join(others)}, tests are of accuracy.")
     notes.append(

@@ -119,7 +119,7 @@ class AdapterLoader:
 
     Attributes:
         running: Held while adapters run: those of a kind run through one module, whose tensors are others meanwhile.
-            Reading an adapter does not touch that module, so it waits for nobody.
+            Reading an adapter does not touch that module, so it does not wait for them.
         encoding: Held while the tokenizer works. All adapters have one, which is not made for several threads: what one
             of them says of cutting a text would be taken for the text of another.
     """

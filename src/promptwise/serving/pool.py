@@ -31,6 +31,8 @@ from promptwise.tasks.spec import TaskSpec
 from promptwise.tasks.template import Features, Texts
 
 OnError = Literal["raise", "return"]
+Asked = str | Texts | PromptwiseError
+"""A text, a pair of texts, or why a row has none."""
 
 HINTS = 5
 """The most unknown names of a call that get the nearest known ones, as those are looked for in all there are."""
@@ -199,9 +201,12 @@ class AdapterPool:
         return list(self.predict_stream(zip(texts, adapters, strict=True), batch_size, on_error=on_error))
 
     def predict_stream(
-        self, rows: Iterable[tuple[str | Texts, str]], batch_size: int = 64, *, on_error: OnError = "return"
+        self, rows: Iterable[tuple[Asked, str]], batch_size: int = 64, *, on_error: OnError = "return"
     ) -> Iterator[Prediction | PromptwiseError]:
-        """As :meth:`predict`, for texts with their adapters' names, holding no more than a few batches at a time."""
+        """As :meth:`predict`, for texts with their adapters' names, holding no more than a few batches at a time.
+
+        An error in the place of a text, of a row that has none, is its answer.
+        """
         for window in self._windows(rows, batch_size):
             yield from self._answered(window, batch_size, on_error)
 
@@ -250,7 +255,7 @@ class AdapterPool:
         ordered = [{name: answer[name] for name in names} for answer in answers]
         return ordered[0] if single else ordered
 
-    def rows(self, asked: Iterable[tuple[str | Texts, str]], first: int = 1) -> list[Row | PromptwiseError]:
+    def rows(self, asked: Iterable[tuple[Asked, str]], first: int = 1) -> list[Row | PromptwiseError]:
         """Texts with their adapters' names as rows for :meth:`answers`, or why they are none.
 
         A row keeps its adapter in memory until it is dropped.
@@ -263,19 +268,23 @@ class AdapterPool:
         return made
 
     def rows_of(
-        self, asked: Iterable[Iterable[tuple[str | Texts, str]]], first: int = 1
+        self, asked: Iterable[Iterable[tuple[Asked, str]]], first: int = 1
     ) -> list[list[Row | PromptwiseError]]:
         """As :meth:`rows`, for several askers at once; an error numbers the texts of its own asker."""
         known: dict[str, LoadedAdapter | PromptwiseError] = {}
+        unknown = 0
         found: list[list[Row | PromptwiseError]] = []
         texts: list[tuple[LoadedAdapter, Texts]] = []
         places: list[tuple[int, int]] = []
         for asker, of_one in enumerate(asked):
             found.append([])
             for number, (text, name) in enumerate(of_one, first):
+                if isinstance(text, PromptwiseError):
+                    found[asker].append(text)
+                    continue
                 if name not in known:
-                    unknown = sum(isinstance(one, PromptwiseError) for one in known.values())
                     known[name] = self._loaded(name, hint=unknown < HINTS)
+                    unknown += isinstance(known[name], PromptwiseError)
                 adapter = known[name]
                 if isinstance(adapter, PromptwiseError):
                     found[asker].append(adapter)
@@ -329,22 +338,20 @@ class AdapterPool:
         except PromptwiseError as error:
             return error
 
-    def _windows(
-        self, asked: Iterable[tuple[str | Texts, str]], batch_size: int
-    ) -> Iterator[list[Row | PromptwiseError]]:
+    def _windows(self, asked: Iterable[tuple[Asked, str]], batch_size: int) -> Iterator[list[Row | PromptwiseError]]:
         """Rows in stretches of a few batches, whose adapters fit the limits together."""
-        window: list[tuple[str | Texts, str]] = []
+        window: list[tuple[Asked, str]] = []
         names: set[str] = set()
         size = done = 0
         for text, name in asked:
-            new = name not in names and not self.store.is_fixed(name)
+            placeless = isinstance(text, PromptwiseError) or self.store.is_fixed(name)
             full = len(window) == batch_size * SORTED_BATCHES or size > self.store.keep_bytes
-            if full or (new and len(names) == self.store.keep):
+            if full or (not placeless and name not in names and len(names) == self.store.keep):
                 yield self.rows(window, done + 1)
                 done += len(window)
                 window, names, size = [], set(), 0
-            if name not in names and not self.store.is_fixed(name):
-                loaded = self._loaded(name)
+            if not placeless and name not in names:
+                loaded = self._loaded(name, hint=False)
                 if isinstance(loaded, LoadedAdapter):
                     names.add(name)
                     size += loaded.bytes

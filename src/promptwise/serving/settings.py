@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from promptwise.config import DTYPES
-from promptwise.errors import AdapterError, ConfigError, UnknownNameError
+from promptwise.errors import ConfigError, UnknownNameError
 from promptwise.reading import parsed
 
 KEEP, KEEP_BYTES = 200, 2**30
@@ -75,10 +75,6 @@ class ServerSettings:
         source = AdapterSource(self.adapters)
         if self.model is not None:
             return self.model, None
-        if not source.names():
-            raise AdapterError(
-                f"{self.adapters} has no adapters yet. Name the model that they will be for with --model."
-            )
         return source.made_for()
 
 

@@ -59,7 +59,10 @@ class AdapterSource:
         """
         found = self.names()
         if not found:
-            raise AdapterError(f"{self.folder} has no sub-folder with a saved adapter ({CONFIG_FILE}).")
+            raise AdapterError(
+                f"{self.folder} has no sub-folder with a saved adapter ({CONFIG_FILE}) yet. Name the model that "
+                "they are for with --model."
+            )
         problems = []
         for name in sorted(found, key=lambda name: name not in names):
             try:

@@ -240,10 +240,10 @@ def _csv_rows(path: Path) -> Iterator[Row]:
 
 
 def _check_quotes(cells: list[str], lines: list[str], header: list[str], path: Path, number: int) -> None:
-    """Refuse a row of a file with tabs that a quote at the start of a text has drawn together.
+    """Refuse a row of a file with tabs that a quote at the start of a text may have drawn together.
 
-    In many such files quotes are a part of the texts. Where each line has as many fields as the header if quotes mean
-    nothing, and others if they do, the lines were most likely written so.
+    In many such files quotes are a part of the texts. Where each of several lines has as many fields as the header if
+    quotes mean nothing, or one has and is a single field if they do, nobody can tell how they are meant.
 
     Args:
         cells: The row as it was read.
@@ -253,12 +253,12 @@ def _check_quotes(cells: list[str], lines: list[str], header: list[str], path: P
         number: The first of the lines.
     """
     alike = all(len(line.split("\t")) == len(header) for line in lines)
-    if len(header) > 1 and alike and (len(lines) > 1 or len(cells) < len(header)):
+    if len(header) > 1 and alike and (len(lines) > 1 or len(cells) == 1):
         where = f"line {number}" if len(lines) == 1 else f"lines {number} to {number + len(lines) - 1}"
         raise DataError(
             f"{path}, {where}: the quote at the start of a field draws what follows up to the next quote into it, tabs "
-            "and line ends too. Where quotes are a part of texts, put such a text in quotes and double those in it, or "
-            "save the file as JSON lines."
+            "and line ends too, and without that each line would be a row. Save the file as .csv or JSON lines, which "
+            "say whether quotes are a part of the texts."
         )
 
 
