@@ -194,9 +194,10 @@ def write_answers(
         for number, where, name, answer in _answered(pool, rows, batch_size):
             count += 1
             if isinstance(answer, PromptwiseError):
-                if not keep_going and isinstance(answer, DataError):
-                    raise answer
                 if not keep_going:
+                    if isinstance(answer, DataError):
+                        # It names its row already.
+                        raise answer
                     kind = type(answer) if type(answer) in (AdapterError, ConfigError) else PromptwiseError
                     raise kind(f"{where}: {answer}") from answer
                 failed += 1

@@ -49,11 +49,11 @@ def train(config_file: Path | None, baselines: bool, overwrite: bool, resume: bo
     """
     values = read_settings(config_file) if config_file else {}
     typed = given(flags)
-    # A flag at its default may be meant to undo what the file says.
-    of_file = {str(name).replace("-", "_") for name in values}
+    of_file = {str(name).replace("-", "_"): value for name, value in values.items()}
     values |= typed
     config = config_from_mapping(TrainConfig, values, str(config_file or "flags"))
-    check_typed(TrainConfig, values, typed.keys() - of_file)
+    # A flag at its default may be meant to undo what the file says.
+    check_typed(TrainConfig, {**of_file, **typed}, typed.keys() - of_file.keys())
     from promptwise.runs.lifecycle import is_main_process
     from promptwise.runs.train import train as run
 

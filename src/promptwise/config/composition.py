@@ -239,16 +239,15 @@ def check_typed(kind: type[Any], values: Mapping[str, Any], typed: Collection[st
 
     Args:
         kind: The configuration.
-        values: All that was chosen, in a file too.
+        values: All that was chosen, in a file too, by the names of the settings.
         typed: The settings whose flags were given.
 
     Raises:
         ConfigError: There are such flags; all of them are named.
     """
-    given = {str(key).replace("-", "_"): value for key, value in values.items()}
-    found = {name: beside for name, beside in useless(kind, given, typed).items() if name in typed}
+    found = {name: beside for name, beside in useless(kind, values, typed).items() if name in typed}
     if found:
-        raise ConfigError(" ".join(_useless_sentences(kind, given, found)))
+        raise ConfigError(" ".join(_useless_sentences(kind, values, found)))
 
 
 def _useless_sentences(kind: type[Any], values: Mapping[str, Any], found: Mapping[str, str]) -> list[str]:

@@ -174,7 +174,7 @@ def _run(plan: Plan, out: Path, workers: Workers, url: str | None) -> None:
         try:
             engine.run()
         finally:
-            # Which rates failed is known to the end.
+            # Runs that failed because what they start from did were not the engine's to write.
             write_layout(plan, out)
     # Until here they are shared by the runs, those of a command that was stopped included.
     shutil.rmtree(out / STATES_FOLDER, ignore_errors=True)

@@ -184,14 +184,14 @@ def _bars(results: Results, folder: Path) -> Figure:
     """The score of each method, a panel for each task."""
     figure, axes = _panels(len(results.tasks), wide=2.6)
     for ax, task in zip(axes, results.tasks, strict=True):
-        scale = results.metric(task).scale
+        metric = results.metric(task)
         for number, cell in enumerate(results.of_task(task)):
             if cell.mean is None:
                 continue
             ax.bar(
                 number,
-                scale * cell.mean,
-                yerr=_whisker(cell, scale),
+                metric.scale * cell.mean,
+                yerr=_whisker(cell, metric.scale),
                 color=COLOURS[number % len(COLOURS)],
                 edgecolor="black",
                 hatch=HATCHES[number % len(HATCHES)],
@@ -199,13 +199,13 @@ def _bars(results: Results, folder: Path) -> Figure:
                 capsize=4,
             )
             for score in cell.scores:
-                ax.plot(number, scale * score, marker="o", markersize=3, color="black")
+                ax.plot(number, metric.scale * score, marker="o", markersize=3, color="black")
         _majority_line(ax, results, task)
         scores = [score for cell in results.of_task(task) for score in cell.scores]
         if scores:
             low = min(*scores, results.majority(task) or max(scores))
             # Bars that start at zero hide differences of a few points; the axis says where it starts.
-            ax.set_ylim(bottom=max(0.0, 100 * low - 5) if scale == 100 else 0.0)
+            ax.set_ylim(bottom=0.0 if metric.in_units else max(0.0, 100 * low - 5))
         ax.set_xticks(range(len(results.methods)), results.methods, fontsize=8)
         ax.set_title(task)
         ax.set_ylabel(_score_label(results, task))

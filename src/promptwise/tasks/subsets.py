@@ -80,8 +80,8 @@ def with_shots(data: TaskData, shots: int, seed: int) -> TaskData:
                 counts[side][row.label] += 1
     for label, name in enumerate(data.spec.labels):
         if min(count[label] for count in counts) < shots:
-            found = sum(example.label == label for example in data.train)
-            most = min(sum(example.label == one for example in data.train) for one in range(len(data.spec.labels))) // 2
+            rows_of = Counter(example.label for example in data.train)
+            found, most = rows_of[label], min(rows_of[one] for one in range(len(data.spec.labels))) // 2
             raise DataError(
                 f"--shots {shots} takes {2 * shots} training rows of each class, {shots} to learn from and {shots} of "
                 f"other texts to choose the checkpoint on; {data.spec.name} ({data.origin}) has {found} of {name!r}. "
