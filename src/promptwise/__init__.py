@@ -6,6 +6,7 @@ The public names below are imported on first use, so that ``import promptwise`` 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ __all__ = [
     "task_from_file",
     "task_names",
 ]
+if find_spec("peft") is None:
+    # It is an extra: `from promptwise import *` goes on without it, and the name itself says how to install it.
+    __all__.remove("IPTConfig")
 
 
 def __getattr__(name: str) -> Any:

@@ -318,3 +318,22 @@ def test_bases_share_a_backbone(name: str, tiny_folder: TinyFolder) -> None:
     assert_same(second.logits(rows), first)
     if name not in ONE_LAYER:
         assert torch.equal(prefixed.logits(rows), prefix_first)
+
+
+@pytest.mark.parametrize("head", HEAD_NAMES)
+@pytest.mark.parametrize("name", [*VARIANTS, *EDITS])
+def test_autocast_of_a_caller_changes_nothing(name: str, head: str, tiny_folder: TinyFolder, tmp_path: Path) -> None:
+    """``Trainer(bf16=True)`` runs a model within autocast; a backbone in float32 still gets and gives float32."""
+    backbone = load(tiny_folder("bert"), lm_head=head == "cloze")
+    options = dict(EVERY[name])
+    if "knowledge" in options:
+        options["knowledge"] = str(make_knowledge(backbone, tmp_path))
+    model = make_prepared(backbone, base="hidden" if name in EDITS else "prefix", head=head, **options)
+    batch = model.collate(model.features(EXAMPLES))
+    plain = model(**batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(**batch)
+    assert found.logits.dtype == torch.float32
+    assert torch.equal(found.logits, plain.logits)
+    found.loss.backward()
+    assert any(one.grad is not None for one in model.parameters())

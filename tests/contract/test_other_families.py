@@ -112,7 +112,7 @@ def test_positions_are_counted_from_that_of_padding(tiny_folder: TinyFolder, tmp
     assert isinstance(model.predict([(long, long)])[0], Prediction)
 
 
-@pytest.mark.parametrize("kind", ["fnet", "convbert"])
+@pytest.mark.parametrize("kind", ["fnet", "convbert", "mobilebert"])
 def test_models_that_mix_padding_into_states_are_refused(kind: str, tiny_folder: TinyFolder, tmp_path: Path) -> None:
     """An answer would depend on the other texts of the batch."""
     config = transformers.AutoConfig.for_model(kind, **SMALL)
@@ -236,3 +236,29 @@ def test_the_bias_of_positions_is_tuned_without_dropout(tiny_folder: TinyFolder,
     assert not [
         name for name, weight in model.named_parameters() if weight.grad is None and "relative_attention_bias" in name
     ]
+
+
+def test_words_without_an_embedding_are_refused(tiny_folder: TinyFolder, tmp_path: Path) -> None:
+    """A word that was added to the tokenizer alone would end in an index error in training; a mark may be so."""
+    folder = Path(shutil.copytree(tiny_folder("bert"), tmp_path / "model"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.save_pretrained(folder)
+    load(folder, lm_head=False)
+    tokenizer.add_tokens(["newword"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(BackboneError, match=r"knows 1 words .* such as 'newword'.*resize_token_embeddings"):
+        load(folder, lm_head=False)
+
+
+def test_a_tokenizer_without_offsets_serves_plain_classifiers(tiny_folder: TinyFolder, tmp_path: Path) -> None:
+    """ByT5's is written in Python: what needs the place of each token is refused before anything is read."""
+    config = transformers.T5Config(
+        vocab_size=384, d_model=32, d_kv=16, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0
+    )
+    transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    transformers.ByT5Tokenizer().save_pretrained(tmp_path)
+    backbone = load(tmp_path, lm_head=True)
+    assert make_model(backbone, strategy="shared", base="prompt").predict([("a film", "good")])
+    with pytest.raises(ConfigError, match=r"ByT5Tokenizer.*Use --head classifier"):
+        make_model(backbone, strategy="shared", base="prompt", head="cloze")

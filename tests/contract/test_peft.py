@@ -425,3 +425,26 @@ def test_a_plain_backbone_is_as_it_was(tiny_folder: Folder) -> None:
     before = load_backbone(str(tiny_folder("bert"))).fingerprint
     tuned = get_peft_model(classifier(tiny_folder("bert")), IPTConfig(**METHODS[0]))
     assert tuned.prompted.backbone.fingerprint == before
+
+
+def test_other_problems_are_refused(tiny_folder: Folder) -> None:
+    """Several labels would be trained with the loss of one, without a word."""
+    folder = tiny_folder("bert")
+    several = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=3, problem_type="multi_label_classification"
+    )
+    with pytest.raises(ConfigError, match=r"problem_type 'multi_label_classification'.*PromptedModel"):
+        get_peft_model(several, IPTConfig())
+    with pytest.raises(ConfigError, match="num_labels 1"):
+        get_peft_model(AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1), IPTConfig())
+    tuned = get_peft_model(classifier(folder), IPTConfig(**METHODS[0]))
+    batch = tokens(folder, TEXTS[:2])
+    with pytest.raises(ConfigError, match=r"class indices .* found torch.float32 \[2, 3\]"):
+        tuned(**batch, labels=torch.zeros(2, 3))
+
+
+def test_loading_onto_no_device_is_refused(tiny_folder: Folder, tmp_path: Path) -> None:
+    """peft would make the prompts without numbers, which cannot be put on the backbone's device."""
+    get_peft_model(classifier(tiny_folder("bert")), IPTConfig(**METHODS[0])).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="leave low_cpu_mem_usage out"):
+        PeftModel.from_pretrained(classifier(tiny_folder("bert")), tmp_path, low_cpu_mem_usage=True)

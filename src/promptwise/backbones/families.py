@@ -188,7 +188,7 @@ def family_of(config: Any) -> Family:
     raise BackboneError(f"Models of type {config.model_type!r} are no language models over tokens.")
 
 
-_MIXES_PADDING = ("convbert", "fnet", "nystromformer", "yoso")
+_MIXES_PADDING = ("convbert", "fnet", "mobilebert", "nystromformer", "yoso")
 """Types whose states of a text change with the padding beside it, whatever the mask says."""
 
 

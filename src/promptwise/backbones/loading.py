@@ -82,6 +82,7 @@ def load_backbone(
             raise
         raise BackboneError(f"{name!r} ({folder}) cannot be loaded: {type(error).__name__}: {error}") from error
     _check_tokenizer(name, folder, tokenizer)
+    check_vocabulary(name, tokenizer, model.get_input_embeddings().weight.shape[0])
     body = f"{model.base_model_prefix}."
     missing = [key for key in report["missing_keys"] if not new_lm_head or key.startswith(body)]
     if lm_head is None and any(not key.startswith(body) for key in missing):
@@ -116,6 +117,26 @@ def _check_tokenizer(name: str, folder: Path, tokenizer: Any) -> None:
         raise BackboneError(
             f"{name!r} ({folder}) has no tokenizer: none of {', '.join(files)} is there. Save it into that folder with "
             "tokenizer.save_pretrained()."
+        )
+
+
+def check_vocabulary(name: str, tokenizer: Any, rows: int) -> None:
+    """Refuse a tokenizer with words that the model has no embedding of.
+
+    Marks such as those of images may have none: texts are read without them.
+
+    Raises:
+        BackboneError: There are such words.
+    """
+    if len(tokenizer) <= rows:
+        return
+    marks = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    beyond = [word for word, number in tokenizer.get_vocab().items() if number >= rows and number not in marks]
+    if beyond:
+        raise BackboneError(
+            f"The tokenizer of {name!r} knows {len(beyond)} words that the model has no embedding of, such as "
+            f"{min(beyond)!r}; the model has {rows:,} embeddings. Call model.resize_token_embeddings(len(tokenizer)) "
+            "and save both."
         )
 
 

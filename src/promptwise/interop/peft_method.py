@@ -13,10 +13,11 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from promptwise.backbones.backbone import Backbone
 from promptwise.backbones.hub import locate
-from promptwise.backbones.loading import declared_pooling
+from promptwise.backbones.loading import check_vocabulary, declared_pooling
 from promptwise.errors import BackboneError, ConfigError, PromptwiseError
 from promptwise.interop.peft_config import PREFIX, IPTConfig, register
 from promptwise.models.prompted import PromptedModel
+from promptwise.tasks.problems import SINGLE
 from promptwise.tasks.spec import TaskSpec
 
 __all__ = ["IPTConfig", "IPTModel"]
@@ -94,6 +95,8 @@ class IPTModel(BaseTuner):
             ConfigError: A setting cannot work with this model.
             BackboneError: It cannot be prompted this way, or computes in a dtype that is not served.
         """
+        if nn.Linear(1, 1).weight.is_meta:
+            raise ConfigError("Prompts are a few hundred kilobytes: leave low_cpu_mem_usage out.")
         # What is filled in below is of this model: the caller may put the configuration on another one.
         config: IPTConfig = copy.deepcopy(self.peft_config[adapter_name])
         self.peft_config[adapter_name] = config
@@ -182,8 +185,9 @@ class IPTModel(BaseTuner):
         unknown = [name for name in asked if name not in ("text_mask", "states", "temperature")]
         if unknown:
             raise ConfigError(f"The model with instance-wise prompts takes no {', '.join(unknown)}; leave it out.")
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        output = self.prompted(input_ids, mask, token_type_ids=token_type_ids, **asked)
+        if labels is not None and labels.is_floating_point():
+            raise ConfigError(f"Labels are class indices [B] in integers; found {labels.dtype} {list(labels.shape)}.")
+        output = self.prompted(input_ids, attention_mask, token_type_ids=token_type_ids, **asked)
         loss = None
         if labels is not None and num_items_in_batch is not None:
             total = nn.functional.cross_entropy(output.logits, labels, reduction="sum")
@@ -324,6 +328,7 @@ def _backbone_of(model: nn.Module, config: IPTConfig) -> Backbone:
             f"The tokenizer of {source!r} cannot be loaded ({type(error).__name__}); name its place in "
             "tokenizer_name_or_path."
         ) from error
+    check_vocabulary(source, tokenizer, body.get_input_embeddings().weight.shape[0])
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     dtype = body.dtype
@@ -345,8 +350,18 @@ def _pooling_of(name: str) -> str | None:
 
 
 def _spec_of(model: nn.Module, config: IPTConfig) -> TaskSpec:
-    """A task with the classes of a model."""
+    """A task with the classes of a model.
+
+    Raises:
+        ConfigError: The model is for another problem than a single label.
+    """
     names: Any = model.config
+    kind = getattr(names, "problem_type", None)
+    if kind not in (None, SINGLE) or names.num_labels == 1:
+        raise ConfigError(
+            f"IPTConfig is for {SINGLE}, and the model has problem_type {kind!r} and num_labels {names.num_labels}. "
+            "Other problems are trained by PromptedModel, with --problem by `promptwise train`."
+        )
     labels = config.labels or [str(names.id2label[number]) for number in range(names.num_labels)]
     return TaskSpec("peft", "Classes of texts, tokenised by the caller.", "{text}", "label", tuple(labels))
 

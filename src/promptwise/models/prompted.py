@@ -270,7 +270,8 @@ class PromptedModel(TextModel):
             known = instance.entering if layer == self.injector.from_layer else None
             states = self.backbone.states(instance, layer) if known is None else known
             instance = replace(instance, states=states)
-        injection: Injection = self.injector.inject(instance, self.prompt(instance))
+        with self.own_precision():
+            injection: Injection = self.injector.inject(instance, self.prompt(instance))
         return injection
 
     def prompt(self, instance: Instance) -> Prompt:

@@ -17,6 +17,7 @@ from promptwise.core.instance import Instance, gather_rows, left_order
 from promptwise.errors import BackboneError, ConfigError
 from promptwise.heads.base import Head
 from promptwise.tasks.batching import SharedFeatures, by_length, chunks, collate, encode_examples
+from promptwise.tasks.fields import whole_text
 from promptwise.tasks.predictions import Prediction
 from promptwise.tasks.problems import Decoding, Problem, problem_of
 from promptwise.tasks.spec import TaskSpec
@@ -77,7 +78,7 @@ class TextModel(nn.Module, ABC):
     def forward(
         self,
         input_ids: Tensor,
-        attention_mask: Tensor,
+        attention_mask: Tensor | None = None,
         text_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         mask_position: Tensor | None = None,
@@ -89,7 +90,7 @@ class TextModel(nn.Module, ABC):
 
         Args:
             input_ids: ``[B, T]``, padded on either side.
-            attention_mask: ``[B, T]``, 1 or ``True`` for real tokens.
+            attention_mask: ``[B, T]``, 1 or ``True`` for real tokens; without it all are.
             text_mask: ``[B, T]``, the tokens of the input's own text, which the strategy reads; without it all real
                 tokens but special ones, as a tokenizer's output has them.
             token_type_ids: ``[B, T]``.
@@ -105,6 +106,8 @@ class TextModel(nn.Module, ABC):
         Raises:
             ConfigError: An input has more real tokens than the model has room for.
         """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
         instance, position = self.aligned(input_ids, attention_mask, text_mask, token_type_ids, mask_position, states)
         logits = self.scores(instance, self.hidden(instance), position)
         if labels is not None and self.problem.per_token:
@@ -161,7 +164,15 @@ class TextModel(nn.Module, ABC):
 
     def scores(self, instance: Instance, hidden: Tensor, mask_position: Tensor | None) -> Tensor:
         """Logits ``[B, C]`` of a hidden state; ``mask_position`` ``[B]`` is that of the left-aligned inputs."""
-        return self.problem.finished(self.head(self.backbone, hidden, instance.mask, mask_position), self.decoding)
+        with self.own_precision():
+            return self.problem.finished(self.head(self.backbone, hidden, instance.mask, mask_position), self.decoding)
+
+    def own_precision(self) -> torch.autocast:
+        """What is trained computes in float32, also within the autocast of a caller, such as ``Trainer(bf16=True)``.
+
+        The backbone has a dtype of its own, in which it computes whatever the caller does.
+        """
+        return torch.autocast(self.device.type, enabled=False)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of logits and labels, see :meth:`forward`, weighted by :attr:`class_weights`."""
@@ -270,6 +281,9 @@ def checked_texts(spec: TaskSpec, text: str | Texts, number: int = 1) -> Texts:
     pair = (text, None) if isinstance(text, str) else text
     if not _is_texts(pair):
         raise ConfigError(f"Text {number} must be a string, or a tuple of two for a task on pairs; found {text!r:.60}.")
+    for one in pair:
+        if one is not None:
+            whole_text(one, "it", f"Text {number}")
     if (pair[1] is None) != (spec.text_pair is None):
         needed = "single texts" if spec.text_pair is None else "pairs of texts, each a tuple"
         raise ConfigError(f"{spec.name} is a task on {needed}; found {str(text)[:60]!r} as text {number}.")

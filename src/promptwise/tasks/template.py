@@ -63,11 +63,17 @@ class InputFormat:
         return special + len(self.tokenizer(self.hard_prompt, add_special_tokens=False)["input_ids"])
 
     def check(self, prompts: int, max_positions: int | None, name: str) -> None:
-        """Make sure that at least one token of text fits.
+        """Make sure that at least one token of text fits, and that the tokenizer can say where each comes from.
 
         Raises:
             ConfigError: Says the limit and the largest prompt length.
         """
+        if (self.cloze or self.hard_prompt or self.by_word) and not self.tokenizer.is_fast:
+            raise ConfigError(
+                f"The tokenizer of {name} ({type(self.tokenizer).__name__}) does not say which part of a text a token "
+                "is, which the head cloze, tags of words and --hard-prompt need. Use --head classifier without "
+                "--hard-prompt, or another model."
+            )
         fixed = self.fixed_tokens()
         if self.max_tokens > fixed:
             return
