@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from promptwise.errors import ConfigError, PromptwiseError
 
@@ -98,12 +98,18 @@ def yaml_of(text: str | Path, where: str) -> Any:
         where: What it is called in the message.
 
     Raises:
-        ConfigError: It is no YAML, or not UTF-8; the message has the line.
+        ConfigError: It is no YAML, not UTF-8, or has a value that is none, such as the date 2024-13-01.
     """
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """YAML's own, which would take the last of two equal keys without a word."""
+        """YAML's own, which would take the last of two equal keys without a word, less types that nothing here has."""
+
+        yaml_constructors: ClassVar[dict[Any, Any]] = {
+            tag: of_tag
+            for tag, of_tag in yaml.SafeLoader.yaml_constructors.items()
+            if tag not in {f"tag:yaml.org,2002:{name}" for name in ("binary", "set", "omap", "pairs")}
+        }
 
         def compose_mapping_node(self, anchor: Any) -> Any:
             node = super().compose_mapping_node(anchor)
@@ -117,7 +123,7 @@ def yaml_of(text: str | Path, where: str) -> Any:
 
     try:
         return yaml.load(text.read_text(encoding="utf-8") if isinstance(text, Path) else text, Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
     except OSError as error:
         raise ConfigError(f"{where} cannot be read: {error.strerror or error}.") from error
@@ -181,6 +187,8 @@ def _model(form: Hashable, written: bool) -> Any:
 def _problem(form: Any, data: Any, error: Any) -> Problem:
     """One of pydantic's errors in words."""
     *above, last = error["loc"]
+    if error["type"] == "invalid_key":
+        return Problem(f"{_followed(form, data, above)[0]} has the key {last!r}, which is no text: quote it", True)
     if last == "[key]":
         path, _, value = _followed(form, data, above[:-1])
         wrong = next((key for key in value if key == above[-1]), above[-1])
@@ -202,7 +210,7 @@ def _followed(form: Any, data: Any, steps: Iterable[Any]) -> tuple[str, Any, Any
     for step in steps:
         kind = _without_none(kind)
         origin, arguments = get_origin(kind), get_args(kind)
-        if is_dataclass(kind) and isinstance(value, Mapping):
+        if is_dataclass(kind) and isinstance(value, Mapping) and isinstance(step, str):
             path += f"{': ' if ', entry ' in path else '.' if path else ''}{step}"
             kind, value = get_type_hints(kind)[step], value.get(step)
         elif origin in (tuple, list) and isinstance(step, int) and is_dataclass(_without_none(arguments[0])):

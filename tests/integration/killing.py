@@ -20,6 +20,13 @@ def run_until(arguments: Sequence[str], step: int) -> None:
     assert process.exitcode == -signal.SIGKILL, f"it ended with {process.exitcode}"
 
 
+def run_interrupted(arguments: Sequence[str], step: int) -> None:
+    """Run ``promptwise`` in a new process that gets Ctrl-C in the middle of its training step number ``step``."""
+    process = FORKED.Process(target=_run_until, args=(list(arguments), step, _interrupt))
+    process.start()
+    process.join()
+
+
 def run_through(arguments: Sequence[str]) -> None:
     """Run ``promptwise train`` in a new process that gets SIGKILL after its training, before anything is scored."""
     process = FORKED.Process(target=_run_through, args=(list(arguments),))
@@ -41,6 +48,10 @@ def waiting_at(arguments: Sequence[str], step: int) -> Iterator[None]:
     finally:
         process.kill()
         process.join()
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def _run_waiting(arguments: list[str], step: int, connection: Connection) -> None:

@@ -154,9 +154,11 @@ def test_compiling_without_a_compiler(
         ("- a\n- b\n", ["list"]),
         ("a: [\n", ["YAML", "line 2"]),
         ("", ["NoneType"]),
+        ("out: 2024-13-01\n", ["YAML", "month must be"]),
+        ("tags: !!set {x, y}\n", ["YAML", "set", "line 1"]),
         ("strategy: encodr\ntask: cb\n", ["encodr", "'encoder'"]),
     ],
-    ids=["keys", "types", "infinity", "null", "bool", "list", "broken", "empty", "name"],
+    ids=["keys", "types", "infinity", "null", "bool", "list", "broken", "empty", "date", "set", "name"],
 )
 def test_a_wrong_config_file_says_all_that_is_wrong(tmp_path: Path, text: str, says: list[str]) -> None:
     """Unknown keys and wrong types of a file are named together, with near keys."""
@@ -347,6 +349,18 @@ def test_a_text_that_is_no_utf8_is_refused(trained: Path) -> None:
     code = promptwise(*command).code
     assert code in (1, 2)
     fails(code, *command)
+
+
+def test_a_file_name_that_is_no_utf8_is_refused(tiny: Path, tmp_path: Path) -> None:
+    """Settings are written to files, which are UTF-8; without this training would end before they are."""
+    fails(2, *train_flags(tmp_path / "caf\udce9.csv", tiny, tmp_path / "run"), says=["is not UTF-8", "rename"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_shots_leave_no_room_for_a_validation_file(tmp_path: Path) -> None:
+    """They draw validation rows themselves; the file would be ignored."""
+    run = ("train", "--task", "topics13", "--shots", 4, "--validation-file", "dev.jsonl", "--out", tmp_path / "run")
+    fails(2, *run, says=["--shots", "--validation-file", "leave one"])
 
 
 def test_a_failing_predict_leaves_the_old_output_alone(trained: Path, tmp_path: Path) -> None:

@@ -246,3 +246,36 @@ def test_only_the_main_process_takes_the_lock(tmp_path: Path) -> None:
     assert not (tmp_path / "deep").exists(), "a folder that was made for the lock alone"
     with folder.alone():
         pass
+
+
+@pytest.mark.parametrize("epochs", [1.5, 0.5])
+def test_a_part_of_an_epoch_is_done_once(flags: Flags, tmp_path: Path, epochs: float) -> None:
+    """Killed between its last step and its end, a run of one and a half epochs does no step more."""
+    ok(*flags(tmp_path / "undisturbed", "--epochs", epochs))
+    killed = flags(tmp_path / "killed", "--epochs", epochs)
+    run_through(killed)
+    ok(*killed, "--resume")
+    check_same_run(tmp_path / "killed", tmp_path / "undisturbed")
+
+
+def test_the_data_of_a_killed_run_may_move(tiny: Path, tmp_path: Path) -> None:
+    """What the data is counts, not the path by which it was named."""
+    data = write_csv(tmp_path / "tickets.csv", ticket_rows())
+    ok(*train_flags(data, tiny, tmp_path / "undisturbed", "--epochs", 3))
+    run_until(train_flags(data, tiny, tmp_path / "killed", "--epochs", 3), STEPS_PER_EPOCH + 1)
+    (tmp_path / "elsewhere").mkdir()
+    moved = data.rename(tmp_path / "elsewhere" / "tickets.csv")
+    ok(*train_flags(moved, tiny, tmp_path / "killed", "--epochs", 3), "--resume")
+    weights = "adapter_model.safetensors"
+    assert (tmp_path / "killed" / weights).read_bytes() == (tmp_path / "undisturbed" / weights).read_bytes()
+    assert read_json(tmp_path / "killed" / "train_config.json")["data"] == str(moved)
+
+
+def test_a_rank_without_a_launcher_is_no_other_process(
+    flags: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some clusters name a rank in every job; a run of one process that left its files to others would save nothing."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    ok(*flags(tmp_path / "run", "--epochs", 1))
+    assert (tmp_path / "run" / "metrics.json").is_file()

@@ -11,12 +11,13 @@ from typing import Any
 import optuna
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from promptwise.models.text_model import TextModel
 from promptwise.runs import train as training
 from promptwise.tasks.data import task_from_file
 from tests.integration.command import fails, ok, promptwise, read_json, ticket_rows, train_flags, write_csv
-from tests.integration.killing import run_until, waiting_at
+from tests.integration.killing import run_interrupted, run_until, waiting_at
 from tests.integration.test_compare import spec_file
 
 SPACE = ("--space", "lr=loguniform:1e-3:1e-1", "--space", "length=2,4", "--space", "strategy=shared,random")
@@ -135,6 +136,20 @@ def test_a_killed_search_ends_as_an_undisturbed_one(
         assert settings[0] == settings[1]
 
 
+def test_interrupts_use_up_no_retry(study: tuple[Path, str], tickets: Path, tiny: Path, tmp_path: Path) -> None:
+    """A trial that a person stopped three times is tried again; one that dies three times is not."""
+    flags = search_flags(tickets, tiny, tmp_path / "interrupted", "--trials", 1)
+    for _ in range(3):
+        run_interrupted(flags, 2)
+    ok(*flags)
+    *stopped, last = trials_of(tmp_path / "interrupted")
+    assert [trial.state.name for trial in stopped] == ["FAIL"] * 3
+    assert told(last) == told(trials_of(study[0])[0])
+    for _ in range(3):
+        run_until(search_flags(tickets, tiny, tmp_path / "dying", "--trials", 1), 2)
+    fails(1, *search_flags(tickets, tiny, tmp_path / "dying", "--trials", 1), says=["process was killed"])
+
+
 def test_commands_share_a_study(tickets: Path, tiny: Path, tmp_path: Path) -> None:
     """A command leaves a trial alone that another one is at work on, and takes it up when that one is killed."""
     flags = search_flags(tickets, tiny, tmp_path / "study", "--trials", 2)
@@ -179,6 +194,19 @@ def test_a_study_of_other_trials_is_refused(
     moved = write_csv(tmp_path / "moved.csv", ticket_rows())
     ok(*search_flags(moved, tiny, folder, "--trials", 2, "--threads", 2, "--seed", 0))
     assert len(trials_of(folder)) == before
+
+
+def test_a_study_knows_the_weights_that_it_starts_from(
+    trained: Path, tickets: Path, tiny: Path, tmp_path: Path
+) -> None:
+    """Other weights in the same folder would give scores that cannot be compared."""
+    start = Path(shutil.copytree(trained, tmp_path / "start"))
+    run = train_flags(tickets, tiny, tmp_path / "study", "--epochs", 1, "--start-from", start)
+    flags = ("search", *run[1:], "--space", "lr=loguniform:1e-3:1e-1", "--trials", 1)
+    ok(*flags)
+    weights = start / "adapter_model.safetensors"
+    save_file({name: value + 1 for name, value in load_file(weights).items()}, weights)
+    fails(2, *flags, says=["the weights of --start-from was", "--out"])
 
 
 def test_a_storage_that_is_none_is_refused(tickets: Path, tiny: Path, tmp_path: Path) -> None:

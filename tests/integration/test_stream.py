@@ -168,3 +168,12 @@ def test_a_file_of_lines_is_streamed_too(tiny: Path, tmp_path: Path) -> None:
     ok(*flags, "--out", tmp_path / "memory")
     ok(*flags, "--out", tmp_path / "stream", "--stream")
     check_same_run(tmp_path / "stream", tmp_path / "memory")
+
+
+def test_a_kept_task_of_classes_is_none_of_numbers(tiny: Path, tmp_path: Path) -> None:
+    """Numbers are classes where --problem says so; the next command without it is told what the first one would be."""
+    rows = [{"body": f"text {one}", "team": f"{one % 30}.5"} for one in range(90)]
+    file = write_jsonl(tmp_path / "numbers.jsonl", rows)
+    flags = train_flags(file, tiny, tmp_path / "run", "--stream", "--stream-cache", tmp_path / "kept", "--epochs", 1)
+    ok(*flags, "--problem", "single_label_classification")
+    fails(2, *flags, "--overwrite", says=["--stream", "regression", "--problem"])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
 from promptwise.errors import DataError, UnknownNameError
+from promptwise.tasks.data import TaskData
 from promptwise.tasks.entities import entities
 from promptwise.tasks.examples import Example
 from promptwise.tasks.metrics import METRICS, compute, get_metric, majority_accuracy
@@ -162,3 +164,25 @@ def test_entities_are_those_of_seqeval(tags: str) -> None:
     assert found["entity_f1"] == pytest.approx(labeling.f1_score(rows[1], rows[0]))
     assert found["entity_precision"] == pytest.approx(labeling.precision_score(rows[1], rows[0]))
     assert found["entity_recall"] == pytest.approx(labeling.recall_score(rows[1], rows[0]))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "problem", "truths", "chosen"),
+    [
+        (("pearson", "mse"), "regression", (2.0, 2.0), "mse"),
+        (("pearson", "mse"), "regression", (2.0, 3.0), "pearson"),
+        (("pearson", "spearman"), "regression", (2.0,), "pearson"),
+        (("entity_f1", "word_accuracy"), "token_classification", ((0, 0), (0,)), "word_accuracy"),
+        (("entity_f1", "word_accuracy"), "token_classification", ((0, 1), (0,)), "entity_f1"),
+        (("micro_f1", "subset_accuracy"), "multi_label_classification", ((), ()), "subset_accuracy"),
+        (("f1a", "accuracy"), SINGLE, (0, 0), "accuracy"),
+    ],
+)
+def test_a_checkpoint_is_chosen_by_a_metric_that_can_tell(
+    metrics: tuple[str, ...], problem: str, truths: tuple[Any, ...], chosen: str
+) -> None:
+    """A correlation with one number for all rows is 0 whatever the answers, and the first checkpoint would win."""
+    labels = () if problem == "regression" else ("O", "B-PER")
+    spec = TaskSpec("toy", "toy", text="{text}", label="label", labels=labels, metrics=metrics, problem=problem)
+    rows = [Example("text", None, truth) for truth in truths]
+    assert TaskData(spec, rows, rows, rows, "none", "made up").choosing_metric().name == chosen

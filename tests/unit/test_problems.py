@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from promptwise.config.choices import PROBLEMS as NAMES
 from promptwise.errors import ConfigError, DataError
 from promptwise.tasks import PROBLEMS, TaskSpec, load_spec, task_from_file
 from promptwise.tasks.examples import labels_of
 from promptwise.tasks.labels import sorted_names
+from promptwise.tasks.problems.base import Decoding
 from promptwise.tasks.problems.multi_label import best_threshold
 from promptwise.tasks.readers import read_rows
 from promptwise.tasks.splits import hold_out
@@ -250,3 +252,34 @@ def test_constant_answers_look_at_no_text() -> None:
     assert multi.constant_answers([(0, 1), (1,), (1, 2), (0,)], [()], 3) == [(0, 1)]
     assert multi.constant_answers([(0,), (), (), ()], [()], 3) == [(0,)]
     assert multi.row_scores([(0, 1), ()], [(1,), ()]) == [pytest.approx(2 / 3), 1.0]
+
+
+@pytest.mark.parametrize("problem", ["single_label_classification", "token_classification"])
+def test_weights_of_classes_count_in_batches_of_one(problem: str) -> None:
+    """The mean loss of single rows is that of the rows together; a weight over the batch's weights would cancel."""
+    torch.manual_seed(0)
+    logits, targets = torch.randn(6, 1, 3), torch.tensor([[0], [0], [0], [0], [1], [2]])
+    weights = torch.tensor([0.5, 2.0, 3.0])
+    if problem == "single_label_classification":
+        logits, targets = logits[:, 0], targets[:, 0]
+    loss = PROBLEMS[problem].loss
+    alone = [loss(logits[row : row + 1], targets[row : row + 1], weights, Decoding()) for row in range(6)]
+    assert float(loss(logits, targets, weights, Decoding())) == pytest.approx(float(torch.stack(alone).mean()))
+    assert float(alone[4]) == pytest.approx(2 * float(loss(logits[4:5], targets[4:5], None, Decoding())))
+
+
+def test_numbers_beyond_single_precision_are_refused() -> None:
+    """Labels that the model's own numbers cannot hold or tell apart, such as seconds since 1970, are named."""
+    regression = PROBLEMS["regression"]
+    with pytest.raises(DataError, match=r"row 3: .*of at most 1e\+37; found 1e\+300"):
+        regression.parse((), 1e300, "row 3", "text")
+    with pytest.raises(DataError, match=r"spread by 11.5 around 1.7e\+09.*Subtract"):
+        regression.start([1.7e9 + one for one in range(40)])
+    assert regression.start([7.0, 7.0]).scale == 1.0
+    assert regression.start([100_000.0, 100_010.0]).mean == 100_005
+
+
+def test_numbers_without_a_leading_digit_are_numbers(tmp_path: Path) -> None:
+    """``.25`` is what R and Stata write."""
+    file = write(tmp_path / "rows.csv", [{"text": f"text {one}", "label": f".{one + 10}"} for one in range(40)])
+    assert task_from_file(file, text_column="text", label_column="label").spec.problem == "regression"

@@ -84,6 +84,10 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(OutputError, match=r"No space left on device .*MiB are free.*--stream-cache"):
+            stored.hold_out(4, salt="test", origin="here")
     monkeypatch.setattr(stored_rows.pa, "OSFile", full)
     for write in (lambda: store_examples(tmp_path, stored), lambda: hold_out(stored, 4, salt="test", origin="here")):
         with pytest.raises(OutputError, match=r"No space left on device .*MiB are free.*--stream-cache"):

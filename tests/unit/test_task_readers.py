@@ -8,7 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from promptwise.errors import ConfigError, DataError
 from promptwise.tasks import TaskSpec, iter_texts, load_spec, read_rows
@@ -265,3 +267,30 @@ def test_texts_name_the_line_of_a_missing_column(tmp_path: Path) -> None:
     spec = TaskSpec("t", "", "{t}", "label", ("a", "b"))
     with pytest.raises(DataError, match=r"line 2: no column 't'. Columns found: 'u'"):
         list(iter_texts(path, spec))
+
+
+def test_parquet_that_repeats_a_name(tmp_path: Path) -> None:
+    """A row would have one of the two columns, and nobody would know which."""
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"rows\.parquet: the header repeats 'text'"):
+        list(read_rows(tmp_path / "rows.parquet"))
+
+
+@pytest.mark.parametrize("column", ["bytes", "times"])
+def test_parquet_values_that_python_has_not(column: str, tmp_path: Path) -> None:
+    """Texts that are not UTF-8, and years beyond 9999."""
+    buffers = pyarrow.array([b"\xff\xfe"], pyarrow.binary()).buffers()
+    columns = {
+        "bytes": pyarrow.StringArray.from_buffers(1, buffers[1], buffers[2]),
+        "times": pyarrow.array([2**62], pyarrow.timestamp("ms")),
+    }
+    parquet.write_table(pyarrow.table({"text": columns[column]}), tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"rows\.parquet is no readable Parquet file, after row 0"):
+        list(read_rows(tmp_path / "rows.parquet"))
+
+
+def test_conll_comments(tmp_path: Path) -> None:
+    """``# newpar`` of Universal Dependencies is no word with a tag; a ``#`` among words is one."""
+    path = write(tmp_path, "rows.conll", b"# newdoc id = 1\n# newpar\n# text = Go # 1\nGo VERB\n# SYM\n1 NUM\n")
+    assert [row["text"] for _, row in read_rows(path)] == [["Go", "#", "1"]]

@@ -13,6 +13,7 @@ import pytest
 from promptwise.errors import ConfigError, DataError, UnknownNameError
 from promptwise.tasks import HubSource, TaskSpec, load_spec, task_names
 from promptwise.tasks.fields import column_field, parse_format
+from promptwise.tasks.labels import label_index, label_name
 
 NAMES = ("ag_news", "boolq", "cb", "imdb", "multirc", "rte", "sst2", "topics13")
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -224,3 +225,34 @@ def _source() -> str:
     import promptwise.errors
 
     return str(Path(promptwise.errors.__file__).parents[1])
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (("not_spam", "spam"), ("not spam", "spam")),
+        (("not_spam", "not spam"), ("not_spam", "not spam")),
+        (("_", "a_b"), ("_", "a b")),
+    ],
+)
+def test_usual_words_are_never_refused(labels: tuple[str, ...], words: tuple[str, ...]) -> None:
+    """Words that nobody chose must not make a person's data unusable."""
+    spec = TaskSpec("toy", "toy", text="{text}", label="label", labels=labels)
+    assert tuple(spec.label_words[label][0] for label in labels) == words
+
+
+@pytest.mark.parametrize(
+    ("labels", "yes"),
+    [(("no", "yes"), 1), (("yes", "no"), 0), (("1", "0"), 0), (("True", "False"), 0), (("spam", "ham"), 1)],
+)
+def test_truth_values_mean_what_class_names_say(labels: tuple[str, ...], yes: int) -> None:
+    """``true`` is ``yes`` in whichever order the classes are; of other names it is the second one."""
+    for value in (True, "true", "TRUE"):
+        assert label_index(labels, value, "row 1") == yes
+    assert label_index(labels, False, "row 1") == 1 - yes
+
+
+def test_half_a_character_is_no_class_name() -> None:
+    """It would be trained on, and fail when the adapter is written."""
+    with pytest.raises(DataError, match=r"row 4: the label holds half of a surrogate pair .* at character 4\)"):
+        label_name("bad\ud83d", "row 4")

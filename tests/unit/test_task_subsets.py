@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,8 +158,27 @@ def test_a_training_file_is_not_chosen_on(tmp_path: Path) -> None:
     assert list(found.validation) == list(whole.validation[7:])
     assert [example.text for example in found.train[:7]] == shared
     everything = written([example.text for example in whole.validation])
-    with pytest.raises(DataError, match=rf"all {len(whole.validation)} validation rows.*--validation-file"):
+    with pytest.raises(DataError, match=rf"validation split of topics13 has {len(whole.validation)} rows, and .*train"):
         with_files(whole, everything, None)
-    assert list(with_files(whole, everything, everything).validation) == list(
-        with_files(whole, everything, everything).train
-    )
+
+
+def test_rows_of_files_are_in_one_split(tmp_path: Path) -> None:
+    """What is validated on is not trained on, whichever split comes from a file, and nothing of the test split is."""
+    whole = load_task("topics13")
+
+    def written(name: str, rows: Sequence[Example]) -> str:
+        file = tmp_path / name
+        lines = (json.dumps({"text": row.text, "label": whole.spec.labels[row.label]}) + "\n" for row in rows)
+        file.write_text("".join(lines), encoding="utf-8")
+        return str(file)
+
+    dev = written("dev.jsonl", [*whole.train[:3], *whole.validation[:2]])
+    alone = with_files(whole, None, dev)
+    assert len(alone.validation) == 5
+    assert list(alone.train) == list(whole.train[3:])
+    both = with_files(whole, written("train.jsonl", [*whole.train[:9], *whole.test[:4]]), dev)
+    assert list(both.train) == list(whole.train[3:9])
+    with pytest.raises(DataError, match=r"dev\.jsonl has 5 rows, and .*dev\.jsonl has the texts of all"):
+        with_files(whole, dev, dev)
+    with pytest.raises(DataError, match="the test split of topics13 has the texts of all"):
+        with_files(whole, written("test.jsonl", whole.test), None)

@@ -9,8 +9,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 import yaml
+from pyarrow import parquet
 
 from promptwise.errors import ConfigError, DataError, PromptwiseError, UnknownNameError
 from promptwise.pretraining.topic_corpus import corpus_names, load_topic_corpus, read_topic_corpus
@@ -152,3 +154,20 @@ def test_a_text_of_two_sources_is_in_one_split(tmp_path: Path) -> None:
     assert not any(one & other for one, other in combinations(splits, 2))
     assert set.union(*splits) == {f"text {one}" for one in range(600)}
     assert {f"text {one}" for one in range(300, 350)} <= splits[2]
+
+
+def test_labels_of_a_map_are_read_as_those_of_a_task(make_corpus: Any, tmp_path: Path) -> None:
+    """Spaces around a cell, and whole numbers that Parquet keeps as floats, are the same label."""
+    table = [{"text": f"words {one}", "code": float(one % 2)} for one in range(60)]
+    parquet.write_table(pyarrow.Table.from_pylist(table), tmp_path / "floats.parquet")
+    spaced = make_corpus(map={" cook ": "food", "ball": "sport"})
+    assert len(load_topic_corpus(spaced).train) > 60
+    floats = make_corpus(file="floats", text="{text}", label="code", map={0: "food", 1: "sport"})
+    data = load_topic_corpus(floats)
+    assert len(data.train) + len(data.validation) + len(data.test) == 60
+
+
+def test_a_map_that_no_row_fits_is_named(make_corpus: Any) -> None:
+    """A source whose rows were all left out would be missing without a word."""
+    with pytest.raises(DataError, match=r"no row.*\['kook'\].*'team' has \['ball', 'cook', 'other'\]"):
+        load_topic_corpus(make_corpus(map={"kook": "food"}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 
 import click
 
@@ -25,7 +26,7 @@ from promptwise.cli.strategies import strategies
 from promptwise.cli.tasks import tasks
 from promptwise.cli.train import train
 from promptwise.cli.zero_shot import zero_shot
-from promptwise.errors import OutputError, PromptwiseError
+from promptwise.errors import ConfigError, OutputError, PromptwiseError
 from promptwise.terminal import ReaderEnded, flush_output, open_standard_streams
 from promptwise.training.memory import keep_freed_memory
 
@@ -70,6 +71,7 @@ def main() -> None:
     debug = "--debug" in arguments
     try:
         _require_current_folder()
+        _require_text(arguments)
         cli.main(
             [argument for argument in arguments if argument != "--debug"],
             prog_name="promptwise",
@@ -106,6 +108,17 @@ def _require_current_folder() -> None:
         os.getcwd()
     except OSError as error:
         raise OutputError("The current folder was deleted. Go to one that exists: cd DIR.") from error
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Refuse what is no UTF-8, such as a file name in Latin-1: settings are written to files that are.
+
+    Raises:
+        ConfigError: An argument is not.
+    """
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise ConfigError(f"{argument!r} is not UTF-8; rename the file, or write the text in UTF-8.")
 
 
 def _message(error: Exception) -> str:

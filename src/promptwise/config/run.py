@@ -336,6 +336,11 @@ class TrainConfig(ModelConfig):
             raise ConfigError("Give --task NAME, --data FILE or --task-spec FILE; neither was given.")
         chosen = off_default(self)
         self._check_stream(chosen)
+        if self.shots is not None and self.validation_file is not None:
+            raise ConfigError(
+                "--shots draws validation rows as it draws training rows, so --validation-file would change nothing; "
+                "leave one of the two out."
+            )
         described = self.task is not None or self.task_spec is not None
         for partner, others in (
             ("--data", _WITH_TASK if self.data is not None else ()),

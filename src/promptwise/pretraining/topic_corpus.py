@@ -31,6 +31,8 @@ from promptwise.reading import listed, parsed, yaml_of
 from promptwise.tasks._spec_checks import SPLITS
 from promptwise.tasks.data import TaskData, load_task, task_data
 from promptwise.tasks.examples import Example, examples_from_rows
+from promptwise.tasks.fields import is_nan, shorten
+from promptwise.tasks.labels import label_name
 from promptwise.tasks.readers import ROW_SUFFIXES, read_rows, suffix_of
 from promptwise.tasks.sources import HubDataset
 from promptwise.tasks.spec import HubSource, TaskSpec, load_spec, task_names
@@ -258,8 +260,14 @@ def _source_problems(source: TopicSource, topics: tuple[str, ...]) -> Iterator[s
 def _with_topic(
     source: TopicSource, rows: Iterator[tuple[int, Mapping[str, Any]]], where: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows with their topic in a column of its own; those of no topic are left out."""
-    mapped = {str(value): topic for value, topic in source.map.items()}
+    """Rows with their topic in a column of its own; those of no topic are left out.
+
+    Raises:
+        DataError: There is no column of labels, or the map has the label of no row.
+    """
+    mapped = {label_name(value, f"{where}, map"): topic for value, topic in source.map.items()}
+    others: set[str] = set()
+    found = False
     for number, row in rows:
         if source.topic is not None:
             yield number, {**row, _TOPIC: source.topic}
@@ -269,5 +277,16 @@ def _with_topic(
         value = row[source.label]
         if not mapped:
             yield number, {**row, _TOPIC: value}
-        elif str(value) in mapped:
-            yield number, {**row, _TOPIC: mapped[str(value)]}
+            continue
+        # A row without a label is one of no topic.
+        name = None if value is None or is_nan(value) else label_name(value, f"{where}, row {number}")
+        if name in mapped:
+            found = True
+            yield number, {**row, _TOPIC: mapped[name]}
+        elif name is not None:
+            others.add(name)
+    if mapped and not found:
+        raise DataError(
+            f"{where}: the map has the label of no row. It has {shorten(sorted(mapped))}, and the column "
+            f"{source.label!r} has {shorten(sorted(others))}. Write labels in the map as the column has them."
+        )

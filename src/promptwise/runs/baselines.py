@@ -92,7 +92,6 @@ def run_baselines(config: ModelConfig, model: PromptedModel, data: TaskData, pro
 def _logistic_regression(model: PromptedModel, data: TaskData, balanced: bool, progress: bool) -> list[Baseline]:
     """Logistic regression on embeddings; none where training has one class alone, which it cannot be fitted on."""
     from promptwise.tasks.examples import labels_of
-    from promptwise.tasks.metrics import get_metric
     from promptwise.training.scoring import score_choices
 
     labels = labels_of(data.train)
@@ -104,7 +103,7 @@ def _logistic_regression(model: PromptedModel, data: TaskData, balanced: bool, p
         name: embeddings(model, rows, f"embedding {name}" if progress else None).numpy()
         for name, rows in splits.items()
     }
-    metric = get_metric(data.spec.metrics[0])
+    metric = data.choosing_metric()
 
     def scores(fitted: Any, split: str) -> dict[str, float]:
         return score_choices(data.spec, splits[split], fitted.predict(seen[split]).tolist())

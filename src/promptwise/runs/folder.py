@@ -301,6 +301,10 @@ class RunFolder:
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    """The settings as JSON has them, without the folders, which may have been moved."""
-    settings: dict[str, Any] = json.loads(json.dumps({**values_of(config), **dict.fromkeys(config.places)}))
+    """The settings as JSON has them, without folders and places of data, which may have been moved.
+
+    What the data is, :meth:`RunFolder.begin` compares.
+    """
+    apart = dict.fromkeys((*config.places, *config.data_places))
+    settings: dict[str, Any] = json.loads(json.dumps({**values_of(config), **apart}))
     return settings

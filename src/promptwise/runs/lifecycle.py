@@ -115,4 +115,4 @@ def run_conditions(backbone: Backbone) -> dict[str, str]:
 
 def is_main_process() -> bool:
     """Whether this process writes the files of a run that ``accelerate launch`` or ``torchrun`` shares out."""
-    return os.environ.get("RANK", "0") == "0"
+    return process_count() == 1 or os.environ.get("RANK", "0") == "0"

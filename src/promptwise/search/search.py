@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from promptwise.config.settings import flag_name
 from promptwise.errors import ConfigError, OutputError, TrainingError
 from promptwise.runs.engines import EngineChoice
 from promptwise.search.space import Space, read_space
@@ -114,10 +115,14 @@ def search(
         shared = SharedStudy(folder, task.terms)
         shared.agree(identity)
         workers.check(folder, _places(known))
-        if workers.here and workers.jobs == 1:
-            do_trials(task, cache)
-        else:
-            do_side_by_side(task, workers)
+        try:
+            if workers.here and workers.jobs == 1:
+                do_trials(task, cache)
+            else:
+                do_side_by_side(task, workers)
+        except KeyboardInterrupt:
+            shared.interrupted()
+            raise
         if shared.running_elsewhere():
             return None
         with shared.concluding():
@@ -154,8 +159,10 @@ def identity_of(space: Space, cache: InputCache) -> dict[str, Any]:
         UnknownModelError: A model cannot be found.
         DataError: The data is missing or malformed.
     """
-    from promptwise.backbones.hub import locate, model_digest
+    from promptwise.backbones.hub import locate, model_digest, sha256_of
+    from promptwise.models.adapter import WEIGHTS_FILE as ADAPTER_WEIGHTS
     from promptwise.runs.cache import told_to_model
+    from promptwise.strategies.knowledge import WEIGHTS_FILE as KNOWLEDGE_WEIGHTS
 
     first = space.first
     data = cache.data(first)
@@ -163,14 +170,22 @@ def identity_of(space: Space, cache: InputCache) -> dict[str, Any]:
     for model in models:
         locate(model, first.revision)
     apart = ("out", "threads", "model", *first.data_places)
+    started_from = {"knowledge": KNOWLEDGE_WEIGHTS, "start_from": ADAPTER_WEIGHTS}
+    digests = {}
+    for name, weights in started_from.items():
+        folders = () if space.first.get(name) is None else space.values_of(name)
+        held = [Path(str(folder)) / weights for folder in folders if folder is not None]
+        if found := [sha256_of(file) for file in held if file.is_file()]:
+            digests[f"weights of {flag_name(name)}"] = ", ".join(found)
     return {
         "space": {one.name: one.text for one in space.dimensions},
         "settings": {name: value for name, value in space.chosen.items() if name not in apart},
         "conditions": {
             "data": data.fingerprint,
             "task": hashlib.sha256(told_to_model(data.spec).encode()).hexdigest(),
-            "metric": data.spec.metrics[0],
+            "metric": data.choosing_metric().name,
             "model": ", ".join(map(model_digest, models)),
+            **digests,
         },
     }
 

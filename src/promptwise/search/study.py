@@ -26,12 +26,16 @@ NAME = "search"
 """Every folder has one study, of this name: Hyperband's brackets depend on it, and a folder may be renamed."""
 
 RETRIES = 2
-"""How often a trial whose process was killed is tried again: one that needs too much memory would be for ever."""
+"""How often a trial whose process was killed is tried again: one that needs too much memory would be for ever.
+
+Ctrl-C does not count.
+"""
 
 ERROR = "error"
 THREADS = "threads"
 SECONDS = "seconds"
 _IDENTITY = "promptwise"
+_INTERRUPTED = "interrupted"
 _LOCK = ".study.lock"
 _WAIT_FOR_SQLITE_S = 120
 
@@ -199,10 +203,20 @@ class SharedStudy:
 
     def _take_up_killed(self) -> None:
         """Mark trials as failed whose process is gone, and have them tried again."""
-        again = RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)
+        interrupted = set(self.study.user_attrs.get(_INTERRUPTED, ()))
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if not self._is_alive(trial):
+                tries = {*RetryHeartbeatStaleTrialCallback.retry_history(trial), trial.number}
+                again = RetryHeartbeatStaleTrialCallback(max_retry=RETRIES + len(tries & interrupted))
                 again(self.study, self.study.tell(trial.number, state=TrialState.FAIL))
+
+    def interrupted(self) -> None:
+        """Note that a person stopped the trials that no process is at work on now: they used up no retry."""
+        with self._alone(), self.storage_errors():
+            running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            stopped = {trial.number for trial in running if not self._is_alive(trial)}
+            before = self.study.user_attrs.get(_INTERRUPTED, ())
+            self.study.set_user_attr(_INTERRUPTED, sorted({*before, *stopped}))
 
     def _asked(self) -> Trial | None:
         waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))

@@ -14,6 +14,7 @@ from promptwise.tasks._spec_checks import SPLITS
 from promptwise.tasks.examples import Example, examples_from_rows, labels_of
 from promptwise.tasks.fields import column_field, missing_column
 from promptwise.tasks.labels import label_name
+from promptwise.tasks.metrics import Metric, get_metric
 from promptwise.tasks.problems import SINGLE, get_problem, problem_of, problem_of_rows
 from promptwise.tasks.readers import location, read_rows
 from promptwise.tasks.sources import Source, open_source
@@ -63,6 +64,18 @@ class TaskData:
     test: Sequence[Example]
     fingerprint: str
     origin: str
+
+    def choosing_metric(self) -> Metric:
+        """The metric by which a checkpoint is chosen on validation.
+
+        It is the first of the task's that can tell answers to these rows apart: a correlation cannot where all rows
+        have one number, nor can the F1 of entities where there are none. Where none can it is the first.
+        """
+        named = [get_metric(name) for name in self.spec.metrics]
+        if named[0].defined is None:
+            return named[0]
+        shown = problem_of(self.spec).shown([example.label for example in self.validation], self.spec.labels)
+        return next((one for one in named if one.defined is None or one.defined(shown)), named[0])
 
 
 def load_task(

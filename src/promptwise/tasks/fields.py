@@ -164,16 +164,25 @@ def is_nan(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
+def whole_text(value: str, what: str, where: str) -> str:
+    """A text that can be written as UTF-8.
+
+    Raises:
+        DataError: It holds half of a surrogate pair.
+    """
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: {what} holds half of a surrogate pair ({value[error.start]!r} at character "
+            f"{error.start + 1}), which is no text that can be read or written. Remove it from the file."
+        ) from error
+    return value
+
+
 def _as_text(value: Any, name: str, where: str) -> str:
     if isinstance(value, str):
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{where}: column {name} holds half of a surrogate pair ({value[error.start]!r} at character "
-                f"{error.start + 1}), which no tokenizer can read. Remove it from the file."
-            ) from error
-        return value
+        return whole_text(value, f"column {name}", where)
     if value is None or is_nan(value):
         gap = "null" if value is None else "NaN"
         raise DataError(f"{where}: column {name} holds no value ({gap}). Write an empty text, or remove the row.")

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from promptwise.errors import DataError, UnknownNameError
-from promptwise.tasks.entities import entity_scores
+from promptwise.tasks.entities import entities, entity_scores
 
 Groups = Sequence[str | None] | None
 MetricFunction = Callable[[Sequence[Any], Sequence[Any], Groups], float]
@@ -41,6 +41,7 @@ class Metric:
         needs_groups: Whether every row must carry a group.
         two_classes: Whether it is defined for tasks of exactly two classes only.
         problems: The kinds of problems that it is for.
+        defined: Says of what is true of some rows whether it can tell answers to them apart; it always can without it.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Metric:
     needs_groups: bool = False
     two_classes: bool = False
     problems: tuple[str, ...] = (_SINGLE,)
+    defined: Callable[[Sequence[Any]], bool] | None = None
 
     def merit(self, value: float) -> float:
         """A value so that more is better: itself, or of an error its negative."""
@@ -198,23 +200,49 @@ def word_accuracy(
     return sum(p == y for p, y in pairs) / len(pairs) if pairs else 0.0
 
 
+def _differ(labels: Sequence[float]) -> bool:
+    return len(set(labels)) > 1
+
+
+def _has_entities(labels: Sequence[Sequence[str]]) -> bool:
+    return any(entities(tags) for tags in labels)
+
+
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         metric.name: metric
         for metric in (
             Metric("accuracy", accuracy, "share of rows classified correctly"),
             Metric("macro_f1", macro_f1, "mean of the F1 of the classes", problems=(_SINGLE, _MULTI)),
-            Metric("f1a", f1a, "F1 of class 1 over all answers", two_classes=True),
+            Metric("f1a", f1a, "F1 of class 1 over all answers", two_classes=True, defined=lambda labels: 1 in labels),
             Metric("em", em, "share of questions with all answers right", needs_groups=True),
-            Metric("micro_f1", micro_f1, "F1 over all rows and labels together", problems=(_MULTI,)),
+            Metric("micro_f1", micro_f1, "F1 over all rows and labels together", problems=(_MULTI,), defined=any),
             Metric("subset_accuracy", subset_accuracy, "share of rows with all labels right", problems=(_MULTI,)),
-            Metric("pearson", pearson, "Pearson's correlation", problems=(_NUMBER,)),
-            Metric("spearman", spearman, "Spearman's rank correlation", problems=(_NUMBER,)),
+            Metric("pearson", pearson, "Pearson's correlation", problems=(_NUMBER,), defined=_differ),
+            Metric("spearman", spearman, "Spearman's rank correlation", problems=(_NUMBER,), defined=_differ),
             Metric("mae", mae, "mean absolute error", higher_is_better=False, in_units=True, problems=(_NUMBER,)),
             Metric("mse", mse, "mean squared error", higher_is_better=False, in_units=True, problems=(_NUMBER,)),
-            Metric("entity_f1", entity_f1, "F1 of entities, as seqeval computes it", problems=(_TOKENS,)),
-            Metric("entity_precision", entity_precision, "share of found entities that are right", problems=(_TOKENS,)),
-            Metric("entity_recall", entity_recall, "share of entities that are found", problems=(_TOKENS,)),
+            Metric(
+                "entity_f1",
+                entity_f1,
+                "F1 of entities, as seqeval computes it",
+                problems=(_TOKENS,),
+                defined=_has_entities,
+            ),
+            Metric(
+                "entity_precision",
+                entity_precision,
+                "share of found entities that are right",
+                problems=(_TOKENS,),
+                defined=_has_entities,
+            ),
+            Metric(
+                "entity_recall",
+                entity_recall,
+                "share of entities that are found",
+                problems=(_TOKENS,),
+                defined=_has_entities,
+            ),
             Metric("word_accuracy", word_accuracy, "share of words whose tag is right", problems=(_TOKENS,)),
         )
     }

@@ -6,7 +6,7 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -224,7 +224,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
             if not cells:
                 continue
             if header is None:
-                header = _header(cells, path)
+                header = _header(cells, f"{path}, line 1")
                 continue
             empty = False
             if delimiter == "\t":
@@ -262,10 +262,15 @@ def _check_quotes(cells: list[str], lines: list[str], header: list[str], path: P
         )
 
 
-def _header(cells: list[str], path: Path) -> list[str]:
+def _header(cells: list[str], where: str) -> list[str]:
+    """The names of the columns.
+
+    Raises:
+        DataError: A name is there twice, so that a row would keep one of the columns.
+    """
     repeated = sorted({cell for cell in cells if cell and cells.count(cell) > 1})
     if repeated:
-        raise DataError(f"{path}, line 1: the header repeats {', '.join(map(repr, repeated))}. Rename one of them.")
+        raise DataError(f"{where}: the header repeats {', '.join(map(repr, repeated))}. Rename one of them.")
     return cells
 
 
@@ -281,6 +286,11 @@ def _csv_row(cells: list[str], header: list[str], where: str) -> dict[str, Any]:
     return dict(zip(header, padded, strict=True))
 
 
+def _is_comment(cells: Sequence[str]) -> bool:
+    """Whether a line before a sentence is a comment of CoNLL-U, such as ``# text = Yes.`` or ``# newpar``."""
+    return cells[0] == "#" and ("=" in cells or cells[1:2] in (["newpar"], ["newdoc"]))
+
+
 def _conll_rows(path: Path) -> Iterator[Row]:
     """Sentences with an empty line between them, a word a line: the first column is the word, the last one its tag.
 
@@ -293,7 +303,7 @@ def _conll_rows(path: Path) -> Iterator[Row]:
     empty = True
     for number, line in read_lines(path):
         cells = line.split()
-        if cells and (cells[0] == "-DOCSTART-" or (cells[0] == "#" and "=" in cells and not words)):
+        if cells and (cells[0] == "-DOCSTART-" or (not words and _is_comment(cells))):
             continue
         if cells:
             if len(cells) < 2 or (columns and len(cells) != columns):
@@ -324,11 +334,13 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with parquet.ParquetFile(path) as table:
+            _header(table.schema_arrow.names, str(path))
             for batch in table.iter_batches(batch_size=_PARQUET_BATCH):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        # Texts that are not UTF-8 and dates after the year 9999 fail where rows are made of a batch.
         raise DataError(f"{path} is no readable Parquet file, after row {number} ({error}). Fetch it again.") from error
     if number == 0:
         raise _empty(path)

@@ -119,7 +119,7 @@ class FolderSource:
         return self.stems.get(split, split)
 
     def _candidates(self, stem: str) -> list[Path]:
-        names = {stem + suffix for suffix in ROW_SUFFIXES}
+        names = {(stem + suffix).lower() for suffix in ROW_SUFFIXES}
         found = sorted(path for path in self.folder.iterdir() if path.name.lower() in names and path.is_file())
         # A folder of many Parquet files is a split too.
         inner = self.folder / stem

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from importlib.resources import files
@@ -96,8 +97,7 @@ class TaskSpec:
             pair = self.text_pair is not None
             object.__setattr__(self, "template", _DEFAULT_PAIR_TEMPLATE if pair else _DEFAULT_TEMPLATE)
         if not self.label_words and all(isinstance(label, str) for label in self.labels):
-            words = {label: (label.replace("_", " "),) for label in self.labels}
-            object.__setattr__(self, "label_words", words)
+            object.__setattr__(self, "label_words", _usual_words(self.labels))
         _checked(self.to_dict(), str(self.name))
 
     @property
@@ -124,6 +124,14 @@ class TaskSpec:
         if not isinstance(data, Mapping):
             raise ConfigError(f"A task spec must map keys to values, found {type(data).__name__} {data!r:.60}.")
         return cls(**_checked(data, str(data.get("name", "without a name"))))
+
+
+def _usual_words(labels: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The label words where nobody names them: the names, with spaces for underscores where they stay apart."""
+    spaced = {label: label.replace("_", " ") for label in labels}
+    counts = Counter(words.strip() for words in spaced.values())
+    counts[""] = 0
+    return {label: (words if counts[words.strip()] == 1 else label,) for label, words in spaced.items()}
 
 
 def task_names() -> tuple[str, ...]:

@@ -7,7 +7,6 @@ after some rows. A file is never changed, and holds its rows in batches of about
 from __future__ import annotations
 
 import mmap
-import shutil
 import tempfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,9 +17,9 @@ from typing import Any, TypeVar, overload
 import numpy as np
 import pyarrow as pa
 
-from promptwise.errors import DataError, OutputError
+from promptwise.errors import DataError
 from promptwise.tasks.examples import Example
-from promptwise.tasks.stored_splits import held_out
+from promptwise.tasks.stored_splits import held_out, stored
 
 _BATCH_ROWS = 16_384
 _BATCH_CHARACTERS = 2**22
@@ -187,16 +186,9 @@ def write_batches(path: Path, schema: Any, batches: Iterable[Any]) -> None:
     Raises:
         OutputError: They cannot be written; how much is free is in the message.
     """
-    try:
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
-    except OSError as error:
-        free = shutil.disk_usage(path.parent).free / 2**20
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror or error} ({free:,.0f} MiB are free). Give --stream-cache a "
-            "folder on a larger disk."
-        ) from error
+    with stored(path), pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
 
 
 def unused(folder: Path) -> Path:

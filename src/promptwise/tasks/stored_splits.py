@@ -6,6 +6,8 @@ disk: they are shared out by the first byte of it, and each of the 256 shares is
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from promptwise.errors import OutputError
 from promptwise.tasks.examples import Example
 from promptwise.tasks.splits import cannot_hold_out, content_hash, quotas, texts_or_group
 
@@ -69,6 +72,23 @@ def _smallest(units: Iterable[_Unit], counts: Counter[int], salt: str, origin: s
     return best
 
 
+@contextlib.contextmanager
+def stored(path: Path) -> Iterator[None]:
+    """Say of a file that a stream keeps that it cannot be written.
+
+    Raises:
+        OutputError: The system said so; how much is free is in the message.
+    """
+    try:
+        yield
+    except OSError as error:
+        free = shutil.disk_usage(path.parent).free / 2**20
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror or error} ({free:,.0f} MiB are free). Give --stream-cache a "
+            "folder on a larger disk."
+        ) from error
+
+
 def _share_out(examples: Iterable[Example], salt: str, folder: Path) -> Counter[int]:
     """Write a record of each example to the share of its hash; return how many there are of each class."""
     buffers = [bytearray() for _ in range(256)]
@@ -86,7 +106,8 @@ def _share_out(examples: Iterable[Example], salt: str, folder: Path) -> Counter[
 
 
 def _append(folder: Path, share: int, buffer: bytearray) -> None:
-    with (folder / f"{share:02x}").open("ab") as file:
+    path = folder / f"{share:02x}"
+    with stored(path), path.open("ab") as file:
         file.write(buffer)
     buffer.clear()
 

@@ -142,7 +142,10 @@ def stream_file(
             check_size(path, len(examples), len({example.label for example in examples}), spec.label)
         return shared_out(known, examples, path)
 
-    about = {"columns": columns, "template": template} if spec is None else {"spec": spec.to_dict()}
+    about: dict[str, Any] = {"columns": columns, "template": template} if spec is None else {"spec": spec.to_dict()}
+    if problem is not None:
+        # Without it other data may be no task of classes, and is refused.
+        about["problem"] = problem
     return _kept(folder, {"source": str(path), **about, **_settings(spec, rows), "files": _stamps(files)}, load, rows)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from promptwise.errors import ConfigError, DataError
@@ -93,32 +93,51 @@ def with_shots(data: TaskData, shots: int, seed: int) -> TaskData:
 def with_files(data: TaskData, train: str | None, validation: str | None) -> TaskData:
     """The same task with its training or its validation rows from files, such as those of FewGLUE.
 
-    With a training file alone, rows of validation whose texts or split groups it has are left out: a checkpoint is
-    never chosen on what was trained on.
+    A checkpoint is never chosen on what was trained on: rows of validation whose texts or split groups a training file
+    has are left out, and with a validation file it is such training rows. Nor are rows of a training file trained on
+    whose texts the test split has; that some are of one paragraph is usual in MultiRC's own splits.
 
     Raises:
-        DataError: A file cannot be read, its rows do not fit the task, or leave no row of validation.
+        DataError: A file cannot be read, its rows do not fit the task, or leave no row of the other split.
     """
     read = {
         path: examples_from_rows(data.spec, read_rows(Path(path)), Path(path))
         for path in (train, validation)
         if path is not None
     }
-    kept: Sequence[Example] = data.validation if validation is None else read[validation]
-    if train is not None and validation is None:
-        trained = {tuple(texts_or_group(example)) for example in read[train]}
-        kept = [example for example in kept if tuple(texts_or_group(example)) not in trained]
-        if data.validation and not kept:
-            raise DataError(
-                f"{train} has the texts of all {len(data.validation)} validation rows of {data.spec.name}, which the "
-                "checkpoint is chosen on. Leave some out of it, or give --validation-file too."
-            )
-    return _replaced(
-        data,
-        " and ".join(read),
-        train=data.train if train is None else read[train],
-        validation=kept,
-    )
+    learnt: Sequence[Example] = data.train if train is None else read[train]
+    chosen_on: Sequence[Example] = data.validation if validation is None else read[validation]
+    if train is not None:
+        learnt = _without(learnt, data.test, _texts, f"{train} has", f"the test split of {data.spec.name}")
+    if validation is None:
+        who = f"The validation split of {data.spec.name} has"
+        chosen_on = _without(chosen_on, learnt, texts_or_group, who, str(train))
+    else:
+        who = f"{train or 'The training split of ' + data.spec.name} has"
+        learnt = _without(learnt, chosen_on, texts_or_group, who, validation)
+    return _replaced(data, " and ".join(read), train=learnt, validation=chosen_on)
+
+
+def _texts(example: Example) -> list[str | None]:
+    return [example.text, example.text_pair]
+
+
+def _without(
+    rows: Sequence[Example], others: Sequence[Example], key: Callable[[Example], list[str | None]], who: str, whose: str
+) -> Sequence[Example]:
+    """The rows whose ``key`` no other one has.
+
+    Raises:
+        DataError: There is none.
+    """
+    known = {tuple(key(example)) for example in others}
+    kept = [example for example in rows if tuple(key(example)) not in known]
+    if rows and not kept:
+        raise DataError(
+            f"{who} {len(rows)} rows, and {whose} has the texts of all of them: a model would be chosen or scored on "
+            "what it was trained on. Give other rows."
+        )
+    return kept
 
 
 def _replaced(data: TaskData, how: str, **changed: Sequence[Example]) -> TaskData:

@@ -22,7 +22,6 @@ from promptwise.errors import ConfigError, DataError
 from promptwise.files import NO_STATES, STATES_FOLDER
 from promptwise.tasks.batching import Reordered, by_length
 from promptwise.tasks.examples import group_numbers, labels_of
-from promptwise.tasks.metrics import get_metric
 from promptwise.tasks.problems import problem_of
 from promptwise.tasks.problems.base import Label
 from promptwise.training.calibration import calibration_scores, fit_temperature, probabilities
@@ -118,7 +117,7 @@ def fit(
     model.prepare(train_rows)
     trainer = _trainer_of(model, data, train_rows, config, Path(output_dir), progress)
     if on_score is not None:
-        trainer.add_callback(EpochScores(f"eval_{data.spec.metrics[0]}", on_score))
+        trainer.add_callback(EpochScores(f"eval_{data.choosing_metric().name}", on_score))
     checkpoint = last_checkpoint(Path(output_dir)) if resume else None
     reset_peak_memory()
     if kept is not None:
@@ -195,7 +194,7 @@ def _trainer_of(
         torch_compile=config.compile,
     )
     trainer.batch_tokens = config.batch_tokens
-    trainer.stopping = Stopping(get_metric(data.spec.metrics[0]), config.patience, config.max_minutes)
+    trainer.stopping = Stopping(data.choosing_metric(), config.patience, config.max_minutes)
     trainer.add_callback(trainer.stopping)
     return trainer
 
@@ -399,7 +398,7 @@ def make_trainer(
         progress: Show a progress bar on standard error.
         own: Arguments of ``TrainingArguments``.
     """
-    metric = get_metric(data.spec.metrics[0])
+    metric = data.choosing_metric()
     arguments = training_arguments(
         config,
         output_dir,

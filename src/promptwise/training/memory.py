@@ -45,11 +45,9 @@ def peak_memory() -> dict[str, float]:
     import torch
 
     memory = {}
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # Not getrusage: there a new process starts from the peak of the process that started it.
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        memory["process_peak_mib"] = int(line.split()[1]) / 1024
+    peak = _peak_of_linux()
+    if peak is not None:
+        memory["process_peak_mib"] = peak
     elif sys.platform != "win32":
         import resource
 
@@ -58,6 +56,18 @@ def peak_memory() -> dict[str, float]:
     if torch.cuda.is_available():
         memory["device_peak_mib"] = torch.cuda.max_memory_allocated() / 1024**2
     return memory
+
+
+def _peak_of_linux() -> float | None:
+    """Peak memory in MiB as the kernel tells it, where there is such a file and such a line: gVisor has none.
+
+    It is not that of getrusage, where a new process starts from the peak of the process that started it.
+    """
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    lines = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(lines[0].split()[1]) / 1024 if lines else None
 
 
 @cache

@@ -95,9 +95,10 @@ class PromptTrainer(Trainer):
             # json, torch and safetensors each write a part of a checkpoint, and raise different errors on a full disk.
             kept = last_checkpoint(Path(self.args.output_dir))
             safe = f"{kept} is whole: make room and go on from it with --resume" if kept else "None was written before"
+            free = shutil.disk_usage(self.args.output_dir).free / 2**20
             raise OutputError(
                 f"The checkpoint of step {self.state.global_step} cannot be written to {self.args.output_dir} "
-                f"({error}). {safe}."
+                f"({error}; {free:,.0f} MiB are free). {safe}."
             ) from error
 
     def run(self, checkpoint: Path | None) -> None:
@@ -114,12 +115,15 @@ class PromptTrainer(Trainer):
                     callback.close()
 
     def _end_where_it_ended(self, checkpoint: Path) -> None:
-        """Do no further epoch where the run had lost its patience at a checkpoint, and was killed before its end."""
+        """Do no further step where the run had done its last one, or lost its patience, and then was killed."""
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         early = float(state["epoch"]).is_integer() and state["global_step"] < state["max_steps"]
         if early and self.stopping is not None and self.stopping.lost_patience(state["log_history"]):
             self.stopping.reason = PATIENCE
             self.args.num_train_epochs = state["epoch"]
+        elif state["global_step"] >= state["max_steps"]:
+            # Trainer looks whether it is at the end after a step: of one and a half epochs it would do one more.
+            self.args.num_train_epochs = int(state["epoch"])
 
     def _not_finite(self, what: str) -> str:
         kept, rate = last_checkpoint(Path(self.args.output_dir)), self.args.learning_rate

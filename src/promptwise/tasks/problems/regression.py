@@ -18,6 +18,13 @@ STRATA = 10
 """Most parts of equal size that numbers are put into, by which rows are spread when some are held out."""
 
 
+LARGEST = 1e37
+"""Numbers beyond it, or differences of them, are infinite in single precision."""
+
+LEAST_SPREAD = 1e-5
+"""Numbers that spread less than this part of their mean are not told apart in single precision, which has 7 digits."""
+
+
 class Regression(Problem):
     """What is true of a row is a number; the loss is the mean squared error.
 
@@ -51,10 +58,10 @@ class Regression(Problem):
             number = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if not math.isfinite(number):
+        if not abs(number) <= LARGEST:
             raise DataError(
-                f"{where}: a regression needs a finite number as its label, such as 3 or -0.5; found {shorten(value)}. "
-                "Correct or remove the row, or name another label column or problem."
+                f"{where}: a regression needs a finite number as its label, such as 3 or -0.5, of at most {LARGEST:g}; "
+                f"found {shorten(value)}. Correct or remove the row, or name another label column or problem."
             )
         return number
 
@@ -75,9 +82,18 @@ class Regression(Problem):
         return truth
 
     def start(self, truths: Sequence[float]) -> Decoding:
-        """See :meth:`Problem.start`: the mean and the spread of the numbers."""
+        """See :meth:`Problem.start`: the mean and the spread of the numbers.
+
+        Raises:
+            DataError: They are too near to each other for what they are.
+        """
         mean = math.fsum(truths) / len(truths)
         spread = math.sqrt(math.fsum((one - mean) ** 2 for one in truths) / len(truths))
+        if len(set(truths)) > 1 and spread < LEAST_SPREAD * abs(mean):
+            raise DataError(
+                f"The labels spread by {spread:.3g} around {mean:.6g}, and the numbers of a model have seven digits: "
+                f"their spread must be {LEAST_SPREAD:g} of their mean. Subtract their mean from the label column."
+            )
         return Decoding(mean=mean, scale=spread or 1.0)
 
     def finished(self, scores: Tensor, decoding: Decoding) -> Tensor:

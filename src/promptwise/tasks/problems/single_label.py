@@ -47,7 +47,10 @@ class SingleLabel(Problem):
         """See :meth:`Problem.loss`."""
         from torch.nn import functional
 
-        return functional.cross_entropy(logits, targets, weight=weights)
+        if weights is None:
+            return functional.cross_entropy(logits, targets)
+        # Over rows, not over their weights: in a batch of one row its weight would cancel.
+        return functional.cross_entropy(logits, targets, weight=weights, reduction="none").mean()
 
     def class_weights(self, truths: Sequence[int], classes: int) -> list[float]:
         """See :meth:`Problem.class_weights`."""

@@ -86,9 +86,8 @@ class TokenTags(Problem):
         losses = functional.cross_entropy(
             logits.flatten(0, 1), flat, weight=weights, ignore_index=IGNORED, reduction="none"
         )
-        known = flat != IGNORED
-        counts = known.to(losses.dtype) if weights is None else weights[flat.clamp(min=0)] * known
-        return losses.sum() / counts.sum().clamp(min=1e-6)
+        # Over words, not over their weights: in a batch of one word its weight would cancel.
+        return losses.sum() / (flat != IGNORED).sum().clamp(min=1)
 
     def class_weights(self, truths: Sequence[Tags], classes: int) -> list[float]:
         """See :meth:`Problem.class_weights`; what counts are words."""
