@@ -229,6 +229,8 @@ def test_adapters_take_turns(tiny_folder: Folder, tmp_path: Path) -> None:
         assert not torch.equal(logits(tuned, batch), second)
     assert torch.equal(logits(tuned, batch), second)
     tuned.save_pretrained(tmp_path)
+    with pytest.raises(AdapterError, match=r"was written by peft \('PROMPTWISE_IPT'\), .*\.from_peft reads"):
+        PromptedModel.from_pretrained(tmp_path / "other")
     again = PeftModel.from_pretrained(classifier(folder), tmp_path / "other")
     assert torch.equal(logits(again, batch), second)
     again.load_adapter(tmp_path, "first")
@@ -249,6 +251,7 @@ def test_adapters_take_turns(tiny_folder: Folder, tmp_path: Path) -> None:
         ({"hard_prompt": True}, "leave hard_prompt out"),
         ({"task_type": "CAUSAL_LM"}, "SEQ_CLS"),
         ({"lenght": 3}, "lenght"),
+        ({"num_virtual_tokens": 3}, "Did you mean 'length'"),
     ],
     ids=lambda value: str(value)[:20],
 )

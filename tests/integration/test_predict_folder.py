@@ -89,8 +89,8 @@ def test_memory_holds_a_few_batches(trained: Path, rows: Path, tmp_path: Path, m
         for _ in predictions:
             written.append(read[0])
 
-    real = file_predictor.iter_texts
-    monkeypatch.setattr(file_predictor, "iter_texts", counting)
+    real = file_predictor.input_texts
+    monkeypatch.setattr(file_predictor, "input_texts", counting)
     monkeypatch.setattr(file_predictor, "write_predictions", watching)
     ok("predict", "--adapter", trained, "--batch-size", 1, "--out", tmp_path / "out", rows)
     assert written[0] <= 16 < len(written)

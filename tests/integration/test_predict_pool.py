@@ -16,7 +16,7 @@ from promptwise.models.prompted import PromptedModel
 from promptwise.serving.pool import AdapterPool
 from promptwise.serving.settings import ServerSettings
 from promptwise.tasks.readers import read_rows
-from tests.integration.command import fails, ok, ticket_rows, train_flags, write_csv, write_jsonl
+from tests.integration.command import fails, ok, promptwise, ticket_rows, train_flags, write_csv, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_a_folder_that_is_no_adapter_names_no_backbone(adapters: Path, tmp_path:
     assert ServerSettings(adapters=str(folder)).backbone == ServerSettings(adapters=str(adapters)).backbone
     for name in ("prefix", "shared"):
         shutil.rmtree(folder / name)
-    fails(1, *use(folder, "--names", "prefix", "--text", "good"), says=["a-lora", "was not written by promptwise"])
+    fails(1, *use(folder, "--names", "prefix", "--text", "good"), says=["a-lora", "was written by peft"])
 
 
 def test_few_adapters_stay_in_memory(adapters: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,3 +197,27 @@ def test_flags_that_do_not_go_together(adapters: Path, trained: Path, tmp_path: 
     fails(2, *use(adapters, "--names", "a,,b", *text), says=["--names a,,b"])
     fails(2, *use(adapters, "--names", "a", "--adapter-column", "x", *text), says=["--adapter-column"])
     fails(1, *use(tmp_path, "--names", "a", *text), says=[tmp_path, "adapter_config.json"])
+
+
+def test_columns_come_out_with_the_answers_of_a_pool(adapters: Path, tmp_path: Path) -> None:
+    """Beside each adapter's answer, and beside the error of a row."""
+    rows = [{"id": 7, "body": "good", "adapter": "prefix"}, {"id": 8, "body": "bad", "adapter": "nobody"}]
+    file = write_jsonl(tmp_path / "rows.jsonl", rows)
+    both = lines(ok(*use(adapters, "--names", "prefix,shared", "--with-columns", "id", file)).out)
+    assert [(row["id"], row["row"], row["adapter"]) for row in both] == [
+        (7, 1, "prefix"),
+        (7, 1, "shared"),
+        (8, 2, "prefix"),
+        (8, 2, "shared"),
+    ]
+    going = promptwise(*use(adapters, "--keep-going", "--with-columns", "id", file))
+    assert [(row["id"], "error" in row) for row in lines(going.out)] == [(7, False), (8, True)]
+    fails(2, *use(adapters, "--with-columns", "row", file), says=["'row'", "of its own"])
+
+
+def test_names_are_looked_up_before_anything_is_written(adapters: Path) -> None:
+    """Half of the answers on standard output would pass for all of them."""
+    found = promptwise(*use(adapters, "--names", "prefix,nobody", "--text", "good"))
+    assert found.code == 1
+    assert found.out == ""
+    assert "'nobody'" in found.err

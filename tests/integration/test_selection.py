@@ -11,6 +11,7 @@ import pytest
 from promptwise import PromptedModel, TaskData, TaskSpec
 from promptwise.backbones.backbone import Backbone
 from promptwise.backbones.placement import prepare_backbone
+from promptwise.errors import ConfigError
 from promptwise.tasks.examples import Example
 from promptwise.training.fit import fit
 from promptwise.training.scoring import packed_choices, score
@@ -158,3 +159,15 @@ def test_choices_are_packed_as_one_character_each() -> None:
     assert packed_choices([], []) == ("", "")
     # A report pairs the two.
     assert packed_choices([0, 36], [0, 1]) == packed_choices([0, 1], [0, 36]) == ("", "")
+
+
+def test_evaluate_gives_the_scores_of_fit(backbone: Backbone, tmp_path: Path) -> None:
+    """For those who train with a loop of their own; what is no data of a task is refused by name."""
+    data = make_data(rows(32), rows(8), rows(16, wrong=3))
+    model = make_model(backbone)
+    metrics = model.fit(data, tmp_path, epochs=1, lr=0.02)
+    assert model.evaluate(data.test) == metrics["test"]
+    with pytest.raises(ConfigError, match=r"evaluate takes examples, .* found str"):
+        model.evaluate(["a good film"])  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match=r"fit takes the splits of a task, .* found list"):
+        model.fit(data.train)  # type: ignore[arg-type]

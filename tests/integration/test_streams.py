@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from promptwise.cli.adapter_use import write_predictions
+from promptwise.cli.kept_columns import KeptColumns
 from promptwise.models.text_model import Prediction
 from promptwise.tasks.spec import TaskSpec
 from tests.integration.command import fails, ok
@@ -97,7 +98,7 @@ def test_predictions_are_utf8_whatever_the_terminal(form: str, monkeypatch: pyte
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
     spec = TaskSpec(name="x", description="", text="{text}", label="label", labels=("böse", "gut"))
-    write_predictions([Prediction("böse", {"böse": 0.75, "gut": 0.25})], spec, form, None)
+    write_predictions([Prediction("böse", {"böse": 0.75, "gut": 0.25})], spec, form, None, None, KeptColumns())
     assert "böse" in written.getvalue().decode("utf-8")
 
 

@@ -399,3 +399,34 @@ def test_a_command_in_a_shell(trained: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     check_rows([json.loads(line) for line in done.stdout.splitlines()])
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_columns_come_out_with_the_answers(form: str, trained: Path, tmp_path: Path) -> None:
+    """Rows of any length are sorted for the model, and each answer still stands beside its own id."""
+    texts = ["good", "it was bad " * 9, "a film", "great music and a good film"] * 40
+    rows = [{"id": f"é{number}", "when": None, "body": text} for number, text in enumerate(texts)]
+    file = write_jsonl(tmp_path / "rows.jsonl", rows)
+    flags = ("predict", "--adapter", trained, "--threads", 1, "--batch-size", 4, "--format", form)
+    alone = ok(*flags, file).out
+    found = ok(*flags, "--with-columns", "when, id", file).out
+    if form == "csv":
+        head, *lines = csv.reader(found.splitlines())
+        assert head[:3] == ["when", "id", "label"]
+        assert [line[1] for line in lines] == [row["id"] for row in rows]
+        assert [line[2:] for line in lines] == list(csv.reader(alone.splitlines()))[1:]
+        return
+    answers = [json.loads(line) for line in found.splitlines()]
+    assert [answer.pop("id") for answer in answers] == [row["id"] for row in rows]
+    assert {answer.pop("when") for answer in answers} == {None}
+    assert answers == [json.loads(line) for line in alone.splitlines()]
+
+
+def test_columns_that_cannot_come_out_are_refused(trained: Path, tmp_path: Path) -> None:
+    """One that is not there, one whose name the answers have, one named twice, and any beside plain texts."""
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"id": 1, "label": "praise", "body": "good"}])
+    flags = ("predict", "--adapter", trained, "--threads", 1, "--with-columns")
+    fails(1, *flags, "key", file, says=["'key'", "'id'", "--with-columns"])
+    fails(2, *flags, "label", file, says=["'label'", "of its own"])
+    fails(2, *flags, "id,id", file, says=["each column once"])
+    fails(2, *flags, "id", "--text", "good", says=["--with-columns", "--text"])

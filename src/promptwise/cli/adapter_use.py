@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from promptwise.cli.kept_columns import KeptColumns
 from promptwise.config import TrainConfig
 from promptwise.errors import ConfigError, DataError
 from promptwise.files import open_atomic
@@ -27,6 +28,13 @@ from promptwise.training.scoring import majority_score, score
 if TYPE_CHECKING:
     from promptwise.models.prompted import PromptedModel
     from promptwise.tasks.predictions import Prediction
+
+
+ANSWER_KEYS = (
+    *("label", "labels", "value", "words", "tags", "spans", "probabilities", "abstained"),
+    *("row", "adapter", "error"),
+)
+"""What the JSON output has of an answer; the last three are those of a pool."""
 
 
 def load_for_use(adapter: str, model: str | None, dtype: str, threads: int | None, fold: bool = False) -> PromptedModel:
@@ -167,8 +175,18 @@ def input_texts(
     file: Path | None,
     text_column: str | None,
     text_pair_column: str | None,
+    kept: KeptColumns,
 ) -> Iterator[tuple[str, str | None]]:
     """The texts to predict: those given, those of a file, or the lines of standard input.
+
+    Args:
+        task: The spec of the adapter's task.
+        texts: Those that are given.
+        pairs: The second text of each.
+        file: Else the file of them.
+        text_column: Column of the file; by default as the adapter was trained.
+        text_pair_column: Likewise.
+        kept: Gets the values of the file's rows.
 
     Raises:
         ConfigError: Texts and a file are both given, or pairs do not match the texts.
@@ -181,7 +199,7 @@ def input_texts(
     if pairs and not texts:
         raise ConfigError("--text-pair is the second text of a --text; give that too.")
     if texts:
-        refuse_columns(text_column, text_pair_column, where="beside --text")
+        refuse_columns(text_column, text_pair_column, kept=kept, where="beside --text")
         if file is not None:
             raise ConfigError(f"Give either --text or FILE, not both (FILE is {str(file)!r}).")
         if spec.text_pair is not None and len(pairs) != len(texts):
@@ -194,13 +212,23 @@ def input_texts(
         return iter(list(zip(texts, seconds, strict=True)))
     source: Path | TextIO = _standard_input() if file is None or str(file) == "-" else file
     if not isinstance(source, Path) or suffix_of(source, TEXT_SUFFIXES) is not None:
-        refuse_columns(text_column, text_pair_column, where="beside texts that are one a line")
-    return iter_texts(source, spec, text_column=text_column, text_pair_column=text_pair_column)
+        refuse_columns(text_column, text_pair_column, kept=kept, where="beside texts that are one a line")
+    columns = {"text_column": text_column, "text_pair_column": text_pair_column}
+    return iter_texts(source, spec, **columns, each_row=kept.hold)
 
 
-def refuse_columns(text: str | None, text_pair: str | None, label: str | None = None, *, where: str) -> None:
+def refuse_columns(
+    text: str | None,
+    text_pair: str | None,
+    label: str | None = None,
+    *,
+    kept: KeptColumns | None = None,
+    where: str,
+) -> None:
     """Refuse flags that name columns of a file where there is none."""
     flags = {"--text-column": text, "--text-pair-column": text_pair, "--label-column": label}
+    if kept is not None and kept.names:
+        flags["--with-columns"] = kept.names[0]
     for flag, column in flags.items():
         if column is not None:
             raise ConfigError(f"{flag} names a column of a file, and would change nothing {where}; leave it out.")
@@ -224,7 +252,8 @@ def write_predictions(
     spec: TaskSpec,
     form: str,
     out: Path | None,
-    abstain_below: float | None = None,
+    abstain_below: float | None,
+    kept: KeptColumns,
 ) -> None:
     """Write predictions as they come.
 
@@ -234,20 +263,25 @@ def write_predictions(
         form: ``jsonl`` or ``csv``.
         out: File, or ``None`` for standard output.
         abstain_below: Write no label where the best one has a lower probability.
+        kept: Has the values of the inputs' rows, which come first.
 
     Raises:
         OutputError: The file cannot be written.
+        ConfigError: A column that is kept has a name that the output has itself.
     """
+    kept.refuse(csv_header(spec) if form == "csv" else ANSWER_KEYS)
     with contextlib.nullcontext(data_output()) if out is None else open_atomic(out) as stream:
         table = csv.writer(stream, lineterminator="\n")
         if form == "csv":
-            table.writerow(csv_header(spec))
+            table.writerow([*kept.names, *csv_header(spec)])
         for prediction in predictions:
+            values = kept.next()
             if form == "csv":
                 cells = prediction.cells()
-                table.writerow(["", *cells[1:]] if abstains(prediction, abstain_below) else cells)
+                answer = ["", *cells[1:]] if abstains(prediction, abstain_below) else cells
+                table.writerow([*values.values(), *answer])
             else:
-                stream.write(json_line(answer_of(prediction, abstain_below)))
+                stream.write(json_line({**values, **answer_of(prediction, abstain_below)}))
             stream.flush()
 
 

@@ -72,6 +72,7 @@ def explain(
     if data is not None and pairs:
         raise ConfigError("--text-pair goes with --text; --data has its own column for it.")
     from promptwise.cli.adapter_use import input_texts, load_examples, load_for_use
+    from promptwise.cli.kept_columns import KeptColumns
     from promptwise.models.adapter import adapter_folder, read_config
     from promptwise.models.attribution import require_captum
     from promptwise.models.explanation import explain as explanation_of
@@ -86,7 +87,7 @@ def explain(
     quiet()
     asked: list[tuple[Texts, str | None]]
     if data is None:
-        asked = [(one, None) for one in input_texts(config["task"], texts, pairs, None, None, None)]
+        asked = [(one, None) for one in input_texts(config["task"], texts, pairs, None, None, None, KeptColumns())]
         loaded = load_for_use(adapter, model, dtype, threads)
         opening = f"{len(asked)} text{'s' * (len(asked) != 1)}, by {adapter}."
     else:

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptwise.cli.adapter_use import load_for_use, write_predictions
+from promptwise.cli.adapter_use import input_texts, load_for_use, write_predictions
+from promptwise.cli.kept_columns import KeptColumns
 from promptwise.files import unfinished
 from promptwise.models.adapter import CONFIG_FILE, WEIGHTS_FILE, adapter_folder
-from promptwise.tasks.texts import iter_texts
 
 if TYPE_CHECKING:
     from promptwise.models.prompted import PromptedModel
@@ -31,6 +31,7 @@ class FilePredictor:
         abstain_below: As in ``write_predictions``.
         text_column: Column of the text; by default as the adapter was trained.
         text_pair_column: Column of the second text, likewise.
+        with_columns: As in :class:`KeptColumns`.
     """
 
     adapter: str
@@ -43,6 +44,7 @@ class FilePredictor:
     abstain_below: float | None
     text_column: str | None
     text_pair_column: str | None
+    with_columns: str | None = None
 
     def load(self) -> PromptedModel:
         """The adapter on its backbone."""
@@ -59,9 +61,10 @@ class FilePredictor:
         for left in unfinished(out):
             # Of a process that was killed.
             left.unlink(missing_ok=True)
-        texts = iter_texts(source, model.spec, text_column=self.text_column, text_pair_column=self.text_pair_column)
+        kept = KeptColumns(self.with_columns)
+        texts = input_texts(model.spec.to_dict(), (), (), source, self.text_column, self.text_pair_column, kept)
         predictions = model.predict_stream(texts, self.batch_size)
-        write_predictions(predictions, model.spec, self.form, out, self.abstain_below)
+        write_predictions(predictions, model.spec, self.form, out, self.abstain_below, kept)
 
     def about(self) -> dict[str, Any]:
         """What the predictions depend on, as JSON."""

@@ -6,11 +6,12 @@ import contextlib
 import csv
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from promptwise.cli.adapter_use import abstains, answer_of, data_output, input_texts, json_line
+from promptwise.cli.adapter_use import ANSWER_KEYS, abstains, answer_of, data_output, input_texts, json_line
+from promptwise.cli.kept_columns import KeptColumns
 from promptwise.errors import AdapterError, ConfigError, DataError, PromptwiseError
 from promptwise.files import open_atomic
 from promptwise.serving.pool import AdapterPool, Asked
@@ -36,6 +37,7 @@ class PoolRows:
         adapter_column: Where a row of it names its adapter.
         text_column: What is read of a row, in place of what the adapter was trained on.
         text_pair_column: As ``text_column``, for the second text.
+        kept: Columns of the file that come out with each answer.
     """
 
     names: tuple[str, ...]
@@ -44,9 +46,12 @@ class PoolRows:
     adapter_column: str = ADAPTER_COLUMN
     text_column: str | None = None
     text_pair_column: str | None = None
+    kept: KeptColumns = field(default_factory=KeptColumns)
 
     def questions(self, pool: AdapterPool) -> Iterator[tuple[int, str, str, Texts | DataError]]:
         """For each question the number of its row, the words that name the row, the adapter, and the text or its error.
+
+        The columns that are kept wait for the answer.
 
         Raises:
             DataError: The file cannot be read.
@@ -62,9 +67,11 @@ class PoolRows:
             try:
                 names = self.names or (self._adapter_of(row, where),)
             except DataError as error:
+                self.kept.hold(row, where)
                 yield number, where, "", error
                 continue
             for name in names:
+                self.kept.hold(row, where)
                 try:
                     yield number, where, name, self._text(pool, name, row, where)
                 except DataError as error:
@@ -98,6 +105,7 @@ def pool_rows(
     adapter_column: str | None,
     text_column: str | None,
     text_pair_column: str | None,
+    kept: KeptColumns,
 ) -> PoolRows:
     """What is asked, from the flags.
 
@@ -113,7 +121,7 @@ def pool_rows(
         if texts:
             raise ConfigError(f"Give either --text or FILE, not both (FILE is {str(file)!r}).")
         column = ADAPTER_COLUMN if adapter_column is None else adapter_column
-        return PoolRows(asked, None, file, column, text_column, text_pair_column)
+        return PoolRows(asked, None, file, column, text_column, text_pair_column, kept)
     if not asked:
         raise ConfigError(
             "Plain texts name no adapter: give --names, or a FILE with a column of adapters "
@@ -123,7 +131,7 @@ def pool_rows(
         raise ConfigError(f"{len(texts)} --text need as many --text-pair, found {len(pairs)}.")
     single = {"name": "texts", "description": "", "text": "{text}", "label": "label", "labels": ["no", "yes"]}
     task = {**single, "text_pair": "{text_pair}"} if pairs else single
-    return PoolRows(asked, input_texts(task, texts, pairs, file, text_column, text_pair_column), None)
+    return PoolRows(asked, input_texts(task, texts, pairs, file, text_column, text_pair_column, kept), None)
 
 
 def open_pool(
@@ -186,13 +194,19 @@ def write_answers(
     Raises:
         PromptwiseError: A row cannot be answered; names it. With ``keep_going`` at the end, with how many there are.
     """
+    header = ["row", "adapter", "label", "probability", *(["error"] if keep_going else [])]
+    rows.kept.refuse(header if form == "csv" else ANSWER_KEYS)
+    for name in () if keep_going else rows.names:
+        # Before anything is written.
+        pool.adapter(name)
     failed = count = 0
     with contextlib.nullcontext(data_output()) if out is None else open_atomic(out) as stream:
         table = csv.writer(stream, lineterminator="\n")
         if form == "csv":
-            table.writerow(["row", "adapter", "label", "probability", *(["error"] if keep_going else [])])
+            table.writerow([*rows.kept.names, *header])
         for number, where, name, answer in _answered(pool, rows, batch_size):
             count += 1
+            values = rows.kept.next()
             if isinstance(answer, PromptwiseError):
                 if not keep_going:
                     if isinstance(answer, DataError):
@@ -211,9 +225,9 @@ def write_answers(
                 cells = [number, name, label, best, *([""] if keep_going else [])]
                 line = {"row": number, "adapter": name, **answer_of(answer, abstain_below)}
             if form == "csv":
-                table.writerow(cells)
+                table.writerow([*values.values(), *cells])
             else:
-                stream.write(json_line(line))
+                stream.write(json_line({**values, **line}))
             stream.flush()
     if failed:
         raise DataError(f"{failed} of {count} rows could not be answered; each has its error in the output.")

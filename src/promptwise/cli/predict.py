@@ -49,6 +49,11 @@ from promptwise.terminal import quiet
 @click.option("--text-pair", "pairs", multiple=True, help="The second text of each --text, for tasks on pairs.")
 @options_of(TrainConfig, "text_column", "text_pair_column", trained=True)
 @click.option(
+    "--with-columns",
+    metavar="A,B,...",
+    help="Columns of FILE that come out with each answer, such as the id by which you join them.",
+)
+@click.option(
     "--format",
     "form",
     type=Name("--format", lambda: ("jsonl", "csv")),
@@ -104,6 +109,7 @@ def predict(
     pairs: tuple[str, ...],
     text_column: str | None,
     text_pair_column: str | None,
+    with_columns: str | None,
     form: str,
     abstain_below: float | None,
     out: Path | None,
@@ -125,11 +131,13 @@ def predict(
     \b
     promptwise predict --adapter runs/topics --text "The river floods every spring."
     promptwise predict --adapter runs/topics --format csv new.jsonl > labels.csv
+    promptwise predict --adapter runs/topics --with-columns id new.jsonl
     promptwise predict --adapter runs/topics --out labels/ rows/
     promptwise predict --adapters runs rows.jsonl
     promptwise predict --adapters runs --names topics,tickets --text "The river floods every spring."
     """
     from promptwise.cli.adapter_use import input_texts, load_for_use, write_predictions
+    from promptwise.cli.kept_columns import KeptColumns
     from promptwise.models.adapter import adapter_folder, read_config
     from promptwise.tasks.problems import require_single
     from promptwise.tasks.spec import TaskSpec
@@ -138,12 +146,13 @@ def predict(
         raise ConfigError("Name one adapter with --adapter DIR, or a folder of several with --adapters DIR.")
     if abstain_below is not None and not 0 <= abstain_below <= 1:
         raise ConfigError(f"--abstain-below is a probability, from 0 to 1; found {abstain_below:g}.")
+    kept = KeptColumns(with_columns)
     in_folder = file is not None and file.is_dir()
     _check_engine(engine, address, jobs, in_folder)
     if adapters is not None:
         from promptwise.cli.pool_use import open_pool, pool_rows, write_answers
 
-        rows = pool_rows(texts, pairs, file, names, adapter_column, text_column, text_pair_column)
+        rows = pool_rows(texts, pairs, file, names, adapter_column, text_column, text_pair_column, kept)
         quiet()
         pool = open_pool(adapters, model, dtype, threads, rows.names, fold, keep or KEEP, keep_bytes or KEEP_BYTES)
         write_answers(pool, rows, batch_size, form, out, keep_going, abstain_below)
@@ -168,17 +177,17 @@ def predict(
         if out is None:
             raise ConfigError(f"{file} is a folder: name one that receives a file for each Parquet file, --out DIR.")
         quiet()
-        columns = text_column, text_pair_column
+        columns = text_column, text_pair_column, with_columns
         how = FilePredictor(adapter, model, dtype, threads, fold, batch_size, form, abstain_below, *columns)
         predict_folder(how, file, out, engine=engine, address=address, jobs=jobs)
         return
     spec_data = read_config(adapter_folder(adapter))["task"]
     if abstain_below is not None:
         require_single(TaskSpec.from_dict(spec_data), "--abstain-below")
-    inputs = input_texts(spec_data, texts, pairs, file, text_column, text_pair_column)
+    inputs = input_texts(spec_data, texts, pairs, file, text_column, text_pair_column, kept)
     quiet()
     prompted = load_for_use(adapter, model, dtype, threads, fold)
-    write_predictions(prompted.predict_stream(inputs, batch_size), prompted.spec, form, out, abstain_below)
+    write_predictions(prompted.predict_stream(inputs, batch_size), prompted.spec, form, out, abstain_below, kept)
 
 
 def _check_engine(engine: str, address: str | None, jobs: int | None, in_folder: bool) -> None:

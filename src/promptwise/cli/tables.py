@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,10 @@ from promptwise.training.run_metrics import RunMetrics
 
 if TYPE_CHECKING:
     from promptwise.training.calibration import CoveragePoint
+
+
+LARGE_ERROR = 0.02
+"""A standard error of accuracy that people are told: that of fewer rows than about 500."""
 
 
 def print_result(metrics: RunMetrics, folder: str) -> None:
@@ -57,6 +62,12 @@ def print_result(metrics: RunMetrics, folder: str) -> None:
         asked = f"--{metrics.stopped.reason.replace('_', '-')} {metrics.config[metrics.stopped.reason]:g}"
         console.print(f"stopped after {metrics.stopped.epochs:.4g} epochs, step {metrics.steps:,}: {asked}")
     console.print(f"trained in {metrics.time.train_s:.0f} s, saved in {folder}")
+    error = math.sqrt(metrics.test.get("accuracy", 0.0) * (1 - metrics.test.get("accuracy", 0.0)) / rows["test"])
+    if error >= LARGE_ERROR:
+        console.print(
+            f"note: of {rows['test']} test rows one standard error of accuracy is {error:.3f}; smaller differences can "
+            "be chance"
+        )
     first, value = next(iter(metrics.test.items()))
     merit = get_metric(first).merit
     if merit(value) <= merit(metrics.majority):

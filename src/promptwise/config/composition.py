@@ -280,9 +280,13 @@ def _is_default(one: Setting, given: Any) -> bool:
         return False
 
 
+_OF_PEFT = {"num_virtual_tokens": "length", "r": "lora_rank"}
+"""Settings of peft whose names are near to no setting that means the same."""
+
+
 def unknown_setting(name: str, known: Iterable[str]) -> str:
     """The sentence for a setting that does not exist, with the nearest one that does."""
-    near = get_close_matches(name, list(known), n=1)
+    near = [_OF_PEFT[name]] if name in _OF_PEFT else get_close_matches(name, list(known), n=1)
     hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."
     return f"There is no setting {name!r}. {hint}"
 

@@ -22,7 +22,7 @@ from promptwise.config.composition import part_settings, values_of
 from promptwise.config.settings import flag_name
 from promptwise.errors import AdapterError, ConfigError, UnknownModelError
 from promptwise.files import CARD_FILE, METRICS_FILE, write_atomic, write_json
-from promptwise.reading import fitted, json_of, listed
+from promptwise.reading import fitted, json_of, listed, shortened
 from promptwise.tasks.problems import SINGLE, Decoding
 from promptwise.tasks.spec import TaskSpec
 from promptwise.training.run_metrics import TEMPERATURES, RunMetrics
@@ -153,6 +153,11 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} is no saved adapter: {CONFIG_FILE} is missing ({found}). Name the --out of `promptwise train`."
         )
     config = json_of(file, AdapterError, _AGAIN)
+    if isinstance(config, dict) and "peft_type" in config and "format" not in config:
+        raise AdapterError(
+            f"{folder} was written by peft ({shortened(config['peft_type'])}), not by promptwise. "
+            "PromptedModel.from_peft reads prompts of peft; for others use peft.PeftModel.from_pretrained."
+        )
     form = config.get("format") if isinstance(config, dict) else None
     if isinstance(form, int) and form != FORMAT:
         raise AdapterError(

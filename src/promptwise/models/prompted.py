@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ from promptwise.tasks.template import Features, require_mask_last
 
 if TYPE_CHECKING:
     from promptwise.tasks.data import TaskData
+    from promptwise.tasks.examples import Example
     from promptwise.training.run_metrics import RunMetrics
 
 FOLD_LIMIT = 2**30
@@ -353,12 +354,40 @@ class PromptedModel(TextModel):
             What ``metrics.json`` holds: ``test`` and ``validation`` scores, parameters, time and memory.
 
         Raises:
+            ConfigError: The data is something else.
             TrainingError: The loss is not finite.
         """
+        from promptwise.tasks.data import TaskData
         from promptwise.training.fit import fit
 
+        if not isinstance(data, TaskData):
+            raise ConfigError(
+                f"fit takes the splits of a task, as load_task and task_from_file give them; found "
+                f"{type(data).__name__}."
+            )
         self.metrics = fit(self, data, {"seed": self.seed, **options}, output_dir, states_cache=states_cache)
         return self.metrics.to_dict()
+
+    def evaluate(self, examples: Sequence[Example], batch_size: int = 64) -> dict[str, float]:
+        """The metrics of the task on labelled examples, such as ``data.test``, by name.
+
+        Args:
+            examples: Of the task; ``load_task`` and ``task_from_file`` read them.
+            batch_size: How many inputs at a time.
+
+        Raises:
+            ConfigError: They are something else.
+            DataError: There are none.
+        """
+        from promptwise.tasks.examples import Example
+        from promptwise.training.scoring import score
+
+        wrong = next((one for one in examples if not isinstance(one, Example)), None)
+        if wrong is not None:
+            raise ConfigError(
+                f"evaluate takes examples, such as data.test of a task; found {type(wrong).__name__} among them."
+            )
+        return score(self, self.spec, examples, batch_size)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``adapter_config.json`` and ``adapter_model.safetensors``; see :mod:`promptwise.models.adapter`."""

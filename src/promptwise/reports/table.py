@@ -247,9 +247,9 @@ def _notes(results: Results) -> tuple[str, ...]:
     units = f" ({', '.join(in_units)} in the units of the labels)" if in_units else ""
     notes = [
         f"Percent on the test split{units}, mean ± standard deviation over {results.seeds()}; the checkpoint of each "
-        "run was chosen on validation data. The best means of a column are set in bold. Tests are two-sided paired "
-        "bootstraps over examples with the spread of seeds; p below 0.05 counts as significant, whatever the number of "
-        "tests."
+        "run was chosen on validation data. The best means of a column are in bold, but for those that are not "
+        "significantly above the majority class. Tests are two-sided paired bootstraps over examples with the spread "
+        "of seeds; p below 0.05 counts as significant, whatever the number of tests."
     ]
     if any(cell.against for cell in cells):
         notes.append(

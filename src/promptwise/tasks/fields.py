@@ -108,14 +108,26 @@ def column_field(column: str) -> str:
     return "{" + json.dumps(column, ensure_ascii=False) + "}"
 
 
-def missing_column(column: str, row: Iterable[str], where: str) -> DataError:
-    """Return the error that says that a row has no such column, with the ones it has and near matches."""
+def missing_column(column: str, row: Iterable[str], where: str, flag: str | None = None) -> DataError:
+    """Return the error that says that a row has no such column, with the ones it has and near matches.
+
+    Args:
+        column: The column.
+        row: The columns that there are.
+        where: The words that name the row.
+        flag: What names the column on the command line.
+    """
     found = [str(name) for name in row]
+    if len(found) == 1 and any(mark in found[0] for mark in ";\t|") and column in re.split(r"[;\t|]", found[0]):
+        return DataError(
+            f"{where}: no column {column!r}, but one that is called {found[0]!r}: the file has another separator than "
+            "its ending says. Save it with commas, or with tabs as .tsv."
+        )
     near = get_close_matches(column, found, n=2, cutoff=0.6)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return DataError(
         f"{where}: no column {column!r}. Columns found: {', '.join(map(repr, found)) or 'none'}.{hint} "
-        "Rename the column in the file or name the right one."
+        f"Rename the column in the file or name the right one{'' if flag is None else f' with {flag}'}."
     )
 
 

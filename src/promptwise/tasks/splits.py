@@ -147,4 +147,5 @@ def cannot_hold_out(origin: str, salt: str, rows: int, classes: int, units: int)
         f"{origin}: no {salt} part can be held out of {rows} examples in {classes} classes and "
         f"{units} distinct texts or groups without emptying a class. "
         f"Give more rows per class, or a {salt} file."
+        + (" Every row has a label of its own: is it the right column?" if classes == rows > 2 else "")
     )

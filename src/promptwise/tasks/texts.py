@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from promptwise.errors import ConfigError, DataError
 from promptwise.tasks.fields import column_field, parse_format
@@ -30,6 +30,7 @@ def iter_texts(
     *,
     text_column: str | None = None,
     text_pair_column: str | None = None,
+    each_row: Callable[[Mapping[str, Any], str], None] | None = None,
 ) -> Iterator[TextPair]:
     """Stream the texts, and second texts, of a source. Labels are not looked at.
 
@@ -39,6 +40,7 @@ def iter_texts(
         spec: Says which columns to read, unless ``text_column`` does.
         text_column: Column of the text, in place of the spec's.
         text_pair_column: Column of the second text, in place of the spec's.
+        each_row: Called with each row of a data file and the words that name it, before its texts are given.
 
     Raises:
         ConfigError: At once: the columns of a data file are not given, or given by halves.
@@ -67,17 +69,25 @@ def iter_texts(
     if text_column is not None:
         pair = None if text_pair_column is None else column_field(text_pair_column)
         words = spec is not None and problem_of(spec).per_token
-        return _row_texts(require_file(source), column_field(text_column), pair, words)
+        return _row_texts(require_file(source), column_field(text_column), pair, words, each_row)
     if spec is None:
         raise ConfigError(f"{source}: name the column that holds the text, or give a task.")
-    return _row_texts(require_file(source), spec.text, spec.text_pair, problem_of(spec).per_token)
+    return _row_texts(require_file(source), spec.text, spec.text_pair, problem_of(spec).per_token, each_row)
 
 
-def _row_texts(path: Path, text: str, text_pair: str | None, words: bool) -> Iterator[TextPair]:
+def _row_texts(
+    path: Path,
+    text: str,
+    text_pair: str | None,
+    words: bool,
+    each_row: Callable[[Mapping[str, Any], str], None] | None,
+) -> Iterator[TextPair]:
     text_format = parse_format(text)
     pair_format = None if text_pair is None else parse_format(text_pair)
     for number, row in read_rows(path):
         where = location(path, number)
+        if each_row is not None:
+            each_row(row, where)
         yield text_format.render(row, where, words), pair_format.render(row, where) if pair_format else None
 
 
