@@ -269,6 +269,9 @@ def test_the_data_of_a_killed_run_may_move(tiny: Path, tmp_path: Path) -> None:
     weights = "adapter_model.safetensors"
     assert (tmp_path / "killed" / weights).read_bytes() == (tmp_path / "undisturbed" / weights).read_bytes()
     assert read_json(tmp_path / "killed" / "train_config.json")["data"] == str(moved)
+    other = write_csv(tmp_path / "other.csv", ticket_rows(60))
+    finished = train_flags(other, tiny, tmp_path / "killed", "--epochs", 3)
+    fails(2, *finished, "--resume", says=["--data was", "other.csv"])
 
 
 def test_a_rank_without_a_launcher_is_no_other_process(

@@ -178,6 +178,7 @@ def test_rows_of_files_are_in_one_split(tmp_path: Path) -> None:
     assert list(alone.train) == list(whole.train[3:])
     both = with_files(whole, written("train.jsonl", [*whole.train[:9], *whole.test[:4]]), dev)
     assert list(both.train) == list(whole.train[3:9])
+    assert both.origin.endswith("without 7 rows that another split has")
     with pytest.raises(DataError, match=r"dev\.jsonl has 5 rows, and .*dev\.jsonl has the texts of all"):
         with_files(whole, dev, dev)
     with pytest.raises(DataError, match="the test split of topics13 has the texts of all"):

@@ -192,10 +192,6 @@ def input_texts(
         ConfigError: Texts and a file are both given, or pairs do not match the texts.
     """
     spec = TaskSpec.from_dict(task)
-    for text in (*texts, *pairs):
-        # The shell hands over any bytes; those that are no UTF-8 arrive as lone surrogates.
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise ConfigError(f"The text {text!r} is not UTF-8. Convert it, or write it to a file in UTF-8.")
     if pairs and not texts:
         raise ConfigError("--text-pair is the second text of a --text; give that too.")
     if texts:

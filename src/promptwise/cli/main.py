@@ -113,6 +113,8 @@ def _require_current_folder() -> None:
 def _require_text(arguments: Sequence[str]) -> None:
     """Refuse what is no UTF-8, such as a file name in Latin-1: settings are written to files that are.
 
+    The shell hands over any bytes; those that are no UTF-8 arrive as lone surrogates.
+
     Raises:
         ConfigError: An argument is not.
     """

@@ -7,7 +7,7 @@ such as the network of the strategy ``encoder``. In files, flags and keyword arg
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import cache
@@ -280,13 +280,13 @@ def _is_default(one: Setting, given: Any) -> bool:
         return False
 
 
-_OF_PEFT = {"num_virtual_tokens": "length", "r": "lora_rank"}
+_OF_PEFT = {"num_virtual_tokens": "length"}
 """Settings of peft whose names are near to no setting that means the same."""
 
 
-def unknown_setting(name: str, known: Iterable[str]) -> str:
+def unknown_setting(name: str, known: Collection[str]) -> str:
     """The sentence for a setting that does not exist, with the nearest one that does."""
-    near = [_OF_PEFT[name]] if name in _OF_PEFT else get_close_matches(name, list(known), n=1)
+    near = [_OF_PEFT[name]] if _OF_PEFT.get(name) in known else get_close_matches(name, list(known), n=1)
     hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."
     return f"There is no setting {name!r}. {hint}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -287,7 +287,9 @@ class RunFolder:
             raise OutputError(
                 f"{file} cannot be read ({error}), so the run cannot be resumed. Use --overwrite."
             ) from error
-        now, then = _settings(config), _settings(before)
+        # Of a run that goes on, `begin` compares what the data is; a finished one is given back as it was asked for.
+        apart = config.places if (self.path / METRICS_FILE).is_file() else (*config.places, *config.data_places)
+        now, then = _settings(config, apart), _settings(before, apart)
         changed = [
             f"{flag_name(key)} was {then.get(key)!r} and is {now.get(key)!r}"
             for key in dict.fromkeys((*now, *then))
@@ -300,11 +302,7 @@ class RunFolder:
             )
 
 
-def _settings(config: Any) -> dict[str, Any]:
-    """The settings as JSON has them, without folders and places of data, which may have been moved.
-
-    What the data is, :meth:`RunFolder.begin` compares.
-    """
-    apart = dict.fromkeys((*config.places, *config.data_places))
-    settings: dict[str, Any] = json.loads(json.dumps({**values_of(config), **apart}))
+def _settings(config: Any, apart: Iterable[str]) -> dict[str, Any]:
+    """The settings as JSON has them, without places that may have been moved."""
+    settings: dict[str, Any] = json.loads(json.dumps({**values_of(config), **dict.fromkeys(apart)}))
     return settings

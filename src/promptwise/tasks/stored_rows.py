@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from promptwise.errors import DataError
 from promptwise.tasks.examples import Example
-from promptwise.tasks.stored_splits import held_out, stored
+from promptwise.tasks.stored_splits import held_out, writing
 
 _BATCH_ROWS = 16_384
 _BATCH_CHARACTERS = 2**22
@@ -186,7 +186,7 @@ def write_batches(path: Path, schema: Any, batches: Iterable[Any]) -> None:
     Raises:
         OutputError: They cannot be written; how much is free is in the message.
     """
-    with stored(path), pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+    with writing(path), pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
 

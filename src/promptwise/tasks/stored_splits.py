@@ -73,7 +73,7 @@ def _smallest(units: Iterable[_Unit], counts: Counter[int], salt: str, origin: s
 
 
 @contextlib.contextmanager
-def stored(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Say of a file that a stream keeps that it cannot be written.
 
     Raises:
@@ -107,7 +107,7 @@ def _share_out(examples: Iterable[Example], salt: str, folder: Path) -> Counter[
 
 def _append(folder: Path, share: int, buffer: bytearray) -> None:
     path = folder / f"{share:02x}"
-    with stored(path), path.open("ab") as file:
+    with writing(path), path.open("ab") as file:
         file.write(buffer)
     buffer.clear()
 

@@ -107,6 +107,7 @@ def with_files(data: TaskData, train: str | None, validation: str | None) -> Tas
     }
     learnt: Sequence[Example] = data.train if train is None else read[train]
     chosen_on: Sequence[Example] = data.validation if validation is None else read[validation]
+    given = len(learnt) + len(chosen_on)
     if train is not None:
         learnt = _without(learnt, data.test, _texts, f"{train} has", f"the test split of {data.spec.name}")
     if validation is None:
@@ -115,7 +116,9 @@ def with_files(data: TaskData, train: str | None, validation: str | None) -> Tas
     else:
         who = f"{train or 'The training split of ' + data.spec.name} has"
         learnt = _without(learnt, chosen_on, texts_or_group, who, validation)
-    return _replaced(data, " and ".join(read), train=learnt, validation=chosen_on)
+    left_out = given - len(learnt) - len(chosen_on)
+    how = " and ".join(read) + (f" without {left_out} rows that another split has" if left_out else "")
+    return _replaced(data, how, train=learnt, validation=chosen_on)
 
 
 def _texts(example: Example) -> list[str | None]:
