@@ -51,6 +51,7 @@ class ClozeConfig:
     """How an encoder is given a language-model head."""
 
     places: ClassVar[tuple[str, ...]] = ("out",)
+    data_places: ClassVar[tuple[str, ...]] = ("corpus",)
     corpus: tuple[str, ...] = setting(
         (),
         "Text to train on: a file (.txt, .jsonl, .csv, .parquet, also .gz) or a dataset on the Hub, NAME:SPLIT or "
