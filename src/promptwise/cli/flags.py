@@ -290,3 +290,20 @@ def adapter_options(function: _F, required: bool = True, dtype: bool = True) -> 
     ):
         function = option(function)
     return function
+
+
+def listed_once(flag: str, value: str | None, what: str) -> tuple[str, ...]:
+    """The names that a person wrote with commas between; none without a value.
+
+    Args:
+        flag: The flag.
+        value: What was written.
+        what: What is named, for the message.
+
+    Raises:
+        ConfigError: A name is empty or there twice.
+    """
+    names = () if value is None else tuple(name.strip() for name in value.split(","))
+    if not all(names) or len(set(names)) != len(names):
+        raise ConfigError(f"{flag} {value}: give each {what} once, with commas between them.")
+    return names

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from promptwise.cli.flags import listed_once
 from promptwise.errors import ConfigError
 from promptwise.tasks.fields import missing_column
 
@@ -22,9 +23,7 @@ class KeptColumns:
     """
 
     def __init__(self, names: str | None = None) -> None:
-        self.names = () if names is None else tuple(name.strip() for name in names.split(","))
-        if not all(self.names) or len(set(self.names)) != len(self.names):
-            raise ConfigError(f"--with-columns {names}: give each column once, with commas between them.")
+        self.names = listed_once("--with-columns", names, "column")
         self._waiting: deque[dict[str, Any]] = deque()
 
     def refuse(self, taken: Collection[str]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from promptwise.cli.adapter_use import ANSWER_KEYS, abstains, answer_of, data_output, input_texts, json_line
+from promptwise.cli.flags import listed_once
 from promptwise.cli.kept_columns import KeptColumns
 from promptwise.errors import AdapterError, ConfigError, DataError, PromptwiseError
 from promptwise.files import open_atomic
@@ -112,9 +113,7 @@ def pool_rows(
     Raises:
         ConfigError: Flags exclude each other, or plain texts come without names of adapters.
     """
-    asked = () if names is None else tuple(name.strip() for name in names.split(","))
-    if not all(asked) or len(set(asked)) != len(asked):
-        raise ConfigError(f"--names {names}: give each name once, with commas between them.")
+    asked = listed_once("--names", names, "name")
     if asked and adapter_column is not None:
         raise ConfigError("--names asks the same adapters about every text: leave --adapter-column out.")
     if file is not None and suffix_of(file, ROW_SUFFIXES) is not None:
